@@ -1,0 +1,1625 @@
+#!/usr/bin/env python3
+"""GLTCH-2.7M: a language model in one file, from an empty page to one that writes.
+
+GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
+time and learns to predict the next one. This file holds all of it: configuration, text, network,
+generation, optimizer, checkpoints, training and the command line, in the order a reader needs
+them. It needs PyTorch 2.0 or newer; `requests`, if present, fetches the text on the first run.
+
+    python gltch_2_7m.py                          train, then talk to the model
+    python gltch_2_7m.py sample --prompt ROMEO:   let the newest model write
+    python gltch_2_7m.py info                     show the network, part by part
+"""
+from __future__ import annotations
+
+import argparse
+import codecs
+import contextlib
+import copy
+import hashlib
+import html
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+# ==================================================================================================
+# 1. Configuration
+#
+# `Config` is the shape of the network: its defaults are GLTCH-2.7M, 2,708,736 parameters over the
+# 65 characters of Tiny Shakespeare. `TrainConfig` is the recipe: how long, how fast, with what.
+# ==================================================================================================
+
+
+class GltchError(Exception):
+    """Something the user can put right; the message is one sentence that says what and how."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise GltchError(sentence)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of the network. Raises GltchError for a shape that cannot be built."""
+
+    vocab_size: int = 65
+    block_size: int = 128  # context length in characters
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 192
+    dropout: float = 0.1  # on the residual branches
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            value = getattr(self, name)
+            require(type(value) is int and value >= 1,
+                    f"{name} must be a whole number of at least 1, not {value!r}.")
+        require(self.n_embd % self.n_head == 0,
+                f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head}).")
+        require(type(self.dropout) in (int, float) and 0 <= self.dropout < 1,
+                f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
+
+
+def option(default: Any, kind: Callable[[str], Any], text: str, choices: Any = None) -> Any:
+    """A TrainConfig field that is also a command line option: the help stands beside the value."""
+    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training recipe. Raises GltchError for a value that makes no sense."""
+
+    steps: Optional[int] = option(None, int, "train for this many steps (default: the full run on a GPU, else "
+                                        "what fits in ten minutes)")
+    minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
+    batch_size: int = option(64, int, "sequences per step, over all processes")
+    optimizer: str = option("muon", str, "of the matrices in the blocks", ("muon", "adamw"))
+    learning_rate: Optional[float] = option(
+        None, float, "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw)")
+    embedding_learning_rate: float = option(
+        0.003, float, "of embeddings, head and layer norms, always AdamW")
+    weight_decay: float = option(0.1, float, "decay of the matrices in the blocks")
+    warmup: int = option(20, int, "steps of linear warm-up")
+    cooldown: float = option(0.6, float, "last fraction of the run, linear from full rate to zero")
+    seed: int = option(1337, int, "seed of everything random")
+    eval_every: int = option(100, int, "steps between evaluations; each writes a checkpoint")
+    sample_every: int = option(500, int, "steps between text samples, 0 for none")
+    log_every: int = option(10, int, "steps between points of the training curve")
+    device: str = option("auto", str, "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option("auto", str, "of the matrix products", ("auto", "fp32", "bf16", "fp16"))
+    compile: bool = option(False, bool, "torch.compile the network (pays on long GPU runs)")
+    low_memory: bool = option(
+        False, bool, "less memory, same model: small micro-batches, recomputed activations")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, choices = getattr(self, f.name), f.metadata["choices"]
+            require(choices is None or value in choices,
+                    f"{f.name} must be one of {', '.join(map(str, choices or ()))}, not {value!r}.")
+        for name in ("steps", "batch_size", "eval_every", "log_every"):
+            value = getattr(self, name)
+            require(value is None and name == "steps" or type(value) is int and value >= 1,
+                    f"{name} must be a whole number of at least 1, not {value!r}.")
+        for name in ("warmup", "sample_every", "seed"):
+            value = getattr(self, name)
+            require(type(value) is int and 0 <= value < 2**31,
+                    f"{name} must be a whole number from 0 to 2147483647, not {value!r}.")
+        for name in ("minutes", "learning_rate", "embedding_learning_rate"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf,
+                    f"{name} must be a number above 0, not {value!r}.")
+        require(0 <= self.weight_decay < math.inf,
+                f"weight_decay must be at least 0, not {self.weight_decay!r}.")
+        require(0 <= self.cooldown <= 1, f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
+
+    @property
+    def matrix_learning_rate(self) -> float:
+        return self.learning_rate or {"muon": 0.02, "adamw": 0.001}[self.optimizer]
+
+
+REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
+CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
+
+# The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
+# see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
+PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
+    "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
+    "2.7m": (Config(), TrainConfig(), REFERENCE_STEPS),
+    "10m": (Config(65, 256, 8, 5, 320, 0.2),
+            TrainConfig(embedding_learning_rate=0.002), 4000),
+    "25m": (Config(65, 256, 8, 8, 512, 0.2),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.0015), 6000),
+    "50m": (Config(65, 512, 10, 10, 640, 0.2),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.001), 8000),
+    "100m": (Config(65, 512, 14, 12, 768, 0.2),
+             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.0008, warmup=100), 16000),
+    "200m": (Config(65, 1024, 16, 16, 1024, 0.2),
+             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.0006, warmup=200), 24000),
+}
+
+# ==================================================================================================
+# 2. Command line options
+#
+# Read before PyTorch is loaded, so that --help and a typing error answer at once.
+# ==================================================================================================
+
+COMMANDS = {
+    "train": "train a network (the default command)",
+    "sample": "let a trained network write",
+    "chat": "write together with a trained network, turn by turn",
+    "eval": "measure a trained network on a text, as JSON",
+    "export": "write a trained network as a safetensors file",
+    "info": "show a network part by part",
+}
+
+class Parser(argparse.ArgumentParser):
+    """Help begins with something to paste; an error is one sentence."""
+
+    lead = ""
+
+    def format_help(self) -> str:
+        return self.lead + super().format_help()
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"gltch_2_7m.py: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="gltch_2_7m.py", allow_abbrev=False,
+                    epilog="each command has its own options: %(prog)s train --help")
+    parser.lead = (__doc__ or "").split("\n\n")[-1] + "\n"
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+    add = {name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+           .add_argument for name, text in COMMANDS.items()}
+
+    add["train"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add["train"]("--name", help="name of the run's folder under runs/ (default: date and time)")
+    add["train"]("--resume", nargs="?", const="", metavar="RUN",
+                 help="continue a run: its folder or checkpoint (default: the newest)")
+    add["train"]("--dropout", type=float, help="dropout on the residual branches")
+    for f in fields(TrainConfig):
+        flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+        if f.metadata["kind"] is bool:
+            add["train"](flag, action="store_true", default=None, help=text)
+        else:
+            shown = "" if f.default is None else f" (default: {f.default})"
+            add["train"](flag, type=f.metadata["kind"], metavar="X", help=text + shown,
+                         choices=f.metadata["choices"])
+    for name in ("train", "info"):
+        add[name]("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
+    for name in ("sample", "chat", "eval", "export", "info"):
+        add[name]("--checkpoint", metavar="FILE",
+                  help="a .pt or .safetensors file, or a run's folder (default: the newest run)")
+    for name in ("sample", "chat", "eval"):
+        add[name]("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
+    for name in ("sample", "chat"):
+        add[name]("--length", type=int, default=500, help="characters to write (default: 500)")
+        add[name]("--temperature", type=float, default=0.8,
+                  help="0 always takes the likeliest character (default: 0.8)")
+        add[name]("--top-k", type=int, help="choose among the K likeliest characters")
+        add[name]("--top-p", type=float, help="choose among the likeliest that make up P")
+        add[name]("--repetition-penalty", type=float, default=1.0,
+                  help="above 1: make the last 64 characters less likely (default: 1)")
+        add[name]("--seed", type=int, help="the same seed writes the same text")
+        add[name]("--stop", help="end before this text appears")
+        add[name]("--overflow", choices=("reencode", "exact"), default="reencode",
+                  help="past the context: keep its newer half (fast), or slide exactly (slow)")
+    add["sample"]("--prompt", default="", help="text to continue")
+    add["sample"]("--count", type=int, default=1, help="texts to write (default: 1)")
+    add["eval"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add["export"]("--output", default="model.safetensors", help="(default: model.safetensors)")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """No command means train. Exits with 0 after --help and with 2 on an error."""
+    argv = list(argv)
+    if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
+        argv.insert(0, "train")
+    return build_parser().parse_args(argv)
+
+
+if __name__ == "__main__":
+    parse_arguments(sys.argv[1:])
+
+# ==================================================================================================
+# 3. Text
+#
+# A text is a long row of characters. The vocabulary gives each different character a number; the
+# network only ever sees the numbers. The last tenth is held back to measure what was learned.
+# ==================================================================================================
+
+warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # it is not needed here
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+                   "tinyshakespeare/input.txt")
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+CHUNK = 1 << 20  # characters decoded at a time
+
+
+def say(*words: object) -> None:
+    """Everything meant for a person goes to stderr; stdout carries data only."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+class Vocabulary:
+    """The different characters of a text, in order: character i has number i."""
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.number = {c: i for i, c in enumerate(characters)}
+        require(len(self.number) == len(characters) > 0, "A vocabulary lists each character once.")
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def unknown(self, text: str) -> List[str]:
+        return sorted(set(text) - set(self.characters))
+
+    def encode(self, text: str) -> Tensor:  # (len(text),) int64
+        unknown = self.unknown(text)
+        require(not unknown, f"The model does not know {', '.join(map(ascii, unknown[:10]))}.")
+        return torch.tensor([self.number[c] for c in text], dtype=torch.long)
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in numbers)
+
+
+@dataclass
+class Corpus:
+    """An encoded text, split 90/10 into training and validation characters."""
+
+    source: str  # what it is, in words
+    ids: Tensor  # (n,) uint8, int16 or int32: the narrowest that holds the vocabulary
+    vocabulary: Vocabulary
+    digest: str  # SHA-256 of the text in UTF-8
+    paths: List[str] = field(default_factory=list)  # where to find it again, for --resume
+
+    @property
+    def train(self) -> Tensor:
+        return self.ids[: len(self.ids) * 9 // 10]
+
+    @property
+    def validation(self) -> Tensor:
+        return self.ids[len(self.ids) * 9 // 10:]
+
+
+def narrowest(size: int) -> torch.dtype:
+    return torch.uint8 if size <= 256 else torch.int16 if size <= 2**15 else torch.int32
+
+
+def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[Tensor, str, str]:
+    """Encode a text piece by piece, by table look-up, never holding it whole as a string.
+
+    Returns the numbers (n,), the sorted characters and the SHA-256. Characters get provisional
+    numbers in order of appearance; sorting the alphabet at the end renumbers them. With `known`,
+    that alphabet is used and a character outside it raises GltchError.
+    """
+    digest, seen, pieces = hashlib.sha256(), [], []
+    table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)  # code point -> number
+    for chunk in chunks:
+        digest.update(chunk.encode())
+        codes = torch.frombuffer(bytearray(chunk.encode("utf-32-le")), dtype=torch.int32).long()
+        fresh = codes[table[codes] < 0].unique()
+        table[fresh] = torch.arange(len(seen), len(seen) + len(fresh), dtype=torch.int32)
+        seen += fresh.tolist()
+        pieces.append(table[codes].to(narrowest(len(seen))))
+    characters = known or "".join(map(chr, sorted(seen)))
+    unknown = Vocabulary(characters).unknown("".join(map(chr, seen)))
+    require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
+            f"{', '.join(map(ascii, unknown[:10]))}.")
+    number = {ord(c): i for i, c in enumerate(characters)}
+    final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
+    for i, piece in enumerate(pieces):
+        pieces[i] = final[piece.long()]
+    return torch.cat(pieces) if pieces else final, characters, digest.hexdigest()
+
+
+def read_chunks(name: str, stream: Any) -> Iterator[str]:
+    """Decode a binary stream as UTF-8, any line ends. Raises GltchError for what is not text."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
+    try:
+        for chunk in iter(lambda: text.read(CHUNK), ""):
+            require("\0" not in chunk, f"{name} is a binary file, not text.")
+            yield chunk
+    except UnicodeDecodeError as error:
+        raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
+                         "save it as UTF-8 and try again.") from None
+
+
+def files_in(folder: Path) -> List[Path]:
+    """The text files below a folder, sorted; hidden and binary ones are passed over."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()
+             and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in files if is_text(path)]
+
+
+def is_text(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    try:  # a character cut in half at the end of the sample is no error
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
+
+
+def read_paths(paths: Sequence[str]) -> Iterator[str]:
+    for name in paths:
+        if name == "-":
+            yield from read_chunks("standard input", sys.stdin.buffer)
+            continue
+        require(Path(name).exists(), f"There is no file or folder {name!r}.")
+        files = files_in(Path(name)) if Path(name).is_dir() else [Path(name)]
+        require(bool(files), f"The folder {name!r} holds no text files.")
+        for path in files:
+            try:
+                with open(path, "rb") as file:
+                    yield from read_chunks(str(path), file)
+            except OSError as error:
+                raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
+
+
+def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or "the disk may be full"
+        raise GltchError(f"{path} could not be written: {reason}.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def tiny_shakespeare() -> Optional[bytes]:
+    """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
+    path = cache_folder() / "tinyshakespeare.txt"
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == SHAKESPEARE_SHA256:
+        return path.read_bytes()
+    try:
+        import requests
+    except ImportError:
+        say("text      no download: the package requests is missing (pip install requests)")
+        return None
+    try:
+        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
+        reply.raise_for_status()
+    except requests.RequestException as error:
+        say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
+        return None
+    if hashlib.sha256(reply.content).hexdigest() != SHAKESPEARE_SHA256:
+        say("text      what was downloaded is not Tiny Shakespeare: its SHA-256 differs")
+        return None
+    try:
+        write_atomically(path, lambda file: file.write(reply.content))
+    except GltchError as error:
+        say(f"text      not kept for next time: {error}")
+    return reply.content
+
+
+def builtin_text() -> str:
+    """The prose of Python's language reference, in the 65 characters of Tiny Shakespeare."""
+    from pydoc_data.topics import topics  # part of Python's standard library
+    plain = str.maketrans({'"': "'", "“": "'", "”": "'", "‘": "'", "’": "'", "—": "--", "…": "..."})
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", "\n\n".join(topics[key] for key in sorted(topics))):
+        text = re.sub(r"\s*\n\s*", "\n", paragraph.translate(plain)).strip()
+        kept = "".join(c for c in text if c in SHAKESPEARE_CHARACTERS)
+        if len(kept) >= 60 and len(kept) >= 0.94 * len(text):  # prose, not code or grammar
+            paragraphs.append(re.sub(" +", " ", kept))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = None) -> Corpus:
+    """The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the built-in prose.
+
+    With a vocabulary, the text is encoded in it. Raises GltchError for an unusable text.
+    """
+    known = vocabulary.characters if vocabulary else None
+    given = [p if p == "-" else os.path.abspath(p)
+             for p in paths or filter(None, [os.environ.get("GLTCH_DATA")])]
+    if given:
+        source = ", ".join(given) + ("" if paths else " (GLTCH_DATA)")
+        chunks = read_paths(given)
+    else:
+        content = tiny_shakespeare()
+        if content is not None:
+            source, chunks = "Tiny Shakespeare", read_chunks("Tiny Shakespeare", io.BytesIO(content))
+        else:
+            source = "the prose of Python's language reference (built in; --data for your own)"
+            chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
+    ids, characters, digest = encode_chunks(chunks, known)
+    corpus = Corpus(source, ids, Vocabulary(characters) if characters else Vocabulary("\n"), digest,
+                    given)
+    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
+    return corpus
+
+
+class Windows:
+    """The order in which training sees the text: windows of `size` characters and their successor.
+
+    Every epoch visits each window once, in random order and from a new random offset. The order is
+    a function of the seed alone, so a position in it is just a count of windows.
+    """
+
+    def __init__(self, ids: Tensor, size: int, seed: int):
+        require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
+                f"the network takes {size + 1}: use a longer text or a smaller --size.")
+        self.ids, self.size, self.seed = ids, size, seed
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
+        self.epoch, self.starts = -1, torch.empty(0)
+
+    def start(self, index: int) -> int:
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
+            offset = torch.randint(room, (1,), generator=generator)
+            order = torch.randperm(self.per_epoch, generator=generator)
+            self.epoch, self.starts = epoch, offset + order * self.size
+        return int(self.starts[position])
+
+    def batch(self, indices: Iterable[int]) -> Tuple[Tensor, Tensor]:
+        """Inputs (B, T) and targets (B, T), the characters that follow, as int64."""
+        starts = torch.tensor([self.start(i) for i in indices], device=self.ids.device)
+        positions = starts[:, None] + torch.arange(self.size + 1, device=self.ids.device)
+        windows = self.ids[positions].long()  # (B, T + 1)
+        return windows[:, :-1], windows[:, 1:]
+
+
+# ==================================================================================================
+# 4. The network
+#
+# A transformer: every character becomes a vector, and six times over each vector first gathers
+# from the vectors before it (attention), then thinks by itself (feed-forward). What stands at a
+# position in the end predicts the character that follows.
+# ==================================================================================================
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # all (B, nh, T, hs)
+    """Every position gathers values from itself and the positions before it.
+
+    Two ways, equal up to rounding. PyTorch's fused attention is the fast one, except for bf16 on a
+    CPU: its backward pass there takes several times as long as two plain matrix products.
+    """
+    if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    B, nh, T, hs = q.shape
+    future = torch.full((T, T), -math.inf, dtype=q.dtype).triu(1)  # 0 for the past
+    scores = torch.baddbmm(future.expand(B * nh, T, T), q.reshape(B * nh, T, hs),
+                           k.reshape(B * nh, T, hs).transpose(1, 2), alpha=hs**-0.5)
+    return torch.bmm(scores.softmax(-1), v.reshape(B * nh, T, hs)).view(B, nh, T, hs)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero a fraction p of x and scale the rest up. On a CPU p is rounded to a 256th: one random
+    byte per element costs a tenth of PyTorch's one random number per element."""
+    if x.device.type != "cpu" or p == 0:
+        return F.dropout(x, p)
+    limit = round(256 * p)
+    random = torch.randint(-2**63, 2**63 - 1, ((x.numel() + 7) // 8,)).view(torch.uint8)
+    keep = (random[: x.numel()] >= limit).view(x.shape)
+    return x * (keep.to(x.dtype) * (256 / (256 - limit)))
+
+
+class LayerCache:
+    """The keys and values one attention layer has computed so far, for writing text."""
+
+    def __init__(self, batch: int, config: Config, like: Tensor):
+        shape = (batch, config.n_head, config.block_size, config.n_embd // config.n_head)
+        self.keys, self.values, self.length = like.new_empty(shape), like.new_empty(shape), 0
+
+    def append(self, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:  # (B, nh, new, hs)
+        end = self.length + k.size(2)
+        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with several heads."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.n_head, self.p = config.n_head, config.dropout
+        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
+        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor, cache: Optional[LayerCache] = None) -> Tensor:
+        B, T, C = x.shape
+        heads = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+        if cache is not None:
+            k, v = cache.append(k, v)  # (B, nh, everything so far, hs)
+        if k.size(2) == T:
+            y = causal_attention(q, k, v)
+        else:  # one new character may look at everything before it: nothing to mask
+            y = F.scaled_dot_product_attention(q, k, v)
+        y = self.projection(y.transpose(1, 2).reshape(B, T, C))
+        return dropout(y, self.p) if self.training else y
+
+
+class FeedForward(nn.Module):
+    """Four times as wide inside, with GELU between."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.p = config.dropout
+        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
+        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(F.gelu(self.up(x)))
+        return dropout(y, self.p) if self.training else y
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.n_embd)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.n_embd)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Tensor, cache: Optional[LayerCache] = None) -> Tensor:
+        x = x + self.attention(self.norm1(x), cache)
+        return x + self.feed_forward(self.norm2(x))
+
+
+class GLTCH(nn.Module):
+    """The whole network: characters in, a score for every possible next character out."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.recompute = False  # trade time for memory: forget activations, compute them again
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """What each weight starts as.
+
+        embeddings, qkv, up     normal, standard deviation 0.02
+        projection, down        zero: every block starts as the identity
+        head                    zero: all characters equally likely, loss ln(vocab_size)
+        layer norms             weight one, bias zero (PyTorch's own)
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith(("projection.weight", "down.weight", "head.weight")):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids: Tensor, targets: Optional[Tensor] = None,
+                cache: Optional[List[LayerCache]] = None) -> Tensor:
+        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats.
+
+        With a cache, ids are the characters after those in it: any number into an empty cache,
+        then one at a time.
+        """
+        past = cache[0].length if cache else 0
+        position = torch.arange(past, past + ids.size(1), device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(position)  # (B, T, C)
+        for i, block in enumerate(self.blocks):
+            if self.recompute and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x, cache[i] if cache else None)
+        logits = self.head(self.norm(x))  # (B, T, vocab_size)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    def new_cache(self, batch: int) -> List[LayerCache]:
+        return [LayerCache(batch, self.config, self.head.weight) for _ in self.blocks]
+
+    def parameter_table(self) -> List[Tuple[str, str, int]]:
+        """(component, shape, parameters) for each part, all blocks in one row."""
+        config, count = self.config, lambda part: sum(p.numel() for p in part.parameters())
+        V, T, C, L = config.vocab_size, config.block_size, config.n_embd, config.n_layer
+        return [
+            ("token embedding", f"{V} x {C}", count(self.token_embedding)),
+            ("position embedding", f"{T} x {C}", count(self.position_embedding)),
+            (f"{L} blocks: attention qkv", f"{C} -> {3 * C}",
+             sum(count(b.attention.qkv) for b in self.blocks)),
+            (f"{L} blocks: attention projection", f"{C} -> {C}",
+             sum(count(b.attention.projection) for b in self.blocks)),
+            (f"{L} blocks: feed-forward", f"{C} -> {4 * C} -> {C}",
+             sum(count(b.feed_forward) for b in self.blocks)),
+            (f"{L} blocks: 2 layer norms", f"2 x 2 x {C}",
+             sum(count(b.norm1) + count(b.norm2) for b in self.blocks)),
+            ("final layer norm", f"2 x {C}", count(self.norm)),
+            ("head", f"{C} -> {V}", count(self.head)),
+        ]
+
+
+# ==================================================================================================
+# 5. Generation
+#
+# Writing is predicting, choosing, appending, over and over. The cache keeps every layer's keys and
+# values, so each new character costs one position instead of the whole context.
+# ==================================================================================================
+
+
+def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[int],
+           top_p: Optional[float], repetition_penalty: float,
+           generator: Optional[torch.Generator]) -> Tensor:
+    """Draw the next character of each row: logits (B, V), recent (B, R) -> (B,)."""
+    if repetition_penalty != 1:  # CTRL (1909.05858), section 4.1, over the recent characters only
+        seen = logits.gather(1, recent)
+        logits = logits.scatter(1, recent, torch.where(
+            seen > 0, seen / repetition_penalty, seen * repetition_penalty))
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+    if top_p is not None and top_p < 1:  # nucleus sampling (1904.09751)
+        ordered, order = logits.sort(descending=True)
+        share = ordered.softmax(-1)
+        beyond = share.cumsum(-1) - share >= top_p  # the likeliest always stays
+        logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -math.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+
+@torch.inference_mode()
+def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float = 0.8,
+                 top_k: Optional[int] = None, top_p: Optional[float] = None,
+                 repetition_penalty: float = 1.0, seed: Optional[int] = None,
+                 overflow: str = "reencode") -> Iterator[Tensor]:
+    """Continue each row of ids (B, T) by `length` characters, yielding (B,) after each.
+
+    Positions are learned, so a window that slides changes every cached key and value. When the
+    context is full, `reencode` keeps its newer half and goes on, a small cost once in half a
+    context; `exact` keeps all but the oldest character and computes the whole window every time.
+    Raises GltchError for settings that make no sense.
+    """
+    require(length >= 0, f"length must be at least 0, not {length}.")
+    require(0 <= temperature < math.inf, f"temperature must be at least 0, not {temperature}.")
+    require(top_k is None or top_k >= 1, f"top_k must be at least 1, not {top_k}.")
+    require(top_p is None or 0 < top_p <= 1, f"top_p must be above 0 and at most 1, not {top_p}.")
+    require(0 < repetition_penalty < math.inf,
+            f"repetition_penalty must be above 0, not {repetition_penalty}.")
+    require(overflow in ("reencode", "exact"), f"overflow is reencode or exact, not {overflow}.")
+    size, was_training = model.config.block_size, model.training
+    keep = size if overflow == "exact" else max(1, size // 2)
+    generator = torch.Generator(ids.device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    text, new = ids, ids[:, -size:]
+    cache = model.new_cache(len(ids))
+    model.eval()
+    try:
+        for _ in range(length):
+            if cache[0].length + new.size(1) > size:
+                cache, new = model.new_cache(len(ids)), text[:, -keep:]
+            logits = model(new, cache=cache)[:, -1].float()  # (B, V)
+            new = choose(logits, text[:, -64:], temperature, top_k, top_p, repetition_penalty,
+                         generator)[:, None]
+            text = torch.cat([text[:, -size:], new], dim=1)
+            yield new[:, 0]
+    finally:
+        model.train(was_training)
+
+
+def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (1, T)
+    """The encoded prompt; with an empty one the model starts as after a line end."""
+    first = "\n" if "\n" in vocabulary.number else vocabulary.characters[0]
+    return vocabulary.encode(prompt or first)[None].to(model.head.weight.device)
+
+
+def generate(model: GLTCH, vocabulary: Vocabulary, prompt: str = "", length: int = 500, *,
+             stop: Optional[str] = None, **settings: Any) -> Iterator[str]:
+    """The continuation of a prompt, piece by piece as it is written; settings as generate_ids.
+
+    What may be the beginning of `stop` is held back until it is clear; `stop` itself is never part
+    of the text.
+    """
+    pending = ""
+    for new in generate_ids(model, start_ids(model, vocabulary, prompt), length, **settings):
+        pending += vocabulary.decode(new.tolist())
+        if stop and stop in pending:
+            yield pending[: pending.index(stop)]
+            return
+        held = next((n for n in range(min(len(stop or ""), len(pending)), 0, -1)
+                     if (stop or "").startswith(pending[-n:])), 0)
+        yield pending[: len(pending) - held]
+        pending = pending[len(pending) - held:]
+    yield pending
+
+
+def generate_batch(model: GLTCH, vocabulary: Vocabulary, prompt: str, count: int,
+                   length: int = 500, *, stop: Optional[str] = None, **settings: Any) -> List[str]:
+    """`count` continuations of a prompt, written side by side; settings as generate_ids."""
+    start = start_ids(model, vocabulary, prompt).expand(count, -1)
+    columns = [new.tolist() for new in generate_ids(model, start, length, **settings)]
+    texts = [vocabulary.decode(row) for row in zip(*columns)] or [""] * count
+    return [text.split(stop)[0] if stop else text for text in texts]
+
+
+# ==================================================================================================
+# 6. The optimizer
+#
+# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
+# update turns every direction equally. AdamW for embeddings, head and layer norms.
+# ==================================================================================================
+
+
+def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, cols)
+    """Roughly the nearest semi-orthogonal matrix of each: five Newton-Schulz steps of a quintic
+    whose coefficients push all singular values towards 1 (Muon, kellerjordan.github.io/posts/muon).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = g.size(-2) > g.size(-1)
+    x = (g.transpose(-2, -1) if tall else g).to(dtype)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.transpose(-2, -1)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.transpose(-2, -1) if tall else x).to(g.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row blocks,
+    each orthogonalized by itself (queries, keys and values are three matrices)."""
+
+    def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
+                 dtype: torch.dtype):
+        super().__init__(groups, dict(lr=lr, weight_decay=weight_decay, momentum=0.95, split=1))
+        self.dtype = dtype  # of the Newton-Schulz products
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                nesterov = p.grad.lerp(momentum, group["momentum"])
+                blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
+                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
+        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
+            updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
+            parts = updates.split([len(blocks) for _, blocks, _ in members])
+            for (p, _, group), update in zip(members, parts):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.reshape_as(p), alpha=-group["lr"] * max(1, rows / cols)**0.5)
+
+
+def make_optimizers(model: GLTCH, recipe: TrainConfig,
+                    dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
+    """One optimizer for the matrices in the blocks, one for all the rest; every parameter once."""
+    qkv = [block.attention.qkv.weight for block in model.blocks]
+    matrices = [p for p in model.blocks.parameters() if p.dim() == 2
+                and not any(p is q for q in qkv)]
+    tables = [model.token_embedding.weight, model.position_embedding.weight, model.head.weight]
+    norms = [p for p in model.parameters() if p.dim() == 1]
+    grouped = [id(p) for p in (*qkv, *matrices, *tables, *norms)]
+    assert sorted(grouped) == sorted(map(id, model.parameters())), "a parameter has no group or two"
+    lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
+    first: torch.optim.Optimizer
+    if recipe.optimizer == "muon":
+        first = Muon([dict(params=qkv, split=3), dict(params=matrices)], lr, decay, dtype)
+    else:
+        first = torch.optim.AdamW(qkv + matrices, lr, betas=(0.9, 0.99), weight_decay=decay)
+    rest = torch.optim.AdamW(tables + norms, recipe.embedding_learning_rate, betas=(0.9, 0.99),
+                             eps=1e-10, weight_decay=0.0)
+    for optimizer in (first, rest):
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return [first, rest]
+
+
+def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero."""
+    warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
+    if total is None or recipe.cooldown == 0:
+        return warm
+    return min(warm, (total - step) / (recipe.cooldown * total), 1.0)
+
+
+# ==================================================================================================
+# 7. Checkpoints
+#
+# A checkpoint is everything a run needs to go on as if it had never stopped, in one file that is
+# replaced whole or not at all. Nothing is ever unpickled: files hold tensors and plain values.
+# ==================================================================================================
+
+FORMAT = "gltch-checkpoint-1"
+
+
+def save_checkpoint(path: Path, state: Dict[str, Any]) -> None:
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
+    """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
+    if not name:
+        found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
+        require(bool(found), "There is no trained network under runs/ yet: train one first with "
+                             "python gltch_2_7m.py, or name one with --checkpoint.")
+        newest = max(found, key=lambda path: path.stat().st_mtime).parent
+        return next(newest / choice for choice in choices if (newest / choice).exists())
+    path = Path(name)
+    if path.is_dir():
+        inside = [path / choice for choice in choices if (path / choice).exists()]
+        require(bool(inside), f"The folder {name!r} holds no {' or '.join(choices)}.")
+        return inside[0]
+    require(path.exists(), f"There is no checkpoint {name!r}.")
+    return path
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """A .pt or .safetensors checkpoint as a dictionary. Raises GltchError if it is not one."""
+    wrong = GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged.")
+    try:
+        if path.suffix == ".safetensors":
+            safe_open = safetensors("safe_open")
+            with safe_open(str(path), framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}
+                state = {**json.loads((file.metadata() or {})["gltch"]), "ema": weights}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except GltchError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise wrong from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise wrong
+    return state
+
+
+def restore(state: Dict[str, Any], path: Path) -> Tuple[GLTCH, Vocabulary]:
+    try:
+        model = GLTCH(Config(**state["config"]))
+        model.load_state_dict(state["ema"])
+        return model.eval(), Vocabulary(state["vocabulary"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
+
+
+def load(path: str) -> Tuple[GLTCH, Vocabulary]:
+    """The network (averaged weights, ready to write) and vocabulary in a checkpoint or run folder.
+
+    Raises GltchError when there is none."""
+    file = find_checkpoint(path, ("best.pt", "last.pt"))
+    return restore(read_checkpoint(file), file)
+
+
+def safetensors(name: str) -> Any:
+    try:
+        import safetensors.torch as package
+    except ImportError:
+        raise GltchError("safetensors files need one more package: pip install safetensors"
+                         ) from None
+    return getattr(package, name)
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
+    state = read_checkpoint(checkpoint)
+    model, _ = restore(state, checkpoint)
+    about = {key: state[key] for key in ("format", "config", "vocabulary", "step", "val_loss")}
+    content = safetensors("save")({k: v.contiguous() for k, v in model.state_dict().items()},
+                                  {"format": "pt", "gltch": json.dumps(about)})
+    write_atomically(output, lambda file: file.write(content))
+
+
+# ==================================================================================================
+# 8. What a run shows and keeps
+#
+# A run is a folder: log.jsonl holds every measured point, loss.svg draws them, best.pt and last.pt
+# are the checkpoints. A terminal gets one live line, anything else gets plain lines.
+# ==================================================================================================
+
+
+def clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
+class Progress:
+    """One live line on a terminal; elsewhere a plain line every ten seconds at most."""
+
+    def __init__(self, shown: bool = True):
+        self.shown, self.stream = shown, sys.stderr
+        self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.color = self.live and not os.environ.get("NO_COLOR")
+        self.last, self.unfinished = -math.inf, False
+
+    def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
+             elapsed: float, always: bool) -> None:
+        due = time.monotonic() - self.last >= (0.2 if self.live else 10)
+        if not self.shown or not (due or always):
+            return
+        self.last, part = time.monotonic(), step / total if total else 0.0
+        left = clock((total - step) * elapsed / step) if total else "?"
+        line = (f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
+                f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
+                f"{clock(elapsed)} < {left}")
+        if not self.live:
+            print(line, file=self.stream, flush=True)
+            return
+        columns = shutil.get_terminal_size().columns
+        self.stream.write("\r\033[K" + self.bar(part, min(24, columns - len(line) - 3))
+                          + line[: columns - 1])
+        self.stream.flush()
+        self.unfinished = True
+
+    def bar(self, part: float, width: int) -> str:
+        if width < 5:
+            return ""
+        utf = (self.stream.encoding or "").lower().startswith("utf")
+        done = round(part * width)
+        full, empty = ("━" * done, "─" * (width - done)) if utf else ("#" * done,
+                                                                      "." * (width - done))
+        return f"\033[32m{full}\033[90m{empty}\033[0m " if self.color else f"{full}{empty} "
+
+    def say(self, text: str) -> None:
+        """Lines of their own below the live one."""
+        if self.shown:
+            print("\n" * self.unfinished + text, file=self.stream, flush=True)
+        self.unfinished = False
+
+
+class Run:
+    """The folder of a run: its log, its plot, its checkpoints. Only the main process writes."""
+
+    def __init__(self, folder: Path, writes: bool = True):
+        self.folder, self.writes = folder, writes
+        self.points: List[Dict[str, Any]] = []
+
+    def start(self, step: int) -> None:
+        """Make the folder, or keep its log up to a step: what came later will happen again."""
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        whole = (line for line in lines if line.endswith("}"))  # a kill can cut the last one
+        self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
+        text = "".join(json.dumps(point) + "\n" for point in self.points)
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        if self.writes:
+            self.points.append({"kind": kind, "step": step, **values})
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.points[-1]) + "\n")
+
+    def best(self) -> float:
+        return min((p["loss"] for p in self.points if p["kind"] == "eval"), default=math.inf)
+
+    def save(self, state: Dict[str, Any], *names: str) -> None:
+        for name in names if self.writes else ():
+            save_checkpoint(self.folder / name, state)
+
+    def plot(self) -> None:
+        if self.writes:
+            svg = loss_plot(self.points, self.folder.name)
+            write_atomically(self.folder / "loss.svg", lambda file: file.write(svg.encode()))
+
+
+def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
+    """The training and validation curves as an SVG picture, for light and dark pages."""
+    curves = {"train": [(p["step"], p["loss"]) for p in points if p["kind"] == "train"],
+              "validation": [(p["step"], p["loss"]) for p in points if p["kind"] == "eval"]}
+    losses = sorted(loss for curve in curves.values() for _, loss in curve) or [1.0]
+    last_step = max((curve[-1][0] for curve in curves.values() if curve), default=0) or 1
+    low = math.floor(losses[0] * 10) / 10
+    high = max(low + 0.5, min(losses[-1], low + 2))  # the first steep steps leave the picture
+
+    def x(step: float) -> float:
+        return 60 + 620 * step / last_step
+
+    def y(loss: float) -> float:
+        return 370 - 310 * (loss - low) / (high - low)
+
+    out = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 420" role="img" '
+        f'aria-label="Loss of {html.escape(title)}">',
+        "<style>svg{font:13px system-ui,sans-serif;color:#1f2430;background:#fff}"
+        "text{fill:currentColor}.grid{stroke:currentColor;opacity:.12}.train{stroke:#8aa0b8}"
+        ".validation{stroke:#d6336c}.curve{fill:none;stroke-width:2;stroke-linejoin:round}"
+        "@media(prefers-color-scheme:dark){svg{color:#dde3ee;background:#14171f}}</style>",
+        '<clipPath id="area"><rect x="60" y="50" width="700" height="325"/></clipPath>',
+        f'<text x="60" y="30" font-size="16" font-weight="600">{html.escape(title)}</text>',
+        '<text x="680" y="406" text-anchor="end">steps</text>',
+        '<text x="60" y="406">loss in nats per character</text>']
+    step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / s <= 8)
+    for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        out.append(f'<path class="grid" d="M60 {y(i * step):.1f}H680"/><text x="50" '
+                   f'y="{y(i * step) + 4:.1f}" text-anchor="end">{i * step:.1f}</text>')
+    unit = 10 ** math.floor(math.log10(last_step))
+    every = next(u for u in (unit / 5, unit / 2, unit, 2 * unit) if last_step / u <= 6)
+    for i in range(int(last_step / every) + 1):
+        out.append(f'<text x="{x(i * every):.1f}" y="388" text-anchor="middle">'
+                   f"{i * every:,.0f}</text>")
+    for i, (name, curve) in enumerate(curves.items()):
+        if curve:
+            path = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in curve)
+            out.append(f'<polyline class="curve {name}" clip-path="url(#area)" points="{path}"/>'
+                       f'<path class="curve {name}" d="M430 {26 + 18 * i}h24"/><text x="462" '
+                       f'y="{30 + 18 * i}">{name} {curve[-1][1]:.3f}</text>')
+    best = min(curves["validation"], key=lambda point: point[1], default=None)
+    if best:
+        out.append(f'<circle cx="{x(best[0]):.1f}" cy="{y(best[1]):.1f}" r="4.5" fill="#d6336c"/>'
+                   f'<text x="{x(best[0]) + 9:.1f}" y="{y(best[1]) - 8:.1f}" font-weight="600">'
+                   f"{best[1]:.3f}</text>")
+    return "\n".join(out) + "\n</svg>\n"
+
+
+# ==================================================================================================
+# 9. Training
+#
+# Show the network a batch, measure how surprised it is, nudge every weight to be less so; repeat.
+# `Trainer` holds what changes and makes one step; `train` decides when, and keeps what matters.
+# ==================================================================================================
+
+
+@dataclass
+class Runtime:
+    """Where the arithmetic happens: device, precision, and which of how many processes this is."""
+
+    device: torch.device
+    precision: str = "fp32"
+    rank: int = 0
+    world: int = 1
+
+    def autocast(self) -> Any:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype)
+
+    def mean(self, *values: float) -> List[float]:
+        """The mean over all processes."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float32, device=self.device)
+        torch.distributed.all_reduce(total)
+        return (total / self.world).tolist()
+
+
+def pick_device(name: str) -> torch.device:
+    """auto is the fastest present. Raises GltchError for a device that is not there."""
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise GltchError(f"There is no kind of device called {name!r}: use auto, cpu, cuda or mps."
+                         ) from None
+    present = {"cpu": 1, "mps": int(mps), "cuda": torch.cuda.device_count()}.get(device.type, 0)
+    require((device.index or 0) < present, f"This machine has no device {name!r}; try auto or cpu.")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """auto is bf16 where the hardware has it (GPUs before Ampere only emulate it), else fp16 on a
+    GPU and fp32 elsewhere."""
+    if name != "auto":
+        require(name != "fp16" or device.type == "cuda", "fp16 training needs a CUDA device.")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # newer PyTorch only
+    has_bf16 = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return "bf16" if device.type == "cpu" and has_bf16 else "fp32"
+
+
+def start_runtime(recipe: TrainConfig) -> Runtime:
+    """Pick device and precision; under torchrun, join the other processes."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local, name = os.environ.get("LOCAL_RANK", "0"), recipe.device
+    if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local}"
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Runtime(device, pick_precision(recipe.precision, device), rank, world)
+
+
+def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
+    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
+    length; deterministic. Several processes share the windows."""
+    size, device = model.config.block_size, runtime.device
+    at_once = max(1, 8192 // size)
+    was_training, total = model.training, 0.0
+    model.eval()
+    with torch.inference_mode(), runtime.autocast():
+        for number, start in enumerate(range(0, len(ids) - 1, size * at_once)):
+            if number % runtime.world != runtime.rank:
+                continue
+            part = ids[start: start + size * at_once + 1].to(device).long()
+            whole = (len(part) - 1) // size * size  # the very last window may be shorter
+            for inputs, targets in ((part[:whole].view(-1, size), part[1: whole + 1].view(-1, size)),
+                                    (part[whole:-1].view(1, -1), part[whole + 1:].view(1, -1))):
+                if targets.numel():
+                    total += model(inputs, targets).item() * targets.numel()
+    model.train(was_training)
+    return runtime.mean(total)[0] * runtime.world / (len(ids) - 1)
+
+
+class Trainer:
+    """Everything that changes during training, and the step that changes it.
+
+    Randomness is a function of seed, step and rank, and the order of the text one of the seed, so
+    `step` alone says where both stand: that is why a resumed run repeats the straight one exactly.
+    """
+
+    def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime):
+        require(recipe.batch_size % runtime.world == 0, f"batch_size ({recipe.batch_size}) must be "
+                f"a multiple of the number of processes ({runtime.world}).")
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.runtime, self.corpus = recipe, runtime, corpus
+        self.model = GLTCH(config).to(runtime.device)
+        self.model.recompute = recipe.low_memory
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
+        products = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        self.optimizers = make_optimizers(self.model, recipe, products)
+        grad_scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # PyTorch 2.3+
+        self.scaler = grad_scaler(enabled=runtime.precision == "fp16")
+        self.windows = Windows(corpus.train.to(runtime.device), config.block_size, recipe.seed)
+        self.step = 0
+        self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
+        self.losses: List[float] = []  # since the last point of the training curve
+        self.seconds = 0.0  # spent on this run so far
+        self.val_loss = math.nan
+        self.network: Any = self.model  # the model, or what wraps it
+        if recipe.compile:
+            self.network = torch.compile(self.network)
+        if runtime.world > 1:
+            ids = None if runtime.device.type == "cpu" else [runtime.device.index]
+            self.network = nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
+
+    def micro_batches(self) -> List[range]:
+        """This process's share of the step's windows, cut to what is fast or small enough."""
+        size, world = self.recipe.batch_size, self.runtime.world
+        mine = range(self.step * size + self.runtime.rank, (self.step + 1) * size, world)
+        limit = len(mine)
+        if self.runtime.device.type == "cpu":  # activations of this size stay in a CPU's cache
+            limit = max(1, 4096 // self.model.config.block_size)
+        if self.recipe.low_memory:
+            limit = max(1, len(mine) // 8)
+        return [mine[i: i + limit] for i in range(0, len(mine), limit)]
+
+    def train_step(self) -> float:
+        """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
+        untouched, when the loss is not finite."""
+        recipe, runtime, share = self.recipe, self.runtime, self.recipe.batch_size
+        factor = lr_factor(self.step, self.total, recipe)
+        torch.manual_seed((recipe.seed * 1_000_003 + self.step) * runtime.world + runtime.rank)
+        self.network.train()
+        loss = torch.zeros((), device=runtime.device)
+        parts = self.micro_batches()
+        for part in parts:
+            inputs, targets = self.windows.batch(part)
+            weight = len(part) * runtime.world / share
+            last = part is parts[-1] or runtime.world == 1
+            with contextlib.nullcontext() if last else self.network.no_sync():
+                with runtime.autocast():
+                    part_loss = self.network(inputs, targets) * weight
+                self.scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
+        mean_loss = runtime.mean(loss.item())[0]
+        require(math.isfinite(mean_loss), f"The loss became {mean_loss} at step {self.step + 1}: "
+                "training stopped; lower --learning-rate, or use --precision fp32.")
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * factor
+                if "momentum" in group:
+                    group["momentum"] = 0.85 + 0.1 * min(1, self.step / 300)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.step += 1
+        self.losses.append(mean_loss)
+        # The mean spans about 100 steps at the full rate and shrinks with it: at the end of the
+        # cooldown the weights stand nearly still and need no averaging.
+        blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
+                mean.lerp_(parameter, blend)
+        return mean_loss
+
+    def validate(self) -> float:
+        self.val_loss = evaluate(self.ema, self.corpus.validation, self.runtime)
+        return self.val_loss
+
+    def state(self) -> Dict[str, Any]:
+        return {
+            "config": asdict(self.model.config), "recipe": asdict(self.recipe),
+            "vocabulary": self.corpus.vocabulary.characters, "text": self.corpus.digest,
+            "paths": self.corpus.paths, "precision": self.runtime.precision,
+            "step": self.step, "total": self.total, "losses": self.losses,
+            "seconds": self.seconds, "val_loss": self.val_loss,
+            "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: Dict[str, Any]) -> None:
+        require(state["text"] == self.corpus.digest, "This run was trained on another text "
+                f"({', '.join(state['paths']) or 'Tiny Shakespeare or the built-in prose'}): "
+                "give the same one with --data.")
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+        for name in ("step", "total", "losses", "seconds", "val_loss"):
+            setattr(self, name, state[name])
+
+
+class Interrupts:
+    """Ctrl-C (or a polite kill) asks for a stop after the current step; a second one insists."""
+
+    def __init__(self, runtime: Runtime):
+        self.signal, self.insist = 0, runtime.world == 1  # torchrun itself passes signals on twice
+
+    def __enter__(self) -> Interrupts:
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():
+            self.old = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, number: int, frame: Any) -> None:
+        if self.signal and self.insist:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+class StepTimer:
+    """Turns minutes into a number of steps, once the first steps have been timed."""
+
+    def __init__(self, recipe: TrainConfig, eval_seconds: float):
+        self.seconds = 60 * (recipe.minutes or math.inf)
+        self.most = recipe.steps or sys.maxsize
+        self.overhead = eval_seconds / recipe.eval_every
+        self.times: List[float] = []
+
+    def add(self, seconds: float, step: int, elapsed: float) -> Optional[int]:
+        """Note one step; the total as soon as it can be told. The first two steps warm up."""
+        self.times.append(seconds)
+        timed = self.times[2:] or [seconds]
+        enough = len(timed) >= 5 and sum(timed) >= min(5.0, self.seconds / 5)
+        if not enough and elapsed < self.seconds and step < self.most:
+            return None
+        left = (self.seconds - elapsed) / (sum(timed) / len(timed) + self.overhead)
+        return min(self.most, step + max(0, int(left)))
+
+
+@dataclass
+class Result:
+    """What `train` returns: the averaged weights, and where and how the run ended."""
+
+    model: GLTCH
+    vocabulary: Vocabulary
+    folder: Path
+    step: int
+    val_loss: float  # nats per character, at the last evaluation
+    interrupted: int = 0  # the signal that ended the run early, or 0
+
+
+def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> TrainConfig:
+    """Without --steps or --minutes: the reference run, on a CPU as much of it as fits."""
+    if recipe.steps or recipe.minutes:
+        return recipe
+    recipe = replace(recipe, steps=reference)
+    if device.type != "cpu":
+        return recipe
+    say(f"budget    {CPU_MINUTES:g} minutes, as this machine has no GPU; the full run: "
+        f"--steps {reference}, another length: --minutes")
+    return replace(recipe, minutes=CPU_MINUTES)
+
+
+def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
+            saved: Optional[Dict[str, Any]], reference: int) -> Tuple[Trainer, Run]:
+    """Check everything and say what will be trained, before anything is written."""
+    runtime = start_runtime(recipe)
+    main = runtime.rank == 0
+    corpus = corpus or load_corpus(saved["paths"] if saved else ())
+    if saved is None:
+        require(not (folder / "log.jsonl").exists(), f"There already is a run in {folder}: continue "
+                f"it with --resume {folder}, or choose another --name.")
+        recipe = plan_length(recipe, reference, runtime.device)
+        config = replace(config, vocab_size=len(corpus.vocabulary))
+    trainer = Trainer(config, recipe, corpus, runtime)
+    if saved is not None:
+        trainer.load_state(saved)
+        require(trainer.step != trainer.total,
+                f"The run in {folder} is complete: start another one.")
+    if main:
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
+            f"{len(corpus.vocabulary)} different")
+        say(f"network   {parameters:,} parameters, context {config.block_size}")
+        say(f"device    {runtime.device}, {runtime.precision}"
+            + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+        say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
+    run = Run(folder, writes=main)
+    run.start(trainer.step)
+    return trainer, run
+
+
+def measure(trainer: Trainer, run: Run) -> None:
+    """Evaluate, log, draw, and keep a checkpoint."""
+    best, val_loss = run.best(), trainer.validate()
+    run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
+            seconds=round(trainer.seconds, 1))
+    run.plot()
+    run.save(trainer.state(), "last.pt", *(["best.pt"] if val_loss < best else []))
+
+
+def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
+          corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
+          resume: Optional[str] = None, reference: int = REFERENCE_STEPS) -> Result:
+    """Train a network, or continue a run, and keep it under runs/.
+
+    The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
+    or checkpoint and brings its own config and recipe. Raises GltchError for what cannot be done.
+    """
+    saved: Optional[Dict[str, Any]] = None
+    config, recipe = config or Config(), recipe or TrainConfig()
+    folder = Path("runs") / (name or time.strftime("%Y-%m-%d_%H%M%S"))
+    if resume is not None:
+        path = find_checkpoint(resume, ("last.pt",))
+        saved, folder = read_checkpoint(path), path.parent
+        require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
+        config = Config(**saved["config"])
+        recipe = TrainConfig(**{**saved["recipe"], "precision": saved["precision"]})
+    trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
+    recipe, runtime, corpus = trainer.recipe, trainer.runtime, trainer.corpus
+    progress = Progress(shown=run.writes)
+    characters = recipe.batch_size * config.block_size
+    began, before, speed = time.monotonic(), trainer.seconds, 0.0
+    with Interrupts(runtime) as interrupts:
+        if trainer.step == 0:
+            measure(trainer, run)
+        timer = StepTimer(recipe, time.monotonic() - began)
+        while trainer.step != trainer.total and not interrupts.signal:
+            step_began = time.monotonic()
+            loss = trainer.train_step()
+            now = time.monotonic()
+            seconds, trainer.seconds, stop = runtime.mean(
+                now - step_began, before + now - began, interrupts.signal)
+            if stop and not interrupts.signal:
+                interrupts.signal = signal.SIGINT
+            if trainer.total is None:
+                trainer.total = timer.add(seconds, trainer.step, trainer.seconds)
+            speed = characters / seconds if not speed else 0.9 * speed + 0.1 * characters / seconds
+            end = trainer.step == trainer.total
+            if trainer.step % recipe.log_every == 0 or end:
+                run.log("train", trainer.step, loss=sum(trainer.losses) / len(trainer.losses),
+                        characters_per_second=round(speed), seconds=round(trainer.seconds, 1))
+                trainer.losses.clear()
+            if trainer.step % recipe.eval_every == 0 or end:
+                measure(trainer, run)
+            progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
+                          trainer.seconds, always=end)
+            if recipe.sample_every and (trainer.step % recipe.sample_every == 0) and run.writes:
+                text = "".join(generate(trainer.ema, corpus.vocabulary, "", 200, seed=recipe.seed))
+                run.log("sample", trainer.step, text=text)
+                progress.say(f"\n{text}\n")
+        if interrupts.signal:
+            run.save(trainer.state(), "last.pt")
+            run.plot()
+    progress.say("")
+    return Result(trainer.ema, corpus.vocabulary, folder, trainer.step, trainer.val_loss,
+                  interrupts.signal if trainer.step != trainer.total else 0)
+
+
+# ==================================================================================================
+# 10. The command line
+# ==================================================================================================
+
+
+def train_command(args: argparse.Namespace) -> int:
+    recipe_names = [f.name for f in fields(TrainConfig)]
+    given = {n: getattr(args, n) for n in recipe_names if getattr(args, n) is not None}
+    if args.resume is not None:
+        clash = [*given, *(n for n in ("size", "name", "dropout") if getattr(args, n) is not None)]
+        require(not clash, "--resume goes on with the run's own settings: leave out "
+                + ", ".join("--" + name.replace("_", "-") for name in clash) + ".")
+    config, recipe, reference = PRESETS[args.size or "2.7m"]
+    if args.dropout is not None:
+        config = replace(config, dropout=args.dropout)
+    recipe = replace(recipe, **given)
+    corpus = load_corpus(args.data) if args.data else None
+    result = train(config, recipe, corpus, name=args.name, resume=args.resume, reference=reference)
+    if int(os.environ.get("RANK", 0)) != 0:
+        return 128 + result.interrupted if result.interrupted else 0
+    if result.interrupted:
+        say(f"Stopped after step {result.step} and saved {result.folder / 'last.pt'}; go on with:\n"
+            f"  python gltch_2_7m.py train --resume {result.folder}")
+        return 128 + result.interrupted
+    say(f"Trained {result.step} steps: validation loss {result.val_loss:.4f} nats per character "
+        f"({result.val_loss / math.log(2):.4f} bits). Let it write:\n"
+        f"  python gltch_2_7m.py sample --checkpoint {result.folder}")
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        if result.model.head.weight.device.type == "cpu":
+            torch.set_num_threads(1)
+        converse(result.model, result.vocabulary)
+    return 0
+
+
+def settings_of(args: argparse.Namespace) -> Dict[str, Any]:
+    names = ("length", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "overflow")
+    return {name: getattr(args, name) for name in names}
+
+
+def load_for(args: argparse.Namespace) -> Tuple[GLTCH, Vocabulary]:
+    model, vocabulary = load(args.checkpoint)
+    device = pick_device(args.device)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # one character at a time is too little work to share
+    return model.to(device), vocabulary
+
+
+def known_part(vocabulary: Vocabulary, prompt: str) -> str:
+    """The prompt without the characters the model never saw, which a warning names."""
+    unknown = vocabulary.unknown(prompt)
+    if unknown:
+        say(f"warning: the model never saw {', '.join(map(ascii, unknown))}: left out")
+    return "".join(c for c in prompt if c not in unknown)
+
+
+def sample_command(args: argparse.Namespace) -> int:
+    require(args.count >= 1, f"count must be at least 1, not {args.count}.")
+    model, vocabulary = load_for(args)
+    prompt, settings = known_part(vocabulary, args.prompt), settings_of(args)
+    if args.count == 1:
+        print(prompt, end="", flush=True)
+        for piece in generate(model, vocabulary, prompt, stop=args.stop, **settings):
+            print(piece, end="", flush=True)
+        print()
+        return 0
+    for number, text in enumerate(generate_batch(model, vocabulary, prompt, args.count,
+                                                 stop=args.stop, **settings)):
+        print("---\n" * (number > 0) + prompt + text)
+    return 0
+
+
+def converse(model: GLTCH, vocabulary: Vocabulary, stop: Optional[str] = None,
+             **settings: Any) -> None:
+    """Write a text together: a line from the person, a passage from the model, and so on."""
+    say("Begin a text and the model goes on, as often as you like. Ctrl-C stops it, Ctrl-D ends.")
+    text = ""
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            say("")
+            return
+        text += "\n" * bool(text and not text.endswith("\n")) + known_part(vocabulary, line)
+        try:
+            for piece in generate(model, vocabulary, text, stop=stop, **settings):
+                print(piece, end="", flush=True)
+                text += piece
+        except KeyboardInterrupt:
+            pass  # enough of this passage; the person goes on
+        print(flush=True)
+
+
+def chat_command(args: argparse.Namespace) -> int:
+    model, vocabulary = load_for(args)
+    converse(model, vocabulary, stop=args.stop, **settings_of(args))
+    return 0
+
+
+def eval_command(args: argparse.Namespace) -> int:
+    path = find_checkpoint(args.checkpoint, ("best.pt", "last.pt"))
+    state = read_checkpoint(path)
+    model, vocabulary = restore(state, path)
+    device = pick_device(args.device)
+    corpus = load_corpus(args.data or state["paths"], vocabulary)
+    own = corpus.digest == state["text"]  # never measure on what it was trained on
+    ids = corpus.validation if own else corpus.ids
+    nats = evaluate(model.to(device), ids, Runtime(device))
+    print(json.dumps({
+        "nats": nats, "bits": nats / math.log(2), "perplexity": math.exp(nats),
+        "characters": len(ids) - 1, "text": corpus.source,
+        "part": "validation split of its training text" if own else "whole text"}))
+    return 0
+
+
+def export_command(args: argparse.Namespace) -> int:
+    require(args.output.endswith(".safetensors"), "--output must end in .safetensors, "
+            f"not {args.output!r}.")
+    export(find_checkpoint(args.checkpoint, ("best.pt", "last.pt")), Path(args.output))
+    say(f"Wrote {args.output}; read it with --checkpoint {args.output}.")
+    return 0
+
+
+def info_command(args: argparse.Namespace) -> int:
+    require(not (args.size and args.checkpoint), "--size and --checkpoint: give one of them.")
+    if args.checkpoint:
+        path = find_checkpoint(args.checkpoint, ("best.pt", "last.pt"))
+        state = read_checkpoint(path)
+        config = restore(state, path)[0].config
+        print(f"{path}, step {state['step']}, validation loss {state['val_loss']:.4f}\n")
+    else:
+        config = PRESETS[args.size or "2.7m"][0]
+    with torch.device("meta"):  # shapes without memory
+        rows = GLTCH(config).parameter_table()
+    for component, shape, count in [*rows, ("total", "", sum(row[2] for row in rows))]:
+        print(f"{component:31} {shape:22} {count:>12,}")
+    print(f"\n{config.n_layer} blocks, {config.n_head} heads, context {config.block_size}, "
+          f"vocabulary {config.vocab_size}, dropout {config.dropout}")
+    return 0
+
+
+HANDLERS = {"train": train_command, "sample": sample_command, "chat": chat_command,
+            "eval": eval_command, "export": export_command, "info": info_command}
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    args = parse_arguments(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a ? for it
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    try:
+        return HANDLERS[args.command](args)
+    except GltchError as error:
+        say(f"gltch_2_7m.py: error: {error}")
+        return 2
+    except KeyboardInterrupt:
+        say("\nStopped.")
+        return 130
+    except BrokenPipeError:  # the reader has read enough (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
