@@ -276,7 +276,7 @@ class Vocabulary:
 
     def encode(self, text: str) -> Tensor:  # (len(text),) int64
         unknown = self.unknown(text)
-        require(not unknown, f"The model does not know {', '.join(map(ascii, unknown[:10]))}.")
+        require(not unknown, f"The model does not know {', '.join(map(repr, unknown[:10]))}.")
         return torch.tensor([self.number[c] for c in text], dtype=torch.long)
 
     def decode(self, numbers: Iterable[int]) -> str:
@@ -325,7 +325,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     characters = known or "".join(map(chr, sorted(seen)))
     unknown = Vocabulary(characters).unknown("".join(map(chr, seen)))
     require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
-            f"{', '.join(map(ascii, unknown[:10]))}.")
+            f"{', '.join(map(repr, unknown[:10]))}.")
     number = {ord(c): i for i, c in enumerate(characters)}
     final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
     for i, piece in enumerate(pieces):
@@ -531,70 +531,30 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return x * (keep.to(x.dtype) * (256 / (256 - limit)))
 
 
-class LayerCache:
-    """The keys and values one attention layer has computed so far, for writing text."""
-
-    def __init__(self, batch: int, config: Config, like: Tensor):
-        shape = (batch, config.n_head, config.block_size, config.n_embd // config.n_head)
-        self.keys, self.values, self.length = like.new_empty(shape), like.new_empty(shape), 0
-
-    def append(self, k: Tensor, v: Tensor) -> Tuple[Tensor, Tensor]:  # (B, nh, new, hs)
-        end = self.length + k.size(2)
-        self.keys[:, :, self.length:end], self.values[:, :, self.length:end] = k, v
-        self.length = end
-        return self.keys[:, :, :end], self.values[:, :, :end]
-
-
-class Attention(nn.Module):
-    """Causal self-attention with several heads."""
+class Block(nn.Module):
+    """One layer: x + attention(norm1(x)), then x + feed_forward(norm2(x))."""
 
     def __init__(self, config: Config):
         super().__init__()
-        self.n_head, self.p = config.n_head, config.dropout
-        self.qkv = nn.Linear(config.n_embd, 3 * config.n_embd, bias=False)
-        self.projection = nn.Linear(config.n_embd, config.n_embd, bias=False)
+        C, self.n_head, self.p = config.n_embd, config.n_head, config.dropout
+        self.norm1 = nn.LayerNorm(C)
+        self.qkv = nn.Linear(C, 3 * C, bias=False)  # queries, keys and values of all heads
+        self.projection = nn.Linear(C, C, bias=False)
+        self.norm2 = nn.LayerNorm(C)
+        self.up = nn.Linear(C, 4 * C, bias=False)
+        self.down = nn.Linear(4 * C, C, bias=False)
 
-    def forward(self, x: Tensor, cache: Optional[LayerCache] = None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        p = self.p if self.training else 0.0
+        x = x + dropout(self.attention(self.norm1(x)), p)
+        return x + dropout(self.down(F.gelu(self.up(self.norm2(x)))), p)
+
+    def attention(self, x: Tensor) -> Tensor:
         B, T, C = x.shape
         heads = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
         q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
-        if cache is not None:
-            k, v = cache.append(k, v)  # (B, nh, everything so far, hs)
-        if k.size(2) == T:
-            y = causal_attention(q, k, v)
-        else:  # one new character may look at everything before it: nothing to mask
-            y = F.scaled_dot_product_attention(q, k, v)
-        y = self.projection(y.transpose(1, 2).reshape(B, T, C))
-        return dropout(y, self.p) if self.training else y
-
-
-class FeedForward(nn.Module):
-    """Four times as wide inside, with GELU between."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.p = config.dropout
-        self.up = nn.Linear(config.n_embd, 4 * config.n_embd, bias=False)
-        self.down = nn.Linear(4 * config.n_embd, config.n_embd, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.down(F.gelu(self.up(x)))
-        return dropout(y, self.p) if self.training else y
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(config.n_embd)
-        self.attention = Attention(config)
-        self.norm2 = nn.LayerNorm(config.n_embd)
-        self.feed_forward = FeedForward(config)
-
-    def forward(self, x: Tensor, cache: Optional[LayerCache] = None) -> Tensor:
-        x = x + self.attention(self.norm1(x), cache)
-        return x + self.feed_forward(self.norm2(x))
+        y = causal_attention(q, k, v)
+        return self.projection(y.transpose(1, 2).reshape(B, T, C))  # heads side by side
 
 
 class GLTCH(nn.Module):
@@ -625,28 +585,19 @@ class GLTCH(nn.Module):
             elif parameter.dim() == 2:
                 nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, ids: Tensor, targets: Optional[Tensor] = None,
-                cache: Optional[List[LayerCache]] = None) -> Tensor:
-        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats.
-
-        With a cache, ids are the characters after those in it: any number into an empty cache,
-        then one at a time.
-        """
-        past = cache[0].length if cache else 0
-        position = torch.arange(past, past + ids.size(1), device=ids.device)
+    def forward(self, ids: Tensor, targets: Optional[Tensor] = None) -> Tensor:
+        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats."""
+        position = torch.arange(ids.size(1), device=ids.device)
         x = self.token_embedding(ids) + self.position_embedding(position)  # (B, T, C)
-        for i, block in enumerate(self.blocks):
+        for block in self.blocks:
             if self.recompute and self.training:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
-                x = block(x, cache[i] if cache else None)
+                x = block(x)
         logits = self.head(self.norm(x))  # (B, T, vocab_size)
         if targets is None:
             return logits
         return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-    def new_cache(self, batch: int) -> List[LayerCache]:
-        return [LayerCache(batch, self.config, self.head.weight) for _ in self.blocks]
 
     def parameter_table(self) -> List[Tuple[str, str, int]]:
         """(component, shape, parameters) for each part, all blocks in one row."""
@@ -656,11 +607,11 @@ class GLTCH(nn.Module):
             ("token embedding", f"{V} x {C}", count(self.token_embedding)),
             ("position embedding", f"{T} x {C}", count(self.position_embedding)),
             (f"{L} blocks: attention qkv", f"{C} -> {3 * C}",
-             sum(count(b.attention.qkv) for b in self.blocks)),
+             sum(count(b.qkv) for b in self.blocks)),
             (f"{L} blocks: attention projection", f"{C} -> {C}",
-             sum(count(b.attention.projection) for b in self.blocks)),
+             sum(count(b.projection) for b in self.blocks)),
             (f"{L} blocks: feed-forward", f"{C} -> {4 * C} -> {C}",
-             sum(count(b.feed_forward) for b in self.blocks)),
+             sum(count(b.up) + count(b.down) for b in self.blocks)),
             (f"{L} blocks: 2 layer norms", f"2 x 2 x {C}",
              sum(count(b.norm1) + count(b.norm2) for b in self.blocks)),
             ("final layer norm", f"2 x {C}", count(self.norm)),
@@ -671,9 +622,45 @@ class GLTCH(nn.Module):
 # ==================================================================================================
 # 5. Generation
 #
-# Writing is predicting, choosing, appending, over and over. The cache keeps every layer's keys and
-# values, so each new character costs one position instead of the whole context.
+# Writing is predicting, choosing, appending, over and over. What each layer computed for earlier
+# characters (keys and values) never changes, so it is kept: a new character costs one position.
 # ==================================================================================================
+
+
+class Decoder:
+    """The network laid out flat for writing, with a cache of keys and values.
+
+    The arithmetic is GLTCH.forward's without modules around it: for one character at a time their
+    overhead would cost more than the matrix products.
+    """
+
+    def __init__(self, model: GLTCH, batch: int):
+        config, self.model = model.config, model
+        self.heads = (config.n_head, config.n_embd // config.n_head)  # nh, hs
+        shape = (config.n_layer, 2, batch, config.n_head, config.block_size, self.heads[1])
+        self.cache = model.head.weight.new_empty(shape)
+        self.length = 0  # characters in the cache
+        self.layers = [
+            (b.norm1.weight, b.norm1.bias, b.qkv.weight, b.projection.weight, b.norm2.weight,
+             b.norm2.bias, b.up.weight, b.down.weight, keys, values)
+            for b, (keys, values) in zip(model.blocks, self.cache)]
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits (B, vocab_size) after ids (B, T), which follow what is in the cache: any number
+        of them into an empty one, then one at a time."""
+        model, (B, T), C = self.model, ids.shape, self.model.config.n_embd
+        start, end = self.length, self.length + T
+        x = model.token_embedding.weight[ids] + model.position_embedding.weight[start:end]
+        for norm1, bias1, qkv, projection, norm2, bias2, up, down, keys, values in self.layers:
+            heads = F.linear(F.layer_norm(x, (C,), norm1, bias1), qkv).view(B, T, 3, *self.heads)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+            y = F.scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], is_causal=T > 1)
+            x = x + F.linear(y.transpose(1, 2).reshape(B, T, C), projection)
+            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, (C,), norm2, bias2), up)), down)
+        self.length = end
+        return F.linear(model.norm(x[:, -1]), model.head.weight)
 
 
 def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[int],
@@ -716,7 +703,7 @@ def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float =
     require(0 < repetition_penalty < math.inf,
             f"repetition_penalty must be above 0, not {repetition_penalty}.")
     require(overflow in ("reencode", "exact"), f"overflow is reencode or exact, not {overflow}.")
-    size, was_training = model.config.block_size, model.training
+    size = model.config.block_size
     keep = size if overflow == "exact" else max(1, size // 2)
     generator = torch.Generator(ids.device)
     if seed is None:
@@ -724,19 +711,15 @@ def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float =
     else:
         generator.manual_seed(seed)
     text, new = ids, ids[:, -size:]
-    cache = model.new_cache(len(ids))
-    model.eval()
-    try:
-        for _ in range(length):
-            if cache[0].length + new.size(1) > size:
-                cache, new = model.new_cache(len(ids)), text[:, -keep:]
-            logits = model(new, cache=cache)[:, -1].float()  # (B, V)
-            new = choose(logits, text[:, -64:], temperature, top_k, top_p, repetition_penalty,
-                         generator)[:, None]
-            text = torch.cat([text[:, -size:], new], dim=1)
-            yield new[:, 0]
-    finally:
-        model.train(was_training)
+    decoder = Decoder(model, len(ids))
+    for _ in range(length):
+        if decoder.length + new.size(1) > size:
+            new, decoder.length = text[:, -keep:], 0
+        new = choose(decoder(new), text[:, -64:], temperature, top_k, top_p, repetition_penalty,
+                     generator)  # (B,)
+        yield new
+        new = new[:, None]
+        text = torch.cat([text[:, -size:], new], dim=1)
 
 
 def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (1, T)
@@ -826,7 +809,7 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model: GLTCH, recipe: TrainConfig,
                     dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
     """One optimizer for the matrices in the blocks, one for all the rest; every parameter once."""
-    qkv = [block.attention.qkv.weight for block in model.blocks]
+    qkv = [block.qkv.weight for block in model.blocks]
     matrices = [p for p in model.blocks.parameters() if p.dim() == 2
                 and not any(p is q for q in qkv)]
     tables = [model.token_embedding.weight, model.position_embedding.weight, model.head.weight]
@@ -1507,7 +1490,7 @@ def known_part(vocabulary: Vocabulary, prompt: str) -> str:
     """The prompt without the characters the model never saw, which a warning names."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
-        say(f"warning: the model never saw {', '.join(map(ascii, unknown))}: left out")
+        say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
     return "".join(c for c in prompt if c not in unknown)
 
 
