@@ -18,6 +18,7 @@ import contextlib
 import copy
 import hashlib
 import html
+import importlib
 import io
 import json
 import math
@@ -81,8 +82,8 @@ def option(default: Any, kind: Callable[[str], Any], text: str, choices: Any = N
 class TrainConfig:
     """The training recipe. Raises GltchError for a value that makes no sense."""
 
-    steps: Optional[int] = option(None, int, "train for this many steps (default: the full run on a GPU, else "
-                                        "what fits in ten minutes)")
+    steps: Optional[int] = option(
+        None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
     minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
     batch_size: int = option(64, int, "sequences per step, over all processes")
     optimizer: str = option("muon", str, "of the matrices in the blocks", ("muon", "adamw"))
@@ -313,7 +314,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     numbers in order of appearance; sorting the alphabet at the end renumbers them. With `known`,
     that alphabet is used and a character outside it raises GltchError.
     """
-    digest, seen, pieces = hashlib.sha256(), [], []
+    digest, seen, pieces = hashlib.sha256(), [], []  # type: Any, List[int], List[Tensor]
     table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)  # code point -> number
     for chunk in chunks:
         digest.update(chunk.encode())
@@ -453,7 +454,8 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     else:
         content = tiny_shakespeare()
         if content is not None:
-            source, chunks = "Tiny Shakespeare", read_chunks("Tiny Shakespeare", io.BytesIO(content))
+            source = "Tiny Shakespeare"
+            chunks = read_chunks(source, io.BytesIO(content))
         else:
             source = "the prose of Python's language reference (built in; --data for your own)"
             chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
@@ -566,7 +568,7 @@ class GLTCH(nn.Module):
         self.recompute = False  # trade time for memory: forget activations, compute them again
         self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
         self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.norm = nn.LayerNorm(config.n_embd)
         self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self.init_weights()
@@ -785,7 +787,8 @@ class Muon(torch.optim.Optimizer):
 
     def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
                  dtype: torch.dtype):
-        super().__init__(groups, dict(lr=lr, weight_decay=weight_decay, momentum=0.95, split=1))
+        super().__init__(groups, {
+            "lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "split": 1})
         self.dtype = dtype  # of the Newton-Schulz products
 
     @torch.no_grad()
@@ -809,19 +812,20 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model: GLTCH, recipe: TrainConfig,
                     dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
     """One optimizer for the matrices in the blocks, one for all the rest; every parameter once."""
-    qkv = [block.qkv.weight for block in model.blocks]
-    matrices = [p for p in model.blocks.parameters() if p.dim() == 2
-                and not any(p is q for q in qkv)]
-    tables = [model.token_embedding.weight, model.position_embedding.weight, model.head.weight]
-    norms = [p for p in model.parameters() if p.dim() == 1]
-    grouped = [id(p) for p in (*qkv, *matrices, *tables, *norms)]
-    assert sorted(grouped) == sorted(map(id, model.parameters())), "a parameter has no group or two"
+    qkv: List[Tensor] = [block.qkv.weight for block in model.blocks]
+    others: List[Tensor] = [weight for block in model.blocks for weight in (
+        block.projection.weight, block.up.weight, block.down.weight)]
+    tables: List[Tensor] = [part.weight for part in (
+        model.token_embedding, model.position_embedding, model.head)]
+    norms: List[Tensor] = [p for p in model.parameters() if p.dim() == 1]
+    grouped = sorted(id(p) for p in (*qkv, *others, *tables, *norms))
+    assert grouped == sorted(map(id, model.parameters())), "every parameter has one group"
     lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
     first: torch.optim.Optimizer
     if recipe.optimizer == "muon":
-        first = Muon([dict(params=qkv, split=3), dict(params=matrices)], lr, decay, dtype)
+        first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
     else:
-        first = torch.optim.AdamW(qkv + matrices, lr, betas=(0.9, 0.99), weight_decay=decay)
+        first = torch.optim.AdamW(qkv + others, lr, betas=(0.9, 0.99), weight_decay=decay)
     rest = torch.optim.AdamW(tables + norms, recipe.embedding_learning_rate, betas=(0.9, 0.99),
                              eps=1e-10, weight_decay=0.0)
     for optimizer in (first, rest):
@@ -874,8 +878,7 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     wrong = GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged.")
     try:
         if path.suffix == ".safetensors":
-            safe_open = safetensors("safe_open")
-            with safe_open(str(path), framework="pt") as file:
+            with optional("safetensors").safe_open(str(path), framework="pt") as file:
                 weights = {name: file.get_tensor(name) for name in file.keys()}
                 state = {**json.loads((file.metadata() or {})["gltch"]), "ema": weights}
         else:
@@ -906,22 +909,23 @@ def load(path: str) -> Tuple[GLTCH, Vocabulary]:
     return restore(read_checkpoint(file), file)
 
 
-def safetensors(name: str) -> Any:
+def optional(module: str) -> Any:
+    """A package that only safetensors files need."""
     try:
-        import safetensors.torch as package
+        return importlib.import_module(module)
     except ImportError:
-        raise GltchError("safetensors files need one more package: pip install safetensors"
-                         ) from None
-    return getattr(package, name)
+        raise GltchError(f"safetensors files need the package {module.split('.')[0]}: "
+                         "pip install safetensors numpy") from None
 
 
 def export(checkpoint: Path, output: Path) -> None:
     """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
     state = read_checkpoint(checkpoint)
     model, _ = restore(state, checkpoint)
-    about = {key: state[key] for key in ("format", "config", "vocabulary", "step", "val_loss")}
-    content = safetensors("save")({k: v.contiguous() for k, v in model.state_dict().items()},
-                                  {"format": "pt", "gltch": json.dumps(about)})
+    about = {key: state[key] for key in ("format", "config", "vocabulary", "text", "step", "val_loss")}
+    optional("numpy")  # safetensors writes through it
+    content = optional("safetensors.torch").save(
+        model.state_dict(), {"format": "pt", "gltch": json.dumps(about)})
     write_atomically(output, lambda file: file.write(content))
 
 
@@ -1121,7 +1125,8 @@ def pick_precision(name: str, device: torch.device) -> str:
     """auto is bf16 where the hardware has it (GPUs before Ampere only emulate it), else fp16 on a
     GPU and fp32 elsewhere."""
     if name != "auto":
-        require(name != "fp16" or device.type == "cuda", "fp16 training needs a CUDA device.")
+        require(name != "fp16" or device.type == "cuda", "fp16 training needs a CUDA device: use "
+                "--precision bf16 or fp32.")
         return name
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
@@ -1158,8 +1163,9 @@ def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
                 continue
             part = ids[start: start + size * at_once + 1].to(device).long()
             whole = (len(part) - 1) // size * size  # the very last window may be shorter
-            for inputs, targets in ((part[:whole].view(-1, size), part[1: whole + 1].view(-1, size)),
-                                    (part[whole:-1].view(1, -1), part[whole + 1:].view(1, -1))):
+            windows = ((part[:whole].view(-1, size), part[1: whole + 1].view(-1, size)),
+                       (part[whole:-1].view(1, -1), part[whole + 1:].view(1, -1)))
+            for inputs, targets in windows:
                 if targets.numel():
                     total += model(inputs, targets).item() * targets.numel()
     model.train(was_training)
@@ -1229,7 +1235,8 @@ class Trainer:
             loss += part_loss.detach()
         mean_loss = runtime.mean(loss.item())[0]
         require(math.isfinite(mean_loss), f"The loss became {mean_loss} at step {self.step + 1}: "
-                "training stopped; lower --learning-rate, or use --precision fp32.")
+                "training stopped, the last checkpoint is kept; lower --learning-rate, or use "
+                "--precision fp32.")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * factor
@@ -1335,12 +1342,7 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
     """Without --steps or --minutes: the reference run, on a CPU as much of it as fits."""
     if recipe.steps or recipe.minutes:
         return recipe
-    recipe = replace(recipe, steps=reference)
-    if device.type != "cpu":
-        return recipe
-    say(f"budget    {CPU_MINUTES:g} minutes, as this machine has no GPU; the full run: "
-        f"--steps {reference}, another length: --minutes")
-    return replace(recipe, minutes=CPU_MINUTES)
+    return replace(recipe, steps=reference, minutes=CPU_MINUTES if device.type == "cpu" else None)
 
 
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
@@ -1348,13 +1350,13 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
     """Check everything and say what will be trained, before anything is written."""
     runtime = start_runtime(recipe)
     main = runtime.rank == 0
+    require(saved is not None or not main or not (folder / "log.jsonl").exists(), "There already "
+            f"is a run in {folder}: continue it with --resume {folder}, or choose another --name.")
     corpus = corpus or load_corpus(saved["paths"] if saved else ())
-    if saved is None:
-        require(not (folder / "log.jsonl").exists(), f"There already is a run in {folder}: continue "
-                f"it with --resume {folder}, or choose another --name.")
-        recipe = plan_length(recipe, reference, runtime.device)
-        config = replace(config, vocab_size=len(corpus.vocabulary))
-    trainer = Trainer(config, recipe, corpus, runtime)
+    number = int(corpus.digest[:6], 16)
+    require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
+    planned = plan_length(recipe, reference, runtime.device)
+    trainer = Trainer(replace(config, vocab_size=len(corpus.vocabulary)), planned, corpus, runtime)
     if saved is not None:
         trainer.load_state(saved)
         require(trainer.step != trainer.total,
@@ -1366,6 +1368,9 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
         say(f"network   {parameters:,} parameters, context {config.block_size}")
         say(f"device    {runtime.device}, {runtime.precision}"
             + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+        if planned.minutes != recipe.minutes:
+            say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
+                f"--steps {reference}, any other: --minutes")
         say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
     run = Run(folder, writes=main)
     run.start(trainer.step)
@@ -1397,46 +1402,50 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
         saved, folder = read_checkpoint(path), path.parent
         require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
         config = Config(**saved["config"])
-        recipe = TrainConfig(**{**saved["recipe"], "precision": saved["precision"]})
+        recipe = TrainConfig(**{
+            **saved["recipe"],
+            "device": saved["recipe"]["device"] if recipe.device == "auto" else recipe.device,
+            "precision": saved["precision"] if recipe.precision == "auto" else recipe.precision})
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
-    recipe, runtime, corpus = trainer.recipe, trainer.runtime, trainer.corpus
+    recipe, runtime = trainer.recipe, trainer.runtime
     progress = Progress(shown=run.writes)
     characters = recipe.batch_size * config.block_size
-    began, before, speed = time.monotonic(), trainer.seconds, 0.0
+    began, before, speed, stop = time.monotonic(), trainer.seconds, 0.0, 0.0
     with Interrupts(runtime) as interrupts:
         if trainer.step == 0:
             measure(trainer, run)
         timer = StepTimer(recipe, time.monotonic() - began)
-        while trainer.step != trainer.total and not interrupts.signal:
+        while trainer.step != trainer.total and not stop:
             step_began = time.monotonic()
             loss = trainer.train_step()
             now = time.monotonic()
+            # Averaged, so that several processes come to the same decisions.
             seconds, trainer.seconds, stop = runtime.mean(
                 now - step_began, before + now - began, interrupts.signal)
-            if stop and not interrupts.signal:
-                interrupts.signal = signal.SIGINT
             if trainer.total is None:
                 trainer.total = timer.add(seconds, trainer.step, trainer.seconds)
-            speed = characters / seconds if not speed else 0.9 * speed + 0.1 * characters / seconds
+            speed = 0.9 * (speed or characters / seconds) + 0.1 * characters / seconds
             end = trainer.step == trainer.total
             if trainer.step % recipe.log_every == 0 or end:
                 run.log("train", trainer.step, loss=sum(trainer.losses) / len(trainer.losses),
                         characters_per_second=round(speed), seconds=round(trainer.seconds, 1))
                 trainer.losses.clear()
+            if recipe.sample_every and trainer.step % recipe.sample_every == 0 and run.writes:
+                text = "".join(generate(trainer.ema, trainer.corpus.vocabulary, "", 200,
+                                        seed=recipe.seed))
+                run.log("sample", trainer.step, text=text)
+                progress.say(f"\n{text}\n")
             if trainer.step % recipe.eval_every == 0 or end:
                 measure(trainer, run)
             progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
                           trainer.seconds, always=end)
-            if recipe.sample_every and (trainer.step % recipe.sample_every == 0) and run.writes:
-                text = "".join(generate(trainer.ema, corpus.vocabulary, "", 200, seed=recipe.seed))
-                run.log("sample", trainer.step, text=text)
-                progress.say(f"\n{text}\n")
-        if interrupts.signal:
+        ended = trainer.step == trainer.total
+        if not ended:
             run.save(trainer.state(), "last.pt")
             run.plot()
     progress.say("")
-    return Result(trainer.ema, corpus.vocabulary, folder, trainer.step, trainer.val_loss,
-                  interrupts.signal if trainer.step != trainer.total else 0)
+    return Result(trainer.ema, trainer.corpus.vocabulary, folder, trainer.step, trainer.val_loss,
+                  0 if ended else interrupts.signal or signal.SIGINT)
 
 
 # ==================================================================================================
@@ -1448,7 +1457,9 @@ def train_command(args: argparse.Namespace) -> int:
     recipe_names = [f.name for f in fields(TrainConfig)]
     given = {n: getattr(args, n) for n in recipe_names if getattr(args, n) is not None}
     if args.resume is not None:
-        clash = [*given, *(n for n in ("size", "name", "dropout") if getattr(args, n) is not None)]
+        fixed = [*recipe_names, "size", "name", "dropout"]
+        clash = [n for n in fixed if n not in ("device", "precision")
+                 and getattr(args, n) is not None]
         require(not clash, "--resume goes on with the run's own settings: leave out "
                 + ", ".join("--" + name.replace("_", "-") for name in clash) + ".")
     config, recipe, reference = PRESETS[args.size or "2.7m"]
@@ -1542,7 +1553,7 @@ def eval_command(args: argparse.Namespace) -> int:
     state = read_checkpoint(path)
     model, vocabulary = restore(state, path)
     device = pick_device(args.device)
-    corpus = load_corpus(args.data or state["paths"], vocabulary)
+    corpus = load_corpus(args.data or state.get("paths", ()), vocabulary)
     own = corpus.digest == state["text"]  # never measure on what it was trained on
     ids = corpus.validation if own else corpus.ids
     nats = evaluate(model.to(device), ids, Runtime(device))
