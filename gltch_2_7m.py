@@ -922,7 +922,8 @@ def export(checkpoint: Path, output: Path) -> None:
     """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
     state = read_checkpoint(checkpoint)
     model, _ = restore(state, checkpoint)
-    about = {key: state[key] for key in ("format", "config", "vocabulary", "text", "step", "val_loss")}
+    kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
+    about = {key: state[key] for key in kept}
     optional("numpy")  # safetensors writes through it
     content = optional("safetensors.torch").save(
         model.state_dict(), {"format": "pt", "gltch": json.dumps(about)})
