@@ -242,7 +242,8 @@ if __name__ == "__main__":
 # network only ever sees the numbers. The last tenth is held back to measure what was learned.
 # ==================================================================================================
 
-warnings.filterwarnings("ignore", message="Failed to initialize NumPy")  # it is not needed here
+for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
+    warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
 
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
@@ -1001,8 +1002,8 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        whole = (line for line in lines if line.endswith("}"))  # a kill can cut the last one
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text.split("\n")[:-1]  # a kill can cut the last line
         self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
         text = "".join(json.dumps(point) + "\n" for point in self.points)
         write_atomically(path, lambda file: file.write(text.encode()))
@@ -1056,11 +1057,10 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
     for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
         out.append(f'<path class="grid" d="M60 {y(i * step):.1f}H680"/><text x="50" '
                    f'y="{y(i * step) + 4:.1f}" text-anchor="end">{i * step:.1f}</text>')
-    unit = 10 ** math.floor(math.log10(last_step))
-    every = next(u for u in (unit / 5, unit / 2, unit, 2 * unit) if last_step / u <= 6)
-    for i in range(int(last_step / every) + 1):
-        out.append(f'<text x="{x(i * every):.1f}" y="388" text-anchor="middle">'
-                   f"{i * every:,.0f}</text>")
+    unit = 10 ** (len(str(last_step)) - 1)
+    every = next(u for u in (unit // 5, unit // 2, unit, 2 * unit) if u and last_step / u <= 6)
+    for mark in range(0, last_step + 1, every):
+        out.append(f'<text x="{x(mark):.1f}" y="388" text-anchor="middle">{mark:,}</text>')
     for i, (name, curve) in enumerate(curves.items()):
         if curve:
             path = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in curve)

@@ -8,14 +8,16 @@ the few cells below that train a network and let it write.
     python tools/make_colab.py --check    exit with 1 if they are not what would be written
 """
 import ast
+import json
 import re
+import sys
 import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, NAME = "gltch_2_7m.py", "gltch_2_7m_colab"
 WIDTH = 98  # of the explanations; with "# " before it a line has 100 characters
-LONGEST = 60  # lines; functions share a cell up to here
+LONGEST = 50  # lines: short functions share a cell up to here
 BANNER = re.compile(r"^# =+\n# \d+\. (.+)\n((?:#.*\n)*?)# =+\n", re.MULTILINE)
 
 OPENING = """\
@@ -108,37 +110,114 @@ On your own computer `python gltch_2_7m.py sample --checkpoint best.pt` lets it 
 
 def sentence(text):
     """The first sentence, on one line."""
-    flat = " ".join((text or "").split("\n\n")[0].split())
-    return re.split(r"(?<=[.!?])\s", flat)[0]
+    return re.split(r"(?<=[.!?])\s", " ".join(text.split("\n\n")[0].split()))[0]
 
 
 def sections(source):
-    """(title, prose, code) of every section behind the imports that is not about a command line."""
+    """Title, prose and code of every section, except those about the command line."""
     parts = BANNER.split(source)[1:]
     for title, prose, code in zip(parts[0::3], parts[1::3], parts[2::3]):
         if "command line" not in title.lower():
-            yield title, re.sub(r"^# ?", "", prose, flags=re.MULTILINE).strip(), code.strip()
+            yield title, re.sub("^# ?", "", prose, flags=re.MULTILINE).strip(), code.strip()
 
 
 def imports(source, kept):
-    """The imports at the top of the file that the kept code has a use for, __future__ first."""
-    top = BANNER.split(source)[0]
+    """The imports at the top of the file that the kept code has a use for."""
     used = {node.id for node in ast.walk(ast.parse(kept)) if isinstance(node, ast.Name)}
     lines = []
-    for node in ast.parse(top).body:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            names = [a.name + (f" as {a.asname}" if a.asname else "") for a in node.names
-                     if getattr(node, "module", "") == "__future__"
-                     or (a.asname or a.name.split(".")[0]) in used]
-            before = f"from {node.module} " if isinstance(node, ast.ImportFrom) else ""
-            line = f"{before}import {', '.join(names)}"
-            lines += textwrap.wrap(line, 100 - 2) if names else []
+    for node in ast.parse(BANNER.split(source)[0]).body:
+        if isinstance(node, ast.Import):
+            lines += [f"import {name}" for name, called in names(node) if called in used]
+        elif isinstance(node, ast.ImportFrom):
+            wanted = [name for name, called in names(node)
+                      if called in used or node.module == "__future__"]
+            line = f"from {node.module} import {', '.join(wanted)}"
+            if len(line) > 100:
+                line = line.replace("import ", "import (\n    ", 1) + ")"
+            lines += [line] if wanted else []
     return "\n".join(lines)
 
 
-def explain(pieces):
-    """A sentence for every class and function that has a docstring, under its name."""
-    nodes = [node for node in ast.parse("\n\n\n".join(pieces)).body
+def names(node):
+    """What an import statement imports, and what each is called from then on."""
+    return [(a.name + (f" as {a.asname}" if a.asname else ""), a.asname or a.name.split(".")[0])
+            for a in node.names]
+
+
+def explain(code):
+    """A sentence for every class and function with a docstring, under its name."""
+    nodes = [node for node in ast.parse(code).body
              if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node)]
     return [textwrap.fill(f"**{node.name}.** {sentence(ast.get_docstring(node))}", WIDTH)
             for node in nodes]
+
+
+def cut(code):
+    """A section in cells: a class has one to itself, short functions share one, and what has no
+    docstring stays with what it follows."""
+    cells = []
+    for piece in code.split("\n\n\n"):
+        together = cells[-1] + "\n\n\n" + piece if cells else piece
+        apart = re.search("^class ", together, re.MULTILINE) or together.count("\n") >= LONGEST
+        if cells and not (apart and explain(piece)):
+            cells[-1] = together
+        else:
+            cells.append(piece)
+    return cells
+
+
+def make_cells(source):
+    """The whole notebook as (explanation, code) pairs."""
+    kept = list(sections(source))
+    code = "\n\n\n".join(code for _, _, code in kept)
+    if not kept or "sys.argv" in code:
+        sys.exit(f"{SOURCE} must have banner sections, and read sys.argv only in those whose title "
+                 "says 'command line'.")
+    about = ast.get_docstring(ast.parse(source)).split("\n\n")
+    opening = OPENING.format(title=about[0].rstrip("."), source=SOURCE, summary=sentence(about[1]))
+    cells = [(opening, imports(source, code)), SETTINGS]
+    for title, prose, code in kept:
+        for i, part in enumerate(cut(code)):
+            heading = [] if i else [f"## {title}", *filter(None, [prose])]
+            cells.append(("\n\n".join(heading + explain(part)), part))
+    return cells + ENDING
+
+
+def as_script(cells):
+    """The cells in the percent format, which Jupytext, VS Code and Spyder read."""
+    blocks = []
+    for text, code in cells:
+        comment = "\n".join(f"# {line}".rstrip() for line in text.split("\n"))
+        blocks += [f"# %% [markdown]\n{comment}"] + [f"# %%\n{code}"] * bool(code)
+    return "\n\n".join(blocks) + "\n"
+
+
+def as_notebook(cells):
+    """The cells as a notebook without outputs, in nbformat 4.5."""
+    out = []
+    for text, code in cells:
+        out.append({"cell_type": "markdown", "metadata": {}, "source": text})
+        if code:
+            out.append({"cell_type": "code", "execution_count": None, "metadata": {},
+                        "outputs": [], "source": code})
+    for i, cell in enumerate(out):
+        cell["id"], cell["source"] = f"cell-{i:02}", cell["source"].splitlines(True)
+    metadata = {"accelerator": "GPU", "colab": {"gpuType": "T4", "provenance": []},
+                "kernelspec": {"display_name": "Python 3", "name": "python3"},
+                "language_info": {"name": "python"}}
+    book = {"cells": out, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    return json.dumps(book, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def main():
+    cells = make_cells((ROOT / SOURCE).read_text(encoding="utf-8"))
+    for suffix, text in ((".py", as_script(cells)), (".ipynb", as_notebook(cells))):
+        path = ROOT / (NAME + suffix)
+        if "--check" not in sys.argv[1:]:
+            path.write_bytes(text.encode())
+        elif not path.exists() or path.read_bytes() != text.encode():
+            sys.exit(f"{path.name} is not what {SOURCE} gives: run python tools/make_colab.py")
+
+
+if __name__ == "__main__":
+    main()
