@@ -89,8 +89,8 @@ class TrainConfig:
     optimizer: str = option("muon", str, "of the matrices in the blocks", ("muon", "adamw"))
     learning_rate: Optional[float] = option(
         None, float, "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw)")
-    embedding_learning_rate: float = option(
-        0.003, float, "of embeddings, head and layer norms, always AdamW")
+    embedding_learning_rate: float = option(0.02, float, "of embeddings and layer norms (AdamW)")
+    head_learning_rate: float = option(0.003, float, "of the head (AdamW)")
     weight_decay: float = option(0.1, float, "decay of the matrices in the blocks")
     warmup: int = option(20, int, "steps of linear warm-up")
     cooldown: float = option(0.6, float, "last fraction of the run, linear from full rate to zero")
@@ -117,7 +117,7 @@ class TrainConfig:
             value = getattr(self, name)
             require(type(value) is int and 0 <= value < 2**31,
                     f"{name} must be a whole number from 0 to 2147483647, not {value!r}.")
-        for name in ("minutes", "learning_rate", "embedding_learning_rate"):
+        for name in ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             require(value is None or 0 < value < math.inf,
                     f"{name} must be a number above 0, not {value!r}.")
@@ -139,15 +139,19 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
     "2.7m": (Config(), TrainConfig(), REFERENCE_STEPS),
     "10m": (Config(65, 256, 8, 5, 320, 0.2),
-            TrainConfig(embedding_learning_rate=0.002), 4000),
+            TrainConfig(embedding_learning_rate=0.015), 4000),
     "25m": (Config(65, 256, 8, 8, 512, 0.2),
-            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.0015), 6000),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.01,
+                        head_learning_rate=0.002), 6000),
     "50m": (Config(65, 512, 10, 10, 640, 0.2),
-            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.001), 8000),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.01,
+                        head_learning_rate=0.0015), 8000),
     "100m": (Config(65, 512, 14, 12, 768, 0.2),
-             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.0008, warmup=100), 16000),
+             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.006,
+                         head_learning_rate=0.001, warmup=100), 16000),
     "200m": (Config(65, 1024, 16, 16, 1024, 0.2),
-             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.0006, warmup=200), 24000),
+             TrainConfig(batch_size=32, learning_rate=0.01, embedding_learning_rate=0.004,
+                         head_learning_rate=0.001, warmup=200), 24000),
 }
 
 # ==================================================================================================
@@ -816,10 +820,9 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
     qkv: List[Tensor] = [block.qkv.weight for block in model.blocks]
     others: List[Tensor] = [weight for block in model.blocks for weight in (
         block.projection.weight, block.up.weight, block.down.weight)]
-    tables: List[Tensor] = [part.weight for part in (
-        model.token_embedding, model.position_embedding, model.head)]
+    embeddings: List[Tensor] = [model.token_embedding.weight, model.position_embedding.weight]
     norms: List[Tensor] = [p for p in model.parameters() if p.dim() == 1]
-    grouped = sorted(id(p) for p in (*qkv, *others, *tables, *norms))
+    grouped = sorted(id(p) for p in (*qkv, *others, *embeddings, *norms, model.head.weight))
     assert grouped == sorted(map(id, model.parameters())), "every parameter has one group"
     lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
     first: torch.optim.Optimizer
@@ -827,8 +830,10 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
         first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
     else:
         first = torch.optim.AdamW(qkv + others, lr, betas=(0.9, 0.99), weight_decay=decay)
-    rest = torch.optim.AdamW(tables + norms, recipe.embedding_learning_rate, betas=(0.9, 0.99),
-                             eps=1e-10, weight_decay=0.0)
+    rest = torch.optim.AdamW([
+        {"params": [*embeddings, *norms], "lr": recipe.embedding_learning_rate},
+        {"params": [model.head.weight], "lr": recipe.head_learning_rate},
+    ], betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
     for optimizer in (first, rest):
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
@@ -1034,7 +1039,7 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
     losses = sorted(loss for curve in curves.values() for _, loss in curve) or [1.0]
     last_step = max((curve[-1][0] for curve in curves.values() if curve), default=0) or 1
     low = math.floor(losses[0] * 10) / 10
-    high = max(low + 0.5, min(losses[-1], low + 2))  # the first steep steps leave the picture
+    high = max(low + 0.5, min(losses[-1], low + 1.5))  # the first steep steps leave the picture
 
     def x(step: float) -> float:
         return 60 + 620 * step / last_step
@@ -1050,10 +1055,10 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
         ".validation{stroke:#d6336c}.curve{fill:none;stroke-width:2;stroke-linejoin:round}"
         "@media(prefers-color-scheme:dark){svg{color:#dde3ee;background:#14171f}}</style>",
         '<clipPath id="area"><rect x="60" y="50" width="700" height="325"/></clipPath>',
-        f'<text x="60" y="30" font-size="16" font-weight="600">{html.escape(title)}</text>',
+        f'<text x="60" y="24" font-size="16" font-weight="600">{html.escape(title)}</text>',
         '<text x="680" y="406" text-anchor="end">steps</text>',
-        '<text x="60" y="406">loss in nats per character</text>']
-    step = next(s for s in (0.1, 0.2, 0.5, 1.0, 2.0) if (high - low) / s <= 8)
+        '<text x="60" y="43">loss in nats per character</text>']
+    step = next(s for s in (0.1, 0.2, 0.5) if (high - low) / s <= 8)
     for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
         out.append(f'<path class="grid" d="M60 {y(i * step):.1f}H680"/><text x="50" '
                    f'y="{y(i * step) + 4:.1f}" text-anchor="end">{i * step:.1f}</text>')
@@ -1065,8 +1070,8 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
         if curve:
             path = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in curve)
             out.append(f'<polyline class="curve {name}" clip-path="url(#area)" points="{path}"/>'
-                       f'<path class="curve {name}" d="M430 {26 + 18 * i}h24"/><text x="462" '
-                       f'y="{30 + 18 * i}">{name} {curve[-1][1]:.3f}</text>')
+                       f'<path class="curve {name}" d="M530 {20 + 18 * i}h24"/><text x="562" '
+                       f'y="{24 + 18 * i}">{name} {curve[-1][1]:.3f}</text>')
     best = min(curves["validation"], key=lambda point: point[1], default=None)
     if best:
         out.append(f'<circle cx="{x(best[0]):.1f}" cy="{y(best[1]):.1f}" r="4.5" fill="#d6336c"/>'
