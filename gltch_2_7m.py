@@ -735,6 +735,14 @@ def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (
     return vocabulary.encode(prompt or first)[None].to(model.head.weight.device)
 
 
+def known_part(vocabulary: Vocabulary, prompt: str) -> str:
+    """The prompt without the characters the model never saw, which a warning names."""
+    unknown = vocabulary.unknown(prompt)
+    if unknown:
+        say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
+    return "".join(c for c in prompt if c not in unknown)
+
+
 def generate(model: GLTCH, vocabulary: Vocabulary, prompt: str = "", length: int = 500, *,
              stop: Optional[str] = None, **settings: Any) -> Iterator[str]:
     """The continuation of a prompt, piece by piece as it is written; settings as generate_ids.
@@ -1048,12 +1056,13 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
         return 370 - 310 * (loss - low) / (high - low)
 
     out = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 420" role="img" '
-        f'aria-label="Loss of {html.escape(title)}">',
-        "<style>svg{font:13px system-ui,sans-serif;color:#1f2430;background:#fff}"
-        "text{fill:currentColor}.grid{stroke:currentColor;opacity:.12}.train{stroke:#8aa0b8}"
-        ".validation{stroke:#d6336c}.curve{fill:none;stroke-width:2;stroke-linejoin:round}"
-        "@media(prefers-color-scheme:dark){svg{color:#dde3ee;background:#14171f}}</style>",
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 420" width="760" height="420" '
+        f'class="loss" role="img" aria-label="Loss of {html.escape(title)}">',
+        "<style>.loss{font:13px system-ui,sans-serif;color:#1f2430;background:#fff}"
+        ".loss text{fill:currentColor}.loss .grid{stroke:currentColor;opacity:.12}"
+        ".loss .curve{fill:none;stroke-width:2;stroke-linejoin:round}"
+        ".loss .train{stroke:#8aa0b8}.loss .validation{stroke:#d6336c}"
+        "@media(prefers-color-scheme:dark){.loss{color:#dde3ee;background:#14171f}}</style>",
         '<clipPath id="area"><rect x="60" y="50" width="700" height="325"/></clipPath>',
         f'<text x="60" y="24" font-size="16" font-weight="600">{html.escape(title)}</text>',
         '<text x="680" y="406" text-anchor="end">steps</text>',
@@ -1389,7 +1398,8 @@ def measure(trainer: Trainer, run: Run) -> None:
     run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
             seconds=round(trainer.seconds, 1))
     run.plot()
-    run.save(trainer.state(), "last.pt", *(["best.pt"] if val_loss < best else []))
+    is_best = trainer.step > 0 and val_loss < best
+    run.save(trainer.state(), "last.pt", *(["best.pt"] if is_best else []))
 
 
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
@@ -1450,8 +1460,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             run.save(trainer.state(), "last.pt")
             run.plot()
     progress.say("")
-    return Result(trainer.ema, trainer.corpus.vocabulary, folder, trainer.step, trainer.val_loss,
-                  0 if ended else interrupts.signal or signal.SIGINT)
+    return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
+                  trainer.val_loss, 0 if ended else interrupts.signal or signal.SIGINT)
 
 
 # ==================================================================================================
@@ -1501,14 +1511,6 @@ def load_for(args: argparse.Namespace) -> Tuple[GLTCH, Vocabulary]:
     if device.type == "cpu":
         torch.set_num_threads(1)  # one character at a time is too little work to share
     return model.to(device), vocabulary
-
-
-def known_part(vocabulary: Vocabulary, prompt: str) -> str:
-    """The prompt without the characters the model never saw, which a warning names."""
-    unknown = vocabulary.unknown(prompt)
-    if unknown:
-        say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
-    return "".join(c for c in prompt if c not in unknown)
 
 
 def sample_command(args: argparse.Namespace) -> int:

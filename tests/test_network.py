@@ -19,7 +19,8 @@ def random_model(config=TINY, seed=0):
     model, generator = GLTCH(config), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.3 * torch.randn(p.shape, generator=generator))
+            noise = torch.randn(p.shape, generator=generator)
+            p.copy_(0.4 * noise) if p.dim() == 2 else p.add_(0.1 * noise)
     return model
 
 

@@ -1,0 +1,1620 @@
+# %% [markdown]
+# # GLTCH-2.7M: a language model in one file, from an empty page to one that writes
+#
+# GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
+# time and learns to predict the next one.
+# This notebook is all of it: read it from top to bottom, and it trains a network and lets it write.
+#
+# **Runtime > Change runtime type > T4 GPU**, then run the cells in order (Runtime > Run all).
+#
+# Written by `tools/make_colab.py` from `gltch_2_7m.py`: change those, not this.
+
+# %%
+from __future__ import annotations
+
+import codecs
+import contextlib
+import copy
+import hashlib
+import html
+import importlib
+import io
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+
+# %% [markdown]
+# ## Settings
+#
+# What to change before a run. To learn from a text of your own, put it into the Files panel on the
+# left and its name into the list: `DATA = ["my_text.txt"]`.
+
+# %%
+STEPS = None  # None: the full run on a GPU, what fits in ten minutes on a CPU
+DATA = []  # your own text files; empty: Tiny Shakespeare
+
+# %% [markdown]
+# ## Configuration
+#
+# `Config` is the shape of the network: its defaults are GLTCH-2.7M, 2,708,736 parameters over the
+# 65 characters of Tiny Shakespeare. `TrainConfig` is the recipe: how long, how fast, with what.
+#
+# **GltchError.** Something the user can put right; the message is one sentence that says what and
+# how.
+
+# %%
+class GltchError(Exception):
+    """Something the user can put right; the message is one sentence that says what and how."""
+
+
+def require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise GltchError(sentence)
+
+# %% [markdown]
+# **Config.** Shape of the network.
+
+# %%
+@dataclass(frozen=True)
+class Config:
+    """Shape of the network. Raises GltchError for a shape that cannot be built."""
+
+    vocab_size: int = 65
+    block_size: int = 128  # context length in characters
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 192
+    dropout: float = 0.1  # on the residual branches
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            value = getattr(self, name)
+            require(type(value) is int and value >= 1,
+                    f"{name} must be a whole number of at least 1, not {value!r}.")
+        require(self.n_embd % self.n_head == 0,
+                f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head}).")
+        require(type(self.dropout) in (int, float) and 0 <= self.dropout < 1,
+                f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
+
+# %% [markdown]
+# **option.** A TrainConfig field that is also a command line option: the help stands beside the
+# value.
+
+# %%
+def option(default: Any, kind: Callable[[str], Any], text: str, choices: Any = None) -> Any:
+    """A TrainConfig field that is also a command line option: the help stands beside the value."""
+    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
+
+# %% [markdown]
+# **TrainConfig.** The training recipe.
+
+# %%
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training recipe. Raises GltchError for a value that makes no sense."""
+
+    steps: Optional[int] = option(
+        None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
+    minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
+    batch_size: int = option(64, int, "sequences per step, over all processes")
+    optimizer: str = option("muon", str, "of the matrices in the blocks", ("muon", "adamw"))
+    learning_rate: Optional[float] = option(
+        None, float, "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw)")
+    embedding_learning_rate: float = option(0.02, float, "of embeddings and layer norms (AdamW)")
+    head_learning_rate: float = option(0.003, float, "of the head (AdamW)")
+    weight_decay: float = option(0.1, float, "decay of the matrices in the blocks")
+    warmup: int = option(20, int, "steps of linear warm-up")
+    cooldown: float = option(0.6, float, "last fraction of the run, linear from full rate to zero")
+    seed: int = option(1337, int, "seed of everything random")
+    eval_every: int = option(100, int, "steps between evaluations; each writes a checkpoint")
+    sample_every: int = option(500, int, "steps between text samples, 0 for none")
+    log_every: int = option(10, int, "steps between points of the training curve")
+    device: str = option("auto", str, "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option("auto", str, "of the matrix products", ("auto", "fp32", "bf16", "fp16"))
+    compile: bool = option(False, bool, "torch.compile the network (pays on long GPU runs)")
+    low_memory: bool = option(
+        False, bool, "less memory, same model: small micro-batches, recomputed activations")
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, choices = getattr(self, f.name), f.metadata["choices"]
+            require(choices is None or value in choices,
+                    f"{f.name} must be one of {', '.join(map(str, choices or ()))}, not {value!r}.")
+        for name in ("steps", "batch_size", "eval_every", "log_every"):
+            value = getattr(self, name)
+            require(value is None and name == "steps" or type(value) is int and value >= 1,
+                    f"{name} must be a whole number of at least 1, not {value!r}.")
+        for name in ("warmup", "sample_every", "seed"):
+            value = getattr(self, name)
+            require(type(value) is int and 0 <= value < 2**31,
+                    f"{name} must be a whole number from 0 to 2147483647, not {value!r}.")
+        for name in ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate"):
+            value = getattr(self, name)
+            require(value is None or 0 < value < math.inf,
+                    f"{name} must be a number above 0, not {value!r}.")
+        require(0 <= self.weight_decay < math.inf,
+                f"weight_decay must be at least 0, not {self.weight_decay!r}.")
+        require(0 <= self.cooldown <= 1, f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
+
+    @property
+    def matrix_learning_rate(self) -> float:
+        return self.learning_rate or {"muon": 0.02, "adamw": 0.001}[self.optimizer]
+
+
+REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
+CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
+
+# The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
+# see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
+PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
+    "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
+    "2.7m": (Config(), TrainConfig(), REFERENCE_STEPS),
+    "10m": (Config(65, 256, 8, 5, 320, 0.2),
+            TrainConfig(embedding_learning_rate=0.015), 4000),
+    "25m": (Config(65, 256, 8, 8, 512, 0.2),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.01,
+                        head_learning_rate=0.002), 6000),
+    "50m": (Config(65, 512, 10, 10, 640, 0.2),
+            TrainConfig(learning_rate=0.015, embedding_learning_rate=0.01,
+                        head_learning_rate=0.0015), 8000),
+    "100m": (Config(65, 512, 14, 12, 768, 0.2),
+             TrainConfig(learning_rate=0.01, embedding_learning_rate=0.006,
+                         head_learning_rate=0.001, warmup=100), 16000),
+    "200m": (Config(65, 1024, 16, 16, 1024, 0.2),
+             TrainConfig(batch_size=32, learning_rate=0.01, embedding_learning_rate=0.004,
+                         head_learning_rate=0.001, warmup=200), 24000),
+}
+
+# %% [markdown]
+# ## Text
+#
+# A text is a long row of characters. The vocabulary gives each different character a number; the
+# network only ever sees the numbers. The last tenth is held back to measure what was learned.
+#
+# **say.** Everything meant for a person goes to stderr; stdout carries data only.
+
+# %%
+for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
+    warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
+
+SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+                   "tinyshakespeare/input.txt")
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+CHUNK = 1 << 20  # characters decoded at a time
+
+
+def say(*words: object) -> None:
+    """Everything meant for a person goes to stderr; stdout carries data only."""
+    print(*words, file=sys.stderr, flush=True)
+
+# %% [markdown]
+# **Vocabulary.** The different characters of a text, in order: character i has number i.
+
+# %%
+class Vocabulary:
+    """The different characters of a text, in order: character i has number i."""
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.number = {c: i for i, c in enumerate(characters)}
+        require(len(self.number) == len(characters) > 0, "A vocabulary lists each character once.")
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def unknown(self, text: str) -> List[str]:
+        return sorted(set(text) - set(self.characters))
+
+    def encode(self, text: str) -> Tensor:  # (len(text),) int64
+        unknown = self.unknown(text)
+        require(not unknown, f"The model does not know {', '.join(map(repr, unknown[:10]))}.")
+        return torch.tensor([self.number[c] for c in text], dtype=torch.long)
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in numbers)
+
+# %% [markdown]
+# **Corpus.** An encoded text, split 90/10 into training and validation characters.
+
+# %%
+@dataclass
+class Corpus:
+    """An encoded text, split 90/10 into training and validation characters."""
+
+    source: str  # what it is, in words
+    ids: Tensor  # (n,) uint8, int16 or int32: the narrowest that holds the vocabulary
+    vocabulary: Vocabulary
+    digest: str  # SHA-256 of the text in UTF-8
+    paths: List[str] = field(default_factory=list)  # where to find it again, for --resume
+
+    @property
+    def train(self) -> Tensor:
+        return self.ids[: len(self.ids) * 9 // 10]
+
+    @property
+    def validation(self) -> Tensor:
+        return self.ids[len(self.ids) * 9 // 10:]
+
+
+def narrowest(size: int) -> torch.dtype:
+    return torch.uint8 if size <= 256 else torch.int16 if size <= 2**15 else torch.int32
+
+# %% [markdown]
+# **encode_chunks.** Encode a text piece by piece, by table look-up, never holding it whole as a
+# string.
+#
+# **read_chunks.** Decode a binary stream as UTF-8, any line ends.
+#
+# **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
+
+# %%
+def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[Tensor, str, str]:
+    """Encode a text piece by piece, by table look-up, never holding it whole as a string.
+
+    Returns the numbers (n,), the sorted characters and the SHA-256. Characters get provisional
+    numbers in order of appearance; sorting the alphabet at the end renumbers them. With `known`,
+    that alphabet is used and a character outside it raises GltchError.
+    """
+    digest, seen, pieces = hashlib.sha256(), [], []  # type: Any, List[int], List[Tensor]
+    table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)  # code point -> number
+    for chunk in chunks:
+        digest.update(chunk.encode())
+        codes = torch.frombuffer(bytearray(chunk.encode("utf-32-le")), dtype=torch.int32).long()
+        fresh = codes[table[codes] < 0].unique()
+        table[fresh] = torch.arange(len(seen), len(seen) + len(fresh), dtype=torch.int32)
+        seen += fresh.tolist()
+        pieces.append(table[codes].to(narrowest(len(seen))))
+    characters = known or "".join(map(chr, sorted(seen)))
+    unknown = Vocabulary(characters).unknown("".join(map(chr, seen)))
+    require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
+            f"{', '.join(map(repr, unknown[:10]))}.")
+    number = {ord(c): i for i, c in enumerate(characters)}
+    final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
+    for i, piece in enumerate(pieces):
+        pieces[i] = final[piece.long()]
+    return torch.cat(pieces) if pieces else final, characters, digest.hexdigest()
+
+
+def read_chunks(name: str, stream: Any) -> Iterator[str]:
+    """Decode a binary stream as UTF-8, any line ends. Raises GltchError for what is not text."""
+    text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
+    try:
+        for chunk in iter(lambda: text.read(CHUNK), ""):
+            require("\0" not in chunk, f"{name} is a binary file, not text.")
+            yield chunk
+    except UnicodeDecodeError as error:
+        raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
+                         "save it as UTF-8 and try again.") from None
+
+
+def files_in(folder: Path) -> List[Path]:
+    """The text files below a folder, sorted; hidden and binary ones are passed over."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()
+             and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    return [path for path in files if is_text(path)]
+
+
+def is_text(path: Path) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(4096)
+    try:  # a character cut in half at the end of the sample is no error
+        codecs.getincrementaldecoder("utf-8")().decode(start)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
+
+
+def read_paths(paths: Sequence[str]) -> Iterator[str]:
+    for name in paths:
+        if name == "-":
+            yield from read_chunks("standard input", sys.stdin.buffer)
+            continue
+        require(Path(name).exists(), f"There is no file or folder {name!r}.")
+        files = files_in(Path(name)) if Path(name).is_dir() else [Path(name)]
+        require(bool(files), f"The folder {name!r} holds no text files.")
+        for path in files:
+            try:
+                with open(path, "rb") as file:
+                    yield from read_chunks(str(path), file)
+            except OSError as error:
+                raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
+
+# %% [markdown]
+# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
+# until then.
+#
+# **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
+# of reach.
+
+# %%
+def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or "the disk may be full"
+        raise GltchError(f"{path} could not be written: {reason}.") from error
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+def tiny_shakespeare() -> Optional[bytes]:
+    """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
+    path = cache_folder() / "tinyshakespeare.txt"
+    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == SHAKESPEARE_SHA256:
+        return path.read_bytes()
+    try:
+        import requests
+    except ImportError:
+        say("text      no download: the package requests is missing (pip install requests)")
+        return None
+    try:
+        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
+        reply.raise_for_status()
+    except requests.RequestException as error:
+        say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
+        return None
+    if hashlib.sha256(reply.content).hexdigest() != SHAKESPEARE_SHA256:
+        say("text      what was downloaded is not Tiny Shakespeare: its SHA-256 differs")
+        return None
+    try:
+        write_atomically(path, lambda file: file.write(reply.content))
+    except GltchError as error:
+        say(f"text      not kept for next time: {error}")
+    return reply.content
+
+# %% [markdown]
+# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
+# Shakespeare.
+#
+# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
+# built-in prose.
+
+# %%
+def builtin_text() -> str:
+    """The prose of Python's language reference, in the 65 characters of Tiny Shakespeare."""
+    from pydoc_data.topics import topics  # part of Python's standard library
+    plain = str.maketrans({'"': "'", "“": "'", "”": "'", "‘": "'", "’": "'", "—": "--", "…": "..."})
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", "\n\n".join(topics[key] for key in sorted(topics))):
+        text = re.sub(r"\s*\n\s*", "\n", paragraph.translate(plain)).strip()
+        kept = "".join(c for c in text if c in SHAKESPEARE_CHARACTERS)
+        if len(kept) >= 60 and len(kept) >= 0.94 * len(text):  # prose, not code or grammar
+            paragraphs.append(re.sub(" +", " ", kept))
+    return "\n\n".join(paragraphs) + "\n"
+
+
+def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = None) -> Corpus:
+    """The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the built-in prose.
+
+    With a vocabulary, the text is encoded in it. Raises GltchError for an unusable text.
+    """
+    known = vocabulary.characters if vocabulary else None
+    given = [p if p == "-" else os.path.abspath(p)
+             for p in paths or filter(None, [os.environ.get("GLTCH_DATA")])]
+    if given:
+        source = ", ".join(given) + ("" if paths else " (GLTCH_DATA)")
+        chunks = read_paths(given)
+    else:
+        content = tiny_shakespeare()
+        if content is not None:
+            source = "Tiny Shakespeare"
+            chunks = read_chunks(source, io.BytesIO(content))
+        else:
+            source = "the prose of Python's language reference (built in; --data for your own)"
+            chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
+    ids, characters, digest = encode_chunks(chunks, known)
+    corpus = Corpus(source, ids, Vocabulary(characters) if characters else Vocabulary("\n"), digest,
+                    given)
+    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
+    return corpus
+
+# %% [markdown]
+# **Windows.** The order in which training sees the text: windows of `size` characters and their
+# successor.
+
+# %%
+class Windows:
+    """The order in which training sees the text: windows of `size` characters and their successor.
+
+    Every epoch visits each window once, in random order and from a new random offset. The order is
+    a function of the seed alone, so a position in it is just a count of windows.
+    """
+
+    def __init__(self, ids: Tensor, size: int, seed: int):
+        require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
+                f"the network takes {size + 1}: use a longer text or a smaller --size.")
+        self.ids, self.size, self.seed = ids, size, seed
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
+        self.epoch, self.starts = -1, torch.empty(0)
+
+    def start(self, index: int) -> int:
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
+            offset = torch.randint(room, (1,), generator=generator)
+            order = torch.randperm(self.per_epoch, generator=generator)
+            self.epoch, self.starts = epoch, offset + order * self.size
+        return int(self.starts[position])
+
+    def batch(self, indices: Iterable[int]) -> Tuple[Tensor, Tensor]:
+        """Inputs (B, T) and targets (B, T), the characters that follow, as int64."""
+        starts = torch.tensor([self.start(i) for i in indices], device=self.ids.device)
+        positions = starts[:, None] + torch.arange(self.size + 1, device=self.ids.device)
+        windows = self.ids[positions].long()  # (B, T + 1)
+        return windows[:, :-1], windows[:, 1:]
+
+# %% [markdown]
+# ## The network
+#
+# A transformer: every character becomes a vector, and six times over each vector first gathers
+# from the vectors before it (attention), then thinks by itself (feed-forward). What stands at a
+# position in the end predicts the character that follows.
+#
+# **causal_attention.** Every position gathers values from itself and the positions before it.
+#
+# **dropout.** Zero a fraction p of x and scale the rest up.
+
+# %%
+def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # all (B, nh, T, hs)
+    """Every position gathers values from itself and the positions before it.
+
+    Two ways, equal up to rounding. PyTorch's fused attention is the fast one, except for bf16 on a
+    CPU: its backward pass there takes several times as long as two plain matrix products.
+    """
+    if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    B, nh, T, hs = q.shape
+    future = torch.full((T, T), -math.inf, dtype=q.dtype).triu(1)  # 0 for the past
+    scores = torch.baddbmm(future.expand(B * nh, T, T), q.reshape(B * nh, T, hs),
+                           k.reshape(B * nh, T, hs).transpose(1, 2), alpha=hs**-0.5)
+    return torch.bmm(scores.softmax(-1), v.reshape(B * nh, T, hs)).view(B, nh, T, hs)
+
+
+def dropout(x: Tensor, p: float) -> Tensor:
+    """Zero a fraction p of x and scale the rest up. On a CPU p is rounded to a 256th: one random
+    byte per element costs a tenth of PyTorch's one random number per element."""
+    if x.device.type != "cpu" or p == 0:
+        return F.dropout(x, p)
+    limit = round(256 * p)
+    random = torch.randint(-2**63, 2**63 - 1, ((x.numel() + 7) // 8,)).view(torch.uint8)
+    keep = (random[: x.numel()] >= limit).view(x.shape)
+    return x * (keep.to(x.dtype) * (256 / (256 - limit)))
+
+# %% [markdown]
+# **Block.** One layer: x + attention(norm1(x)), then x + feed_forward(norm2(x)).
+
+# %%
+class Block(nn.Module):
+    """One layer: x + attention(norm1(x)), then x + feed_forward(norm2(x))."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        C, self.n_head, self.p = config.n_embd, config.n_head, config.dropout
+        self.norm1 = nn.LayerNorm(C)
+        self.qkv = nn.Linear(C, 3 * C, bias=False)  # queries, keys and values of all heads
+        self.projection = nn.Linear(C, C, bias=False)
+        self.norm2 = nn.LayerNorm(C)
+        self.up = nn.Linear(C, 4 * C, bias=False)
+        self.down = nn.Linear(4 * C, C, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        p = self.p if self.training else 0.0
+        x = x + dropout(self.attention(self.norm1(x)), p)
+        return x + dropout(self.down(F.gelu(self.up(self.norm2(x)))), p)
+
+    def attention(self, x: Tensor) -> Tensor:
+        B, T, C = x.shape
+        heads = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+        y = causal_attention(q, k, v)
+        return self.projection(y.transpose(1, 2).reshape(B, T, C))  # heads side by side
+
+# %% [markdown]
+# **GLTCH.** The whole network: characters in, a score for every possible next character out.
+
+# %%
+class GLTCH(nn.Module):
+    """The whole network: characters in, a score for every possible next character out."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.recompute = False  # trade time for memory: forget activations, compute them again
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """What each weight starts as.
+
+        embeddings, qkv, up     normal, standard deviation 0.02
+        projection, down        zero: every block starts as the identity
+        head                    zero: all characters equally likely, loss ln(vocab_size)
+        layer norms             weight one, bias zero (PyTorch's own)
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith(("projection.weight", "down.weight", "head.weight")):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids: Tensor, targets: Optional[Tensor] = None) -> Tensor:
+        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats."""
+        position = torch.arange(ids.size(1), device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(position)  # (B, T, C)
+        for block in self.blocks:
+            if self.recompute and self.training:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+        logits = self.head(self.norm(x))  # (B, T, vocab_size)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+    def parameter_table(self) -> List[Tuple[str, str, int]]:
+        """(component, shape, parameters) for each part, all blocks in one row."""
+        config, count = self.config, lambda part: sum(p.numel() for p in part.parameters())
+        V, T, C, L = config.vocab_size, config.block_size, config.n_embd, config.n_layer
+        return [
+            ("token embedding", f"{V} x {C}", count(self.token_embedding)),
+            ("position embedding", f"{T} x {C}", count(self.position_embedding)),
+            (f"{L} blocks: attention qkv", f"{C} -> {3 * C}",
+             sum(count(b.qkv) for b in self.blocks)),
+            (f"{L} blocks: attention projection", f"{C} -> {C}",
+             sum(count(b.projection) for b in self.blocks)),
+            (f"{L} blocks: feed-forward", f"{C} -> {4 * C} -> {C}",
+             sum(count(b.up) + count(b.down) for b in self.blocks)),
+            (f"{L} blocks: 2 layer norms", f"2 x 2 x {C}",
+             sum(count(b.norm1) + count(b.norm2) for b in self.blocks)),
+            ("final layer norm", f"2 x {C}", count(self.norm)),
+            ("head", f"{C} -> {V}", count(self.head)),
+        ]
+
+# %% [markdown]
+# ## Generation
+#
+# Writing is predicting, choosing, appending, over and over. What each layer computed for earlier
+# characters (keys and values) never changes, so it is kept: a new character costs one position.
+#
+# **Decoder.** The network laid out flat for writing, with a cache of keys and values.
+
+# %%
+class Decoder:
+    """The network laid out flat for writing, with a cache of keys and values.
+
+    The arithmetic is GLTCH.forward's without modules around it: for one character at a time their
+    overhead would cost more than the matrix products.
+    """
+
+    def __init__(self, model: GLTCH, batch: int):
+        config, self.model = model.config, model
+        self.heads = (config.n_head, config.n_embd // config.n_head)  # nh, hs
+        shape = (config.n_layer, 2, batch, config.n_head, config.block_size, self.heads[1])
+        self.cache = model.head.weight.new_empty(shape)
+        self.length = 0  # characters in the cache
+        self.layers = [
+            (b.norm1.weight, b.norm1.bias, b.qkv.weight, b.projection.weight, b.norm2.weight,
+             b.norm2.bias, b.up.weight, b.down.weight, keys, values)
+            for b, (keys, values) in zip(model.blocks, self.cache)]
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits (B, vocab_size) after ids (B, T), which follow what is in the cache: any number
+        of them into an empty one, then one at a time."""
+        model, (B, T), C = self.model, ids.shape, self.model.config.n_embd
+        start, end = self.length, self.length + T
+        x = model.token_embedding.weight[ids] + model.position_embedding.weight[start:end]
+        for norm1, bias1, qkv, projection, norm2, bias2, up, down, keys, values in self.layers:
+            heads = F.linear(F.layer_norm(x, (C,), norm1, bias1), qkv).view(B, T, 3, *self.heads)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+            y = F.scaled_dot_product_attention(
+                q, keys[:, :, :end], values[:, :, :end], is_causal=T > 1)
+            x = x + F.linear(y.transpose(1, 2).reshape(B, T, C), projection)
+            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, (C,), norm2, bias2), up)), down)
+        self.length = end
+        return F.linear(model.norm(x[:, -1]), model.head.weight)
+
+# %% [markdown]
+# **choose.** Draw the next character of each row: logits (B, V), recent (B, R) -> (B,).
+
+# %%
+def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[int],
+           top_p: Optional[float], repetition_penalty: float,
+           generator: Optional[torch.Generator]) -> Tensor:
+    """Draw the next character of each row: logits (B, V), recent (B, R) -> (B,)."""
+    if repetition_penalty != 1:  # CTRL (1909.05858), section 4.1, over the recent characters only
+        seen = logits.gather(1, recent)
+        logits = logits.scatter(1, recent, torch.where(
+            seen > 0, seen / repetition_penalty, seen * repetition_penalty))
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    if top_k is not None and top_k < logits.size(-1):
+        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
+    if top_p is not None and top_p < 1:  # nucleus sampling (1904.09751)
+        ordered, order = logits.sort(descending=True)
+        share = ordered.softmax(-1)
+        beyond = share.cumsum(-1) - share >= top_p  # the likeliest always stays
+        logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -math.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+
+# %% [markdown]
+# **generate_ids.** Continue each row of ids (B, T) by `length` characters, yielding (B,) after
+# each.
+#
+# **start_ids.** The encoded prompt; with an empty one the model starts as after a line end.
+#
+# **known_part.** The prompt without the characters the model never saw, which a warning names.
+
+# %%
+@torch.inference_mode()
+def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float = 0.8,
+                 top_k: Optional[int] = None, top_p: Optional[float] = None,
+                 repetition_penalty: float = 1.0, seed: Optional[int] = None,
+                 overflow: str = "reencode") -> Iterator[Tensor]:
+    """Continue each row of ids (B, T) by `length` characters, yielding (B,) after each.
+
+    Positions are learned, so a window that slides changes every cached key and value. When the
+    context is full, `reencode` keeps its newer half and goes on, a small cost once in half a
+    context; `exact` keeps all but the oldest character and computes the whole window every time.
+    Raises GltchError for settings that make no sense.
+    """
+    require(length >= 0, f"length must be at least 0, not {length}.")
+    require(0 <= temperature < math.inf, f"temperature must be at least 0, not {temperature}.")
+    require(top_k is None or top_k >= 1, f"top_k must be at least 1, not {top_k}.")
+    require(top_p is None or 0 < top_p <= 1, f"top_p must be above 0 and at most 1, not {top_p}.")
+    require(0 < repetition_penalty < math.inf,
+            f"repetition_penalty must be above 0, not {repetition_penalty}.")
+    require(overflow in ("reencode", "exact"), f"overflow is reencode or exact, not {overflow}.")
+    size = model.config.block_size
+    keep = size if overflow == "exact" else max(1, size // 2)
+    generator = torch.Generator(ids.device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    text, new = ids, ids[:, -size:]
+    decoder = Decoder(model, len(ids))
+    for _ in range(length):
+        if decoder.length + new.size(1) > size:
+            new, decoder.length = text[:, -keep:], 0
+        new = choose(decoder(new), text[:, -64:], temperature, top_k, top_p, repetition_penalty,
+                     generator)  # (B,)
+        yield new
+        new = new[:, None]
+        text = torch.cat([text[:, -size:], new], dim=1)
+
+
+def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (1, T)
+    """The encoded prompt; with an empty one the model starts as after a line end."""
+    first = "\n" if "\n" in vocabulary.number else vocabulary.characters[0]
+    return vocabulary.encode(prompt or first)[None].to(model.head.weight.device)
+
+
+def known_part(vocabulary: Vocabulary, prompt: str) -> str:
+    """The prompt without the characters the model never saw, which a warning names."""
+    unknown = vocabulary.unknown(prompt)
+    if unknown:
+        say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
+    return "".join(c for c in prompt if c not in unknown)
+
+# %% [markdown]
+# **generate.** The continuation of a prompt, piece by piece as it is written; settings as
+# generate_ids.
+#
+# **generate_batch.** `count` continuations of a prompt, written side by side; settings as
+# generate_ids.
+
+# %%
+def generate(model: GLTCH, vocabulary: Vocabulary, prompt: str = "", length: int = 500, *,
+             stop: Optional[str] = None, **settings: Any) -> Iterator[str]:
+    """The continuation of a prompt, piece by piece as it is written; settings as generate_ids.
+
+    What may be the beginning of `stop` is held back until it is clear; `stop` itself is never part
+    of the text.
+    """
+    pending = ""
+    for new in generate_ids(model, start_ids(model, vocabulary, prompt), length, **settings):
+        pending += vocabulary.decode(new.tolist())
+        if stop and stop in pending:
+            yield pending[: pending.index(stop)]
+            return
+        held = next((n for n in range(min(len(stop or ""), len(pending)), 0, -1)
+                     if (stop or "").startswith(pending[-n:])), 0)
+        yield pending[: len(pending) - held]
+        pending = pending[len(pending) - held:]
+    yield pending
+
+
+def generate_batch(model: GLTCH, vocabulary: Vocabulary, prompt: str, count: int,
+                   length: int = 500, *, stop: Optional[str] = None, **settings: Any) -> List[str]:
+    """`count` continuations of a prompt, written side by side; settings as generate_ids."""
+    start = start_ids(model, vocabulary, prompt).expand(count, -1)
+    columns = [new.tolist() for new in generate_ids(model, start, length, **settings)]
+    texts = [vocabulary.decode(row) for row in zip(*columns)] or [""] * count
+    return [text.split(stop)[0] if stop else text for text in texts]
+
+# %% [markdown]
+# ## The optimizer
+#
+# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
+# update turns every direction equally. AdamW for embeddings, head and layer norms.
+#
+# **orthogonalize.** Roughly the nearest semi-orthogonal matrix of each: five Newton-Schulz steps of
+# a quintic whose coefficients push all singular values towards 1 (Muon,
+# kellerjordan.github.io/posts/muon).
+
+# %%
+def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, cols)
+    """Roughly the nearest semi-orthogonal matrix of each: five Newton-Schulz steps of a quintic
+    whose coefficients push all singular values towards 1 (Muon, kellerjordan.github.io/posts/muon).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    tall = g.size(-2) > g.size(-1)
+    x = (g.transpose(-2, -1) if tall else g).to(dtype)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.transpose(-2, -1)
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.transpose(-2, -1) if tall else x).to(g.dtype)
+
+# %% [markdown]
+# **Muon.** Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row
+# blocks, each orthogonalized by itself (queries, keys and values are three matrices).
+
+# %%
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row blocks,
+    each orthogonalized by itself (queries, keys and values are three matrices)."""
+
+    def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
+                 dtype: torch.dtype):
+        super().__init__(groups, {
+            "lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "split": 1})
+        self.dtype = dtype  # of the Newton-Schulz products
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                nesterov = p.grad.lerp(momentum, group["momentum"])
+                blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
+                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
+        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
+            updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
+            parts = updates.split([len(blocks) for _, blocks, _ in members])
+            for (p, _, group), update in zip(members, parts):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.reshape_as(p), alpha=-group["lr"] * max(1, rows / cols)**0.5)
+
+# %% [markdown]
+# **make_optimizers.** One optimizer for the matrices in the blocks, one for all the rest; every
+# parameter once.
+#
+# **lr_factor.** Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero.
+
+# %%
+def make_optimizers(model: GLTCH, recipe: TrainConfig,
+                    dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
+    """One optimizer for the matrices in the blocks, one for all the rest; every parameter once."""
+    qkv: List[Tensor] = [block.qkv.weight for block in model.blocks]
+    others: List[Tensor] = [weight for block in model.blocks for weight in (
+        block.projection.weight, block.up.weight, block.down.weight)]
+    embeddings: List[Tensor] = [model.token_embedding.weight, model.position_embedding.weight]
+    norms: List[Tensor] = [p for p in model.parameters() if p.dim() == 1]
+    grouped = sorted(id(p) for p in (*qkv, *others, *embeddings, *norms, model.head.weight))
+    assert grouped == sorted(map(id, model.parameters())), "every parameter has one group"
+    lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
+    first: torch.optim.Optimizer
+    if recipe.optimizer == "muon":
+        first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
+    else:
+        first = torch.optim.AdamW(qkv + others, lr, betas=(0.9, 0.99), weight_decay=decay)
+    rest = torch.optim.AdamW([
+        {"params": [*embeddings, *norms], "lr": recipe.embedding_learning_rate},
+        {"params": [model.head.weight], "lr": recipe.head_learning_rate},
+    ], betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
+    for optimizer in (first, rest):
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return [first, rest]
+
+
+def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero."""
+    warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
+    if total is None or recipe.cooldown == 0:
+        return warm
+    return min(warm, (total - step) / (recipe.cooldown * total), 1.0)
+
+# %% [markdown]
+# ## Checkpoints
+#
+# A checkpoint is everything a run needs to go on as if it had never stopped, in one file that is
+# replaced whole or not at all. Nothing is ever unpickled: files hold tensors and plain values.
+#
+# **find_checkpoint.** The checkpoint meant by a file, a run's folder, or nothing (the newest run
+# under runs/).
+#
+# **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.
+
+# %%
+FORMAT = "gltch-checkpoint-1"
+
+
+def save_checkpoint(path: Path, state: Dict[str, Any]) -> None:
+    write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
+
+
+def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
+    """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
+    if not name:
+        found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
+        require(bool(found), "There is no trained network under runs/ yet: train one first with "
+                             "python gltch_2_7m.py, or name one with --checkpoint.")
+        newest = max(found, key=lambda path: path.stat().st_mtime).parent
+        return next(newest / choice for choice in choices if (newest / choice).exists())
+    path = Path(name)
+    if path.is_dir():
+        inside = [path / choice for choice in choices if (path / choice).exists()]
+        require(bool(inside), f"The folder {name!r} holds no {' or '.join(choices)}.")
+        return inside[0]
+    require(path.exists(), f"There is no checkpoint {name!r}.")
+    return path
+
+
+def read_checkpoint(path: Path) -> Dict[str, Any]:
+    """A .pt or .safetensors checkpoint as a dictionary. Raises GltchError if it is not one."""
+    wrong = GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged.")
+    try:
+        if path.suffix == ".safetensors":
+            with optional("safetensors").safe_open(str(path), framework="pt") as file:
+                weights = {name: file.get_tensor(name) for name in file.keys()}
+                state = {**json.loads((file.metadata() or {})["gltch"]), "ema": weights}
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except GltchError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise wrong from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise wrong
+    return state
+
+
+def restore(state: Dict[str, Any], path: Path) -> Tuple[GLTCH, Vocabulary]:
+    try:
+        model = GLTCH(Config(**state["config"]))
+        model.load_state_dict(state["ema"])
+        return model.eval(), Vocabulary(state["vocabulary"])
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
+
+# %% [markdown]
+# **load.** The network (averaged weights, ready to write) and vocabulary in a checkpoint or run
+# folder.
+#
+# **optional.** A package that only safetensors files need.
+#
+# **export.** Write the averaged weights as safetensors, with config and vocabulary in the metadata.
+
+# %%
+def load(path: str) -> Tuple[GLTCH, Vocabulary]:
+    """The network (averaged weights, ready to write) and vocabulary in a checkpoint or run folder.
+
+    Raises GltchError when there is none."""
+    file = find_checkpoint(path, ("best.pt", "last.pt"))
+    return restore(read_checkpoint(file), file)
+
+
+def optional(module: str) -> Any:
+    """A package that only safetensors files need."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise GltchError(f"safetensors files need the package {module.split('.')[0]}: "
+                         "pip install safetensors numpy") from None
+
+
+def export(checkpoint: Path, output: Path) -> None:
+    """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
+    state = read_checkpoint(checkpoint)
+    model, _ = restore(state, checkpoint)
+    kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
+    about = {key: state[key] for key in kept}
+    optional("numpy")  # safetensors writes through it
+    content = optional("safetensors.torch").save(
+        model.state_dict(), {"format": "pt", "gltch": json.dumps(about)})
+    write_atomically(output, lambda file: file.write(content))
+
+# %% [markdown]
+# ## What a run shows and keeps
+#
+# A run is a folder: log.jsonl holds every measured point, loss.svg draws them, best.pt and last.pt
+# are the checkpoints. A terminal gets one live line, anything else gets plain lines.
+
+# %%
+def clock(seconds: float) -> str:
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+# %% [markdown]
+# **Progress.** One live line on a terminal; elsewhere a plain line every ten seconds at most.
+
+# %%
+class Progress:
+    """One live line on a terminal; elsewhere a plain line every ten seconds at most."""
+
+    def __init__(self, shown: bool = True):
+        self.shown, self.stream = shown, sys.stderr
+        self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.color = self.live and not os.environ.get("NO_COLOR")
+        self.last, self.unfinished = -math.inf, False
+
+    def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
+             elapsed: float, always: bool) -> None:
+        due = time.monotonic() - self.last >= (0.2 if self.live else 10)
+        if not self.shown or not (due or always):
+            return
+        self.last, part = time.monotonic(), step / total if total else 0.0
+        left = clock((total - step) * elapsed / step) if total else "?"
+        line = (f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
+                f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
+                f"{clock(elapsed)} < {left}")
+        if not self.live:
+            print(line, file=self.stream, flush=True)
+            return
+        columns = shutil.get_terminal_size().columns
+        self.stream.write("\r\033[K" + self.bar(part, min(24, columns - len(line) - 3))
+                          + line[: columns - 1])
+        self.stream.flush()
+        self.unfinished = True
+
+    def bar(self, part: float, width: int) -> str:
+        if width < 5:
+            return ""
+        utf = (self.stream.encoding or "").lower().startswith("utf")
+        done = round(part * width)
+        full, empty = ("━" * done, "─" * (width - done)) if utf else ("#" * done,
+                                                                      "." * (width - done))
+        return f"\033[32m{full}\033[90m{empty}\033[0m " if self.color else f"{full}{empty} "
+
+    def say(self, text: str) -> None:
+        """Lines of their own below the live one."""
+        if self.shown:
+            print("\n" * self.unfinished + text, file=self.stream, flush=True)
+        self.unfinished = False
+
+# %% [markdown]
+# **Run.** The folder of a run: its log, its plot, its checkpoints.
+
+# %%
+class Run:
+    """The folder of a run: its log, its plot, its checkpoints. Only the main process writes."""
+
+    def __init__(self, folder: Path, writes: bool = True):
+        self.folder, self.writes = folder, writes
+        self.points: List[Dict[str, Any]] = []
+
+    def start(self, step: int) -> None:
+        """Make the folder, or keep its log up to a step: what came later will happen again."""
+        if not self.writes:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.jsonl"
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        whole = text.split("\n")[:-1]  # a kill can cut the last line
+        self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
+        text = "".join(json.dumps(point) + "\n" for point in self.points)
+        write_atomically(path, lambda file: file.write(text.encode()))
+
+    def log(self, kind: str, step: int, **values: Any) -> None:
+        if self.writes:
+            self.points.append({"kind": kind, "step": step, **values})
+            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+                file.write(json.dumps(self.points[-1]) + "\n")
+
+    def best(self) -> float:
+        return min((p["loss"] for p in self.points if p["kind"] == "eval"), default=math.inf)
+
+    def save(self, state: Dict[str, Any], *names: str) -> None:
+        for name in names if self.writes else ():
+            save_checkpoint(self.folder / name, state)
+
+    def plot(self) -> None:
+        if self.writes:
+            svg = loss_plot(self.points, self.folder.name)
+            write_atomically(self.folder / "loss.svg", lambda file: file.write(svg.encode()))
+
+# %% [markdown]
+# **loss_plot.** The training and validation curves as an SVG picture, for light and dark pages.
+
+# %%
+def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
+    """The training and validation curves as an SVG picture, for light and dark pages."""
+    curves = {"train": [(p["step"], p["loss"]) for p in points if p["kind"] == "train"],
+              "validation": [(p["step"], p["loss"]) for p in points if p["kind"] == "eval"]}
+    losses = sorted(loss for curve in curves.values() for _, loss in curve) or [1.0]
+    last_step = max((curve[-1][0] for curve in curves.values() if curve), default=0) or 1
+    low = math.floor(losses[0] * 10) / 10
+    high = max(low + 0.5, min(losses[-1], low + 1.5))  # the first steep steps leave the picture
+
+    def x(step: float) -> float:
+        return 60 + 620 * step / last_step
+
+    def y(loss: float) -> float:
+        return 370 - 310 * (loss - low) / (high - low)
+
+    out = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 760 420" width="760" height="420" '
+        f'class="loss" role="img" aria-label="Loss of {html.escape(title)}">',
+        "<style>.loss{font:13px system-ui,sans-serif;color:#1f2430;background:#fff}"
+        ".loss text{fill:currentColor}.loss .grid{stroke:currentColor;opacity:.12}"
+        ".loss .curve{fill:none;stroke-width:2;stroke-linejoin:round}"
+        ".loss .train{stroke:#8aa0b8}.loss .validation{stroke:#d6336c}"
+        "@media(prefers-color-scheme:dark){.loss{color:#dde3ee;background:#14171f}}</style>",
+        '<clipPath id="area"><rect x="60" y="50" width="700" height="325"/></clipPath>',
+        f'<text x="60" y="24" font-size="16" font-weight="600">{html.escape(title)}</text>',
+        '<text x="680" y="406" text-anchor="end">steps</text>',
+        '<text x="60" y="43">loss in nats per character</text>']
+    step = next(s for s in (0.1, 0.2, 0.5) if (high - low) / s <= 8)
+    for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1):
+        out.append(f'<path class="grid" d="M60 {y(i * step):.1f}H680"/><text x="50" '
+                   f'y="{y(i * step) + 4:.1f}" text-anchor="end">{i * step:.1f}</text>')
+    unit = 10 ** (len(str(last_step)) - 1)
+    every = next(u for u in (unit // 5, unit // 2, unit, 2 * unit) if u and last_step / u <= 6)
+    for mark in range(0, last_step + 1, every):
+        out.append(f'<text x="{x(mark):.1f}" y="388" text-anchor="middle">{mark:,}</text>')
+    for i, (name, curve) in enumerate(curves.items()):
+        if curve:
+            path = " ".join(f"{x(s):.1f},{y(loss):.1f}" for s, loss in curve)
+            out.append(f'<polyline class="curve {name}" clip-path="url(#area)" points="{path}"/>'
+                       f'<path class="curve {name}" d="M530 {20 + 18 * i}h24"/><text x="562" '
+                       f'y="{24 + 18 * i}">{name} {curve[-1][1]:.3f}</text>')
+    best = min(curves["validation"], key=lambda point: point[1], default=None)
+    if best:
+        out.append(f'<circle cx="{x(best[0]):.1f}" cy="{y(best[1]):.1f}" r="4.5" fill="#d6336c"/>'
+                   f'<text x="{x(best[0]) + 9:.1f}" y="{y(best[1]) - 8:.1f}" font-weight="600">'
+                   f"{best[1]:.3f}</text>")
+    return "\n".join(out) + "\n</svg>\n"
+
+# %% [markdown]
+# ## Training
+#
+# Show the network a batch, measure how surprised it is, nudge every weight to be less so; repeat.
+# `Trainer` holds what changes and makes one step; `train` decides when, and keeps what matters.
+#
+# **Runtime.** Where the arithmetic happens: device, precision, and which of how many processes this
+# is.
+
+# %%
+@dataclass
+class Runtime:
+    """Where the arithmetic happens: device, precision, and which of how many processes this is."""
+
+    device: torch.device
+    precision: str = "fp32"
+    rank: int = 0
+    world: int = 1
+
+    def autocast(self) -> Any:
+        dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        if dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype)
+
+    def mean(self, *values: float) -> List[float]:
+        """The mean over all processes."""
+        if self.world == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float32, device=self.device)
+        torch.distributed.all_reduce(total)
+        return (total / self.world).tolist()
+
+# %% [markdown]
+# **pick_device.** auto is the fastest present.
+#
+# **pick_precision.** auto is bf16 where the hardware has it (GPUs before Ampere only emulate it),
+# else fp16 on a GPU and fp32 elsewhere.
+#
+# **start_runtime.** Pick device and precision; under torchrun, join the other processes.
+
+# %%
+def pick_device(name: str) -> torch.device:
+    """auto is the fastest present. Raises GltchError for a device that is not there."""
+    mps = torch.backends.mps.is_available()
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise GltchError(f"There is no kind of device called {name!r}: use auto, cpu, cuda or mps."
+                         ) from None
+    present = {"cpu": 1, "mps": int(mps), "cuda": torch.cuda.device_count()}.get(device.type, 0)
+    require((device.index or 0) < present, f"This machine has no device {name!r}; try auto or cpu.")
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> str:
+    """auto is bf16 where the hardware has it (GPUs before Ampere only emulate it), else fp16 on a
+    GPU and fp32 elsewhere."""
+    if name != "auto":
+        require(name != "fp16" or device.type == "cuda", "fp16 training needs a CUDA device: use "
+                "--precision bf16 or fp32.")
+        return name
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp16"
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # newer PyTorch only
+    has_bf16 = any(getattr(torch.cpu, probe, bool)() for probe in probes)
+    return "bf16" if device.type == "cpu" and has_bf16 else "fp32"
+
+
+def start_runtime(recipe: TrainConfig) -> Runtime:
+    """Pick device and precision; under torchrun, join the other processes."""
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local, name = os.environ.get("LOCAL_RANK", "0"), recipe.device
+    if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{local}"
+    device = pick_device(name)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")
+    if world > 1 and not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Runtime(device, pick_precision(recipe.precision, device), rank, world)
+
+# %% [markdown]
+# **evaluate.** Mean loss in nats per character over all of ids, in non-overlapping windows of the
+# context length; deterministic.
+
+# %%
+def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
+    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
+    length; deterministic. Several processes share the windows."""
+    size, device = model.config.block_size, runtime.device
+    at_once = max(1, 8192 // size)
+    was_training, total = model.training, 0.0
+    model.eval()
+    with torch.inference_mode(), runtime.autocast():
+        for number, start in enumerate(range(0, len(ids) - 1, size * at_once)):
+            if number % runtime.world != runtime.rank:
+                continue
+            part = ids[start: start + size * at_once + 1].to(device).long()
+            whole = (len(part) - 1) // size * size  # the very last window may be shorter
+            windows = ((part[:whole].view(-1, size), part[1: whole + 1].view(-1, size)),
+                       (part[whole:-1].view(1, -1), part[whole + 1:].view(1, -1)))
+            for inputs, targets in windows:
+                if targets.numel():
+                    total += model(inputs, targets).item() * targets.numel()
+    model.train(was_training)
+    return runtime.mean(total)[0] * runtime.world / (len(ids) - 1)
+
+# %% [markdown]
+# **Trainer.** Everything that changes during training, and the step that changes it.
+
+# %%
+class Trainer:
+    """Everything that changes during training, and the step that changes it.
+
+    Randomness is a function of seed, step and rank, and the order of the text one of the seed, so
+    `step` alone says where both stand: that is why a resumed run repeats the straight one exactly.
+    """
+
+    def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime):
+        require(recipe.batch_size % runtime.world == 0, f"batch_size ({recipe.batch_size}) must be "
+                f"a multiple of the number of processes ({runtime.world}).")
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.runtime, self.corpus = recipe, runtime, corpus
+        self.model = GLTCH(config).to(runtime.device)
+        self.model.recompute = recipe.low_memory
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
+        products = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
+        self.optimizers = make_optimizers(self.model, recipe, products)
+        grad_scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # PyTorch 2.3+
+        self.scaler = grad_scaler(enabled=runtime.precision == "fp16")
+        self.windows = Windows(corpus.train.to(runtime.device), config.block_size, recipe.seed)
+        self.step = 0
+        self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
+        self.losses: List[float] = []  # since the last point of the training curve
+        self.seconds = 0.0  # spent on this run so far
+        self.val_loss = math.nan
+        self.network: Any = self.model  # the model, or what wraps it
+        if recipe.compile:
+            self.network = torch.compile(self.network)
+        if runtime.world > 1:
+            ids = None if runtime.device.type == "cpu" else [runtime.device.index]
+            self.network = nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
+
+    def micro_batches(self) -> List[range]:
+        """This process's share of the step's windows, cut to what is fast or small enough."""
+        size, world = self.recipe.batch_size, self.runtime.world
+        mine = range(self.step * size + self.runtime.rank, (self.step + 1) * size, world)
+        limit = len(mine)
+        if self.runtime.device.type == "cpu":  # activations of this size stay in a CPU's cache
+            limit = max(1, 4096 // self.model.config.block_size)
+        if self.recipe.low_memory:
+            limit = max(1, len(mine) // 8)
+        return [mine[i: i + limit] for i in range(0, len(mine), limit)]
+
+    def train_step(self) -> float:
+        """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
+        untouched, when the loss is not finite."""
+        recipe, runtime, share = self.recipe, self.runtime, self.recipe.batch_size
+        factor = lr_factor(self.step, self.total, recipe)
+        torch.manual_seed((recipe.seed * 1_000_003 + self.step) * runtime.world + runtime.rank)
+        self.network.train()
+        loss = torch.zeros((), device=runtime.device)
+        parts = self.micro_batches()
+        for part in parts:
+            inputs, targets = self.windows.batch(part)
+            weight = len(part) * runtime.world / share
+            last = part is parts[-1] or runtime.world == 1
+            with contextlib.nullcontext() if last else self.network.no_sync():
+                with runtime.autocast():
+                    part_loss = self.network(inputs, targets) * weight
+                self.scaler.scale(part_loss).backward()
+            loss += part_loss.detach()
+        mean_loss = runtime.mean(loss.item())[0]
+        require(math.isfinite(mean_loss), f"The loss became {mean_loss} at step {self.step + 1}: "
+                "training stopped, the last checkpoint is kept; lower --learning-rate, or use "
+                "--precision fp32.")
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * factor
+                if "momentum" in group:
+                    group["momentum"] = 0.85 + 0.1 * min(1, self.step / 300)
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        self.step += 1
+        self.losses.append(mean_loss)
+        # The mean spans about 100 steps at the full rate and shrinks with it: at the end of the
+        # cooldown the weights stand nearly still and need no averaging.
+        blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
+                mean.lerp_(parameter, blend)
+        return mean_loss
+
+    def validate(self) -> float:
+        self.val_loss = evaluate(self.ema, self.corpus.validation, self.runtime)
+        return self.val_loss
+
+    def state(self) -> Dict[str, Any]:
+        return {
+            "config": asdict(self.model.config), "recipe": asdict(self.recipe),
+            "vocabulary": self.corpus.vocabulary.characters, "text": self.corpus.digest,
+            "paths": self.corpus.paths, "precision": self.runtime.precision,
+            "step": self.step, "total": self.total, "losses": self.losses,
+            "seconds": self.seconds, "val_loss": self.val_loss,
+            "model": self.model.state_dict(), "ema": self.ema.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, state: Dict[str, Any]) -> None:
+        require(state["text"] == self.corpus.digest, "This run was trained on another text "
+                f"({', '.join(state['paths']) or 'Tiny Shakespeare or the built-in prose'}): "
+                "give the same one with --data.")
+        self.model.load_state_dict(state["model"])
+        self.ema.load_state_dict(state["ema"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"]):
+            optimizer.load_state_dict(saved)
+        self.scaler.load_state_dict(state["scaler"])
+        for name in ("step", "total", "losses", "seconds", "val_loss"):
+            setattr(self, name, state[name])
+
+# %% [markdown]
+# **Interrupts.** Ctrl-C (or a polite kill) asks for a stop after the current step; a second one
+# insists.
+
+# %%
+class Interrupts:
+    """Ctrl-C (or a polite kill) asks for a stop after the current step; a second one insists."""
+
+    def __init__(self, runtime: Runtime):
+        self.signal, self.insist = 0, runtime.world == 1  # torchrun itself passes signals on twice
+
+    def __enter__(self) -> Interrupts:
+        self.old = {}
+        if threading.current_thread() is threading.main_thread():
+            self.old = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def ask(self, number: int, frame: Any) -> None:
+        if self.signal and self.insist:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+# %% [markdown]
+# **StepTimer.** Turns minutes into a number of steps, once the first steps have been timed.
+
+# %%
+class StepTimer:
+    """Turns minutes into a number of steps, once the first steps have been timed."""
+
+    def __init__(self, recipe: TrainConfig, eval_seconds: float):
+        self.seconds = 60 * (recipe.minutes or math.inf)
+        self.most = recipe.steps or sys.maxsize
+        self.overhead = eval_seconds / recipe.eval_every
+        self.times: List[float] = []
+
+    def add(self, seconds: float, step: int, elapsed: float) -> Optional[int]:
+        """Note one step; the total as soon as it can be told. The first two steps warm up."""
+        self.times.append(seconds)
+        timed = self.times[2:] or [seconds]
+        enough = len(timed) >= 5 and sum(timed) >= min(5.0, self.seconds / 5)
+        if not enough and elapsed < self.seconds and step < self.most:
+            return None
+        left = (self.seconds - elapsed) / (sum(timed) / len(timed) + self.overhead)
+        return min(self.most, step + max(0, int(left)))
+
+# %% [markdown]
+# **Result.** What `train` returns: the averaged weights, and where and how the run ended.
+
+# %%
+@dataclass
+class Result:
+    """What `train` returns: the averaged weights, and where and how the run ended."""
+
+    model: GLTCH
+    vocabulary: Vocabulary
+    folder: Path
+    step: int
+    val_loss: float  # nats per character, at the last evaluation
+    interrupted: int = 0  # the signal that ended the run early, or 0
+
+# %% [markdown]
+# **plan_length.** Without --steps or --minutes: the reference run, on a CPU as much of it as fits.
+#
+# **prepare.** Check everything and say what will be trained, before anything is written.
+#
+# **measure.** Evaluate, log, draw, and keep a checkpoint.
+
+# %%
+def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> TrainConfig:
+    """Without --steps or --minutes: the reference run, on a CPU as much of it as fits."""
+    if recipe.steps or recipe.minutes:
+        return recipe
+    return replace(recipe, steps=reference, minutes=CPU_MINUTES if device.type == "cpu" else None)
+
+
+def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
+            saved: Optional[Dict[str, Any]], reference: int) -> Tuple[Trainer, Run]:
+    """Check everything and say what will be trained, before anything is written."""
+    runtime = start_runtime(recipe)
+    main = runtime.rank == 0
+    require(saved is not None or not main or not (folder / "log.jsonl").exists(), "There already "
+            f"is a run in {folder}: continue it with --resume {folder}, or choose another --name.")
+    corpus = corpus or load_corpus(saved["paths"] if saved else ())
+    number = int(corpus.digest[:6], 16)
+    require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
+    planned = plan_length(recipe, reference, runtime.device)
+    trainer = Trainer(replace(config, vocab_size=len(corpus.vocabulary)), planned, corpus, runtime)
+    if saved is not None:
+        trainer.load_state(saved)
+        require(trainer.step != trainer.total,
+                f"The run in {folder} is complete: start another one.")
+    if main:
+        parameters = sum(p.numel() for p in trainer.model.parameters())
+        say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
+            f"{len(corpus.vocabulary)} different")
+        say(f"network   {parameters:,} parameters, context {config.block_size}")
+        say(f"device    {runtime.device}, {runtime.precision}"
+            + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+        if planned.minutes != recipe.minutes:
+            say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
+                f"--steps {reference}, any other: --minutes")
+        say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
+    run = Run(folder, writes=main)
+    run.start(trainer.step)
+    return trainer, run
+
+
+def measure(trainer: Trainer, run: Run) -> None:
+    """Evaluate, log, draw, and keep a checkpoint."""
+    best, val_loss = run.best(), trainer.validate()
+    run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
+            seconds=round(trainer.seconds, 1))
+    run.plot()
+    is_best = trainer.step > 0 and val_loss < best
+    run.save(trainer.state(), "last.pt", *(["best.pt"] if is_best else []))
+
+# %% [markdown]
+# **train.** Train a network, or continue a run, and keep it under runs/.
+
+# %%
+def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
+          corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
+          resume: Optional[str] = None, reference: int = REFERENCE_STEPS) -> Result:
+    """Train a network, or continue a run, and keep it under runs/.
+
+    The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
+    or checkpoint and brings its own config and recipe. Raises GltchError for what cannot be done.
+    """
+    saved: Optional[Dict[str, Any]] = None
+    config, recipe = config or Config(), recipe or TrainConfig()
+    folder = Path("runs") / (name or time.strftime("%Y-%m-%d_%H%M%S"))
+    if resume is not None:
+        path = find_checkpoint(resume, ("last.pt",))
+        saved, folder = read_checkpoint(path), path.parent
+        require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
+        config = Config(**saved["config"])
+        recipe = TrainConfig(**{
+            **saved["recipe"],
+            "device": saved["recipe"]["device"] if recipe.device == "auto" else recipe.device,
+            "precision": saved["precision"] if recipe.precision == "auto" else recipe.precision})
+    trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
+    recipe, runtime = trainer.recipe, trainer.runtime
+    progress = Progress(shown=run.writes)
+    characters = recipe.batch_size * config.block_size
+    began, before, speed, stop = time.monotonic(), trainer.seconds, 0.0, 0.0
+    with Interrupts(runtime) as interrupts:
+        if trainer.step == 0:
+            measure(trainer, run)
+        timer = StepTimer(recipe, time.monotonic() - began)
+        while trainer.step != trainer.total and not stop:
+            step_began = time.monotonic()
+            loss = trainer.train_step()
+            now = time.monotonic()
+            # Averaged, so that several processes come to the same decisions.
+            seconds, trainer.seconds, stop = runtime.mean(
+                now - step_began, before + now - began, interrupts.signal)
+            if trainer.total is None:
+                trainer.total = timer.add(seconds, trainer.step, trainer.seconds)
+            speed = 0.9 * (speed or characters / seconds) + 0.1 * characters / seconds
+            end = trainer.step == trainer.total
+            if trainer.step % recipe.log_every == 0 or end:
+                run.log("train", trainer.step, loss=sum(trainer.losses) / len(trainer.losses),
+                        characters_per_second=round(speed), seconds=round(trainer.seconds, 1))
+                trainer.losses.clear()
+            if recipe.sample_every and trainer.step % recipe.sample_every == 0 and run.writes:
+                text = "".join(generate(trainer.ema, trainer.corpus.vocabulary, "", 200,
+                                        seed=recipe.seed))
+                run.log("sample", trainer.step, text=text)
+                progress.say(f"\n{text}\n")
+            if trainer.step % recipe.eval_every == 0 or end:
+                measure(trainer, run)
+            progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
+                          trainer.seconds, always=end)
+        ended = trainer.step == trainer.total
+        if not ended:
+            run.save(trainer.state(), "last.pt")
+            run.plot()
+    progress.say("")
+    return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
+                  trainer.val_loss, 0 if ended else interrupts.signal or signal.SIGINT)
+
+# %% [markdown]
+# ## The text to learn from
+#
+# All parts are there; from here on they are put to use. First the text: where it comes from, how
+# long it is, its different characters, how it begins.
+
+# %%
+corpus = load_corpus(DATA)
+print(f"{corpus.source}: {len(corpus.ids):,} characters, {len(corpus.vocabulary)} different")
+print(repr(corpus.vocabulary.characters))
+print()
+print(corpus.vocabulary.decode(corpus.ids[:300].tolist()))
+
+# %% [markdown]
+# ## The network, part by part
+#
+# The vocabulary of the text decides how many characters the network can tell apart.
+
+# %%
+config = Config(vocab_size=len(corpus.vocabulary))
+parts = GLTCH(config).parameter_table()
+for part, shape, count in [*parts, ("total", "", sum(count for _, _, count in parts))]:
+    print(f"{part:31} {shape:22} {count:>12,}")
+
+# %% [markdown]
+# ## Train it
+#
+# A line every ten seconds says how far it is. The loss is how much each next character surprises
+# the network: lower is better, and `val` is measured on text it never trains on. The stop button
+# ends the run early; the cells below then work with what was learned until there.
+
+# %%
+recipe = TrainConfig(steps=STEPS)
+result = train(config, recipe, corpus)
+print(f"{result.step} steps, validation loss {result.val_loss:.4f} when last measured")
+
+# %% [markdown]
+# ## How the loss fell
+#
+# Both curves fall while the network learns what holds for any text of this kind. Where the
+# validation curve turns up again, it has begun to learn its own text by heart.
+
+# %%
+plot = result.folder / "loss.svg"
+if "get_ipython" in globals():  # in a notebook
+    from IPython.display import SVG, display
+    display(SVG(filename=str(plot)))
+else:
+    print(f"The loss is drawn in {plot}")
+
+# %% [markdown]
+# ## Let it write
+#
+# One character after the other, each drawn from what the network thinks likely to come next. What
+# the text has no character for is left out of the prompt.
+
+# %%
+def write(prompt, length=500, **settings):
+    prompt = known_part(result.vocabulary, prompt)
+    print(prompt, end="")
+    for piece in generate(result.model, result.vocabulary, prompt, length, **settings):
+        print(piece, end="")
+    print()
+
+
+write("ROMEO:", seed=1)
+
+# %% [markdown]
+# ## A prompt of your own
+#
+# Change the two values and run the cell again, as often as you like. A low temperature keeps to
+# what is likely, a high one dares more.
+
+# %%
+PROMPT = "The king said"
+TEMPERATURE = 0.8  # 0: always the likeliest character
+
+write(PROMPT, temperature=TEMPERATURE)
+
+# %% [markdown]
+# ## Keep it
+#
+# Colab forgets its files when it closes. The run is a folder under `runs/` in the Files panel on
+# the left, and `best.pt` in it is the network. Download it there, or with two lines in a new cell:
+#
+# ```python
+# from google.colab import files
+# files.download(str(result.folder / "best.pt"))
+# ```
+#
+# On your own computer `python gltch_2_7m.py sample --checkpoint best.pt` lets it write. Here
+# `train(resume=str(result.folder))` goes on with a run that was stopped.

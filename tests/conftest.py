@@ -1,0 +1,113 @@
+"""What the tests share: a place without network, a small text, real processes, one trained run."""
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+PROGRAM = Path(__file__).resolve().parent.parent / "gltch_2_7m.py"
+SMALL_RUN = ("--size", "1m", "--batch-size", "2", "--precision", "fp32",
+             "--steps", "40", "--eval-every", "10", "--log-every", "5")
+ENVIRONMENT = {  # None: not set
+    "HTTP_PROXY": None, "http_proxy": None, "ALL_PROXY": None, "NO_PROXY": None, "no_proxy": None,
+    "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",  # nobody answers
+    "RANK": None, "WORLD_SIZE": None, "LOCAL_RANK": None, "GLTCH_DATA": None, "NO_COLOR": None,
+    "PYTHONUNBUFFERED": None, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1",
+}
+
+torch.set_num_threads(1)  # the networks here are too small to share
+
+
+def set_environment(monkeypatch, folder):
+    for name, value in {**ENVIRONMENT, "XDG_CACHE_HOME": str(folder / "cache")}.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch, tmp_path):
+    """Every test works in an empty folder, without network and without settings from outside."""
+    set_environment(monkeypatch, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory):
+    """130 lines of invented words, 5.6 kB: long enough for the context of the 1m network."""
+    rng = random.Random(1)
+    words = ["".join(rng.choices("abcdefghijklmnop", k=rng.randint(2, 7))) for _ in range(60)]
+    lines = [" ".join(rng.choices(words, k=8)).capitalize() + "." for _ in range(130)]
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_bytes("\n".join(lines).encode())
+    return path
+
+
+@pytest.fixture(scope="session")
+def gltch_cli():
+    """Run the command line to its end; standard input is a pipe, empty unless given."""
+
+    def run(*arguments, stdin="", timeout=120, environment=None, **settings):
+        command = [sys.executable, str(PROGRAM), *map(str, arguments)]
+        return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              encoding="utf-8", timeout=timeout,
+                              env={**os.environ, **(environment or {})}, **settings)
+
+    return run
+
+
+@pytest.fixture
+def start():
+    """Start a process and go on; it is killed when the test ends."""
+    processes = []
+
+    def start_process(*command, environment=None, **settings):
+        processes.append(subprocess.Popen(
+            [str(part) for part in command], stdin=subprocess.DEVNULL,
+            env={**os.environ, **(environment or {})}, **{
+                "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "encoding": "utf-8",
+                **settings}))
+        return processes[-1]
+
+    yield start_process
+    for process in processes:
+        process.kill()
+        process.wait(timeout=60)
+
+
+@pytest.fixture
+def start_gltch(start):
+    return lambda *arguments, **settings: start(sys.executable, PROGRAM, *arguments, **settings)
+
+
+@pytest.fixture(scope="session")
+def wait_for():
+    """Wait until a file holds a text, looking often; a minute is too long."""
+
+    def wait(path, text):
+        deadline = time.monotonic() + 60
+        while not (path.exists() and text in path.read_text(encoding="utf-8")):
+            assert time.monotonic() < deadline, f"{path} never held {text!r}"
+            time.sleep(0.005)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def straight(tmp_path_factory, gltch_cli, text_file):
+    """A run of 40 steps on the command line, never interrupted: read it, do not change it."""
+    home = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_environment(monkeypatch, home)
+        done = gltch_cli("--data", text_file, *SMALL_RUN, "--name", "straight",
+                         cwd=str(home))
+    assert done.returncode == 0, done.stderr
+    return SimpleNamespace(home=home, folder=home / "runs" / "straight", stdout=done.stdout,
+                           stderr=done.stderr)
