@@ -61,6 +61,10 @@ def require(condition: bool, sentence: str) -> None:
     if not condition:
         raise GltchError(sentence)
 
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float)
+
 # %% [markdown]
 # **Config.** Shape of the network.
 
@@ -130,6 +134,8 @@ class TrainConfig:
             value, choices = getattr(self, f.name), f.metadata["choices"]
             require(choices is None or value in choices,
                     f"{f.name} must be one of {', '.join(map(str, choices or ()))}, not {value!r}.")
+            require(f.metadata["kind"] is not bool or type(value) is bool,
+                    f"{f.name} must be True or False, not {value!r}.")
         for name in ("steps", "batch_size", "eval_every", "log_every"):
             value = getattr(self, name)
             require(value is None and name == "steps" or type(value) is int and value >= 1,
@@ -140,11 +146,13 @@ class TrainConfig:
                     f"{name} must be a whole number from 0 to 2147483647, not {value!r}.")
         for name in ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate"):
             value = getattr(self, name)
-            require(value is None or 0 < value < math.inf,
+            may_be_none = name in ("minutes", "learning_rate")
+            require(value is None and may_be_none or is_number(value) and 0 < value < math.inf,
                     f"{name} must be a number above 0, not {value!r}.")
-        require(0 <= self.weight_decay < math.inf,
+        require(is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf,
                 f"weight_decay must be at least 0, not {self.weight_decay!r}.")
-        require(0 <= self.cooldown <= 1, f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
+        require(is_number(self.cooldown) and 0 <= self.cooldown <= 1,
+                f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
 
     @property
     def matrix_learning_rate(self) -> float:
@@ -196,7 +204,7 @@ SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/d
                    "tinyshakespeare/input.txt")
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-CHUNK = 1 << 20  # characters decoded at a time
+CHUNK = 1 << 18  # characters decoded at a time
 
 
 def say(*words: object) -> None:
@@ -260,8 +268,6 @@ def narrowest(size: int) -> torch.dtype:
 # string.
 #
 # **read_chunks.** Decode a binary stream as UTF-8, any line ends.
-#
-# **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
 
 # %%
 def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[Tensor, str, str]:
@@ -271,24 +277,33 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     numbers in order of appearance; sorting the alphabet at the end renumbers them. With `known`,
     that alphabet is used and a character outside it raises GltchError.
     """
-    digest, seen, pieces = hashlib.sha256(), [], []  # type: Any, List[int], List[Tensor]
+    digest, seen, length = hashlib.sha256(), [], 0  # type: Any, List[int], int
     table = torch.full((sys.maxunicode + 1,), -1, dtype=torch.int32)  # code point -> number
+    ids = torch.empty(0, dtype=torch.uint8)  # one tensor that grows: many small ones scatter memory
     for chunk in chunks:
+        if not chunk:
+            continue
         digest.update(chunk.encode())
         codes = torch.frombuffer(bytearray(chunk.encode("utf-32-le")), dtype=torch.int32).long()
         fresh = codes[table[codes] < 0].unique()
         table[fresh] = torch.arange(len(seen), len(seen) + len(fresh), dtype=torch.int32)
         seen += fresh.tolist()
-        pieces.append(table[codes].to(narrowest(len(seen))))
+        end = length + len(codes)
+        if end > len(ids):
+            ids = torch.cat([ids[:length], ids.new_empty(end + end // 2 - length)])
+        ids = ids.to(narrowest(len(seen)))
+        ids[length:end] = table[codes]
+        length = end
     characters = known or "".join(map(chr, sorted(seen)))
-    unknown = Vocabulary(characters).unknown("".join(map(chr, seen)))
+    unknown = sorted(set(map(chr, seen)) - set(characters))
     require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
             f"{', '.join(map(repr, unknown[:10]))}.")
     number = {ord(c): i for i, c in enumerate(characters)}
     final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
-    for i, piece in enumerate(pieces):
-        pieces[i] = final[piece.long()]
-    return torch.cat(pieces) if pieces else final, characters, digest.hexdigest()
+    ids = ids[:length].to(final.dtype)
+    for part in ids.split(CHUNK):
+        part.copy_(final[part.long()])
+    return ids, characters, digest.hexdigest()
 
 
 def read_chunks(name: str, stream: Any) -> Iterator[str]:
@@ -301,8 +316,23 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
                          "save it as UTF-8 and try again.") from None
+    finally:
+        text.detach()  # closing a stream is up to who opened it; standard input stays open
 
 
+def opened(path: Path) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
+
+# %% [markdown]
+# **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
+#
+# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
+# until then.
+
+# %%
 def files_in(folder: Path) -> List[Path]:
     """The text files below a folder, sorted; hidden and binary ones are passed over."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()
@@ -311,10 +341,10 @@ def files_in(folder: Path) -> List[Path]:
 
 
 def is_text(path: Path) -> bool:
-    with open(path, "rb") as file:
+    with opened(path) as file:
         start = file.read(4096)
     try:  # a character cut in half at the end of the sample is no error
-        codecs.getincrementaldecoder("utf-8")().decode(start)
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < 4096)
     except UnicodeDecodeError:
         return False
     return b"\0" not in start
@@ -329,29 +359,19 @@ def read_paths(paths: Sequence[str]) -> Iterator[str]:
         files = files_in(Path(name)) if Path(name).is_dir() else [Path(name)]
         require(bool(files), f"The folder {name!r} holds no text files.")
         for path in files:
-            try:
-                with open(path, "rb") as file:
-                    yield from read_chunks(str(path), file)
-            except OSError as error:
-                raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
+            with opened(path) as file:
+                yield from read_chunks(str(path), file)
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
 
-# %% [markdown]
-# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
-# until then.
-#
-# **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
-# of reach.
 
-# %%
 def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
     """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
             write(file)
             file.flush()
@@ -364,12 +384,20 @@ def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
         if temporary.exists():
             temporary.unlink()
 
+# %% [markdown]
+# **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
+# of reach.
+#
+# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
+# Shakespeare.
 
+# %%
 def tiny_shakespeare() -> Optional[bytes]:
     """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
-    if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == SHAKESPEARE_SHA256:
-        return path.read_bytes()
+    content = path.read_bytes() if path.is_file() else b""
+    if hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256:
+        return content
     try:
         import requests
     except ImportError:
@@ -390,14 +418,7 @@ def tiny_shakespeare() -> Optional[bytes]:
         say(f"text      not kept for next time: {error}")
     return reply.content
 
-# %% [markdown]
-# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
-# Shakespeare.
-#
-# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
-# built-in prose.
 
-# %%
 def builtin_text() -> str:
     """The prose of Python's language reference, in the 65 characters of Tiny Shakespeare."""
     from pydoc_data.topics import topics  # part of Python's standard library
@@ -410,7 +431,11 @@ def builtin_text() -> str:
             paragraphs.append(re.sub(" +", " ", kept))
     return "\n\n".join(paragraphs) + "\n"
 
+# %% [markdown]
+# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
+# built-in prose.
 
+# %%
 def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = None) -> Corpus:
     """The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the built-in prose.
 
@@ -504,7 +529,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     byte per element costs a tenth of PyTorch's one random number per element."""
     if x.device.type != "cpu" or p == 0:
         return F.dropout(x, p)
-    limit = round(256 * p)
+    limit = min(round(256 * p), 255)
     random = torch.randint(-2**63, 2**63 - 1, ((x.numel() + 7) // 8,)).view(torch.uint8)
     keep = (random[: x.numel()] >= limit).view(x.shape)
     return x * (keep.to(x.dtype) * (256 / (256 - limit)))
@@ -659,7 +684,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         seen = logits.gather(1, recent)
         logits = logits.scatter(1, recent, torch.where(
             seen > 0, seen / repetition_penalty, seen * repetition_penalty))
-    if temperature == 0:
+    if temperature < 1e-6:  # a division by less would overflow
         return logits.argmax(-1)
     logits = logits / temperature
     if top_k is not None and top_k < logits.size(-1):
@@ -696,8 +721,8 @@ def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float =
     require(0 <= temperature < math.inf, f"temperature must be at least 0, not {temperature}.")
     require(top_k is None or top_k >= 1, f"top_k must be at least 1, not {top_k}.")
     require(top_p is None or 0 < top_p <= 1, f"top_p must be above 0 and at most 1, not {top_p}.")
-    require(0 < repetition_penalty < math.inf,
-            f"repetition_penalty must be above 0, not {repetition_penalty}.")
+    require(0.01 <= repetition_penalty <= 100,
+            f"repetition_penalty must be from 0.01 to 100, not {repetition_penalty}.")
     require(overflow in ("reencode", "exact"), f"overflow is reencode or exact, not {overflow}.")
     size = model.config.block_size
     keep = size if overflow == "exact" else max(1, size // 2)
@@ -749,8 +774,7 @@ def generate(model: GLTCH, vocabulary: Vocabulary, prompt: str = "", length: int
     pending = ""
     for new in generate_ids(model, start_ids(model, vocabulary, prompt), length, **settings):
         pending += vocabulary.decode(new.tolist())
-        if stop and stop in pending:
-            yield pending[: pending.index(stop)]
+        if pending == stop:
             return
         held = next((n for n in range(min(len(stop or ""), len(pending)), 0, -1)
                      if (stop or "").startswith(pending[-n:])), 0)
@@ -811,7 +835,9 @@ class Muon(torch.optim.Optimizer):
         by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
         for group in self.param_groups:
             for p in group["params"]:
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
                 momentum.lerp_(p.grad, 1 - group["momentum"])
                 nesterov = p.grad.lerp(momentum, group["momentum"])
                 blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
@@ -861,7 +887,7 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
-    return min(warm, (total - step) / (recipe.cooldown * total), 1.0)
+    return min(warm, (total - step) / (recipe.cooldown * total))
 
 # %% [markdown]
 # ## Checkpoints
@@ -1247,8 +1273,10 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
         products = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
         self.optimizers = make_optimizers(self.model, recipe, products)
-        grad_scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)  # PyTorch 2.3+
-        self.scaler = grad_scaler(enabled=runtime.precision == "fp16")
+        fp16 = runtime.precision == "fp16"  # small gradients would vanish: they are scaled up
+        self.scaler: Any = (
+            torch.amp.GradScaler(runtime.device.type, enabled=fp16)
+            if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler(enabled=fp16))
         self.windows = Windows(corpus.train.to(runtime.device), config.block_size, recipe.seed)
         self.step = 0
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
@@ -1428,7 +1456,7 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
     require(saved is not None or not main or not (folder / "log.jsonl").exists(), "There already "
             f"is a run in {folder}: continue it with --resume {folder}, or choose another --name.")
     corpus = corpus or load_corpus(saved["paths"] if saved else ())
-    number = int(corpus.digest[:6], 16)
+    number = int(corpus.digest[:5], 16)
     require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
     planned = plan_length(recipe, reference, runtime.device)
     trainer = Trainer(replace(config, vocab_size=len(corpus.vocabulary)), planned, corpus, runtime)

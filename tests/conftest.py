@@ -12,7 +12,7 @@ import torch
 
 PROGRAM = Path(__file__).resolve().parent.parent / "gltch_2_7m.py"
 SMALL_RUN = ("--size", "1m", "--batch-size", "2", "--precision", "fp32",
-             "--steps", "40", "--eval-every", "10", "--log-every", "5")
+             "--steps", "24", "--eval-every", "8", "--log-every", "4")
 ENVIRONMENT = {  # None: not set
     "HTTP_PROXY": None, "http_proxy": None, "ALL_PROXY": None, "NO_PROXY": None, "no_proxy": None,
     "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",  # nobody answers
@@ -54,11 +54,11 @@ def text_file(tmp_path_factory):
 def gltch_cli():
     """Run the command line to its end; standard input is a pipe, empty unless given."""
 
-    def run(*arguments, stdin="", timeout=120, environment=None, **settings):
+    def run(*arguments, stdin="", timeout=240, environment=None, **settings):
         command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-        return subprocess.run(command, input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                              encoding="utf-8", timeout=timeout,
-                              env={**os.environ, **(environment or {})}, **settings)
+        return subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8",
+                              timeout=timeout, env={**os.environ, **(environment or {})},
+                              **settings)
 
     return run
 
@@ -89,10 +89,10 @@ def start_gltch(start):
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait until a file holds a text, looking often; a minute is too long."""
+    """Wait until a file holds a text, looking often."""
 
     def wait(path, text):
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not (path.exists() and text in path.read_text(encoding="utf-8")):
             assert time.monotonic() < deadline, f"{path} never held {text!r}"
             time.sleep(0.005)
@@ -102,7 +102,7 @@ def wait_for():
 
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory, gltch_cli, text_file):
-    """A run of 40 steps on the command line, never interrupted: read it, do not change it."""
+    """A run of 24 steps on the command line, never interrupted: read it, do not change it."""
     home = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_environment(monkeypatch, home)

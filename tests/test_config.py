@@ -10,7 +10,7 @@ from gltch_2_7m import GLTCH, PRESETS, Config, GltchError, TrainConfig
 SHAPES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
 COUNTS = ("steps", "batch_size", "eval_every", "log_every")
 FROM_ZERO = ("warmup", "sample_every", "seed")
-RATES = ("minutes", "learning_rate", "embedding_learning_rate")
+RATES = ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate")
 
 BAD_SHAPES = [
     *((name, value) for name in SHAPES for value in (0, -1, 2.0, "8", True, None)),
@@ -21,7 +21,7 @@ BAD_RECIPES = [
     *((name, None) for name in COUNTS if name != "steps"),
     *((name, value) for name in FROM_ZERO for value in (-1, 2**31, 0.5, "8", True, None)),
     *((name, value) for name in RATES for value in (0, -1, math.nan, math.inf, "8")),
-    ("embedding_learning_rate", None),
+    ("embedding_learning_rate", None), ("head_learning_rate", None),
     *(("weight_decay", value) for value in (-0.1, math.nan, math.inf, "0.1", None)),
     *(("cooldown", value) for value in (-0.1, 1.1, math.nan, "0.5", None)),
     *(("optimizer", value) for value in ("sgd", "Muon", "", None)),

@@ -253,6 +253,13 @@ def test_a_prompt_with_characters_the_model_does_not_know_names_them():
         list(generate(MODEL, VOCABULARY, "a!"))
 
 
+def test_a_prompt_can_be_rid_of_what_the_model_does_not_know_with_a_warning(capsys):
+    assert gltch.known_part(VOCABULARY, "a bad! end?") == "a bad ed"
+    assert "'!', '?', 'n'" in capsys.readouterr().err
+    assert gltch.known_part(VOCABULARY, "a bad") == "a bad"
+    assert capsys.readouterr().err == ""
+
+
 # --- Texts ----------------------------------------------------------------------------------------
 
 

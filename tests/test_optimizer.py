@@ -54,9 +54,16 @@ def test_the_first_optimizer_has_the_matrices_of_the_blocks_and_only_those(optim
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_each_group_takes_its_learning_rate_from_the_recipe(optimizer):
-    recipe = TrainConfig(optimizer=optimizer, learning_rate=0.7, embedding_learning_rate=0.3)
-    for made, rate in zip(make_optimizers(GLTCH(TINY), recipe), (0.7, 0.3)):
-        assert all(g["lr"] == g["full_lr"] == rate for g in made.param_groups)
+    model, rates = GLTCH(TINY), {}
+    recipe = TrainConfig(optimizer=optimizer, learning_rate=0.7, embedding_learning_rate=0.3,
+                         head_learning_rate=0.1)
+    for made in make_optimizers(model, recipe):
+        for group in made.param_groups:
+            assert group["full_lr"] == group["lr"]
+            rates.update({id(p): group["lr"] for p in group["params"]})
+    for name, p in model.named_parameters():
+        matrix = name.startswith("blocks.") and p.dim() == 2
+        assert rates[id(p)] == (0.7 if matrix else 0.1 if name == "head.weight" else 0.3)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -205,7 +212,7 @@ def test_either_optimizer_learns_a_batch_by_heart(optimizer):
     model, ids = GLTCH(Config(11, 8, 2, 2, 16, 0.0)), torch.randint(11, (4, 9))
     optimizers = make_optimizers(model, TrainConfig(
         optimizer=optimizer, learning_rate=0.02 if optimizer == "muon" else 0.01,
-        embedding_learning_rate=0.01, weight_decay=0.0))
+        embedding_learning_rate=0.01, head_learning_rate=0.01, weight_decay=0.0))
     for _ in range(150):
         model.zero_grad()
         loss = model(ids[:, :-1], ids[:, 1:])

@@ -415,7 +415,7 @@ def test_random_access_equals_sequential_access(shape, indices):
 
 
 def epochs(seed, count=4):
-    windows = Windows(torch.arange(1000), 10, seed)
+    windows = Windows(torch.arange(1001), 10, seed)
     starts = [windows.start(i) for i in range(count * windows.per_epoch)]
     return [starts[i: i + windows.per_epoch] for i in range(0, len(starts), windows.per_epoch)]
 

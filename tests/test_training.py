@@ -1,10 +1,13 @@
 """Training from Python: what a run leaves, how it measures, how long it takes, how it fails."""
+import itertools
 import json
 import math
 import signal
+import time
 import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -103,13 +106,13 @@ def test_an_untrained_network_finds_all_characters_equally_likely(corpus):
 
 
 def test_the_plot_is_a_picture_of_both_curves(corpus):
-    folder = train(TINY, RECIPE, corpus, name="<&>").folder
+    folder = train(TINY, RECIPE, corpus, name="a & b").folder
     picture = ElementTree.parse(str(folder / "loss.svg")).getroot()
     curves = {line.get("class"): line.get("points").split()
               for line in picture.iter("{http://www.w3.org/2000/svg}polyline")}
     assert len(curves["curve train"]) == len(points(folder, "train"))
     assert len(curves["curve validation"]) == len(points(folder, "eval"))
-    assert "<&>" in "".join(picture.itertext())
+    assert "a & b" in "".join(picture.itertext())
 
 
 @pytest.mark.parametrize("losses", [[], [2.0], [2.0, 2.0], [3.5, math.inf], [1e-9, 9.0]])
@@ -290,12 +293,14 @@ def test_the_first_slow_steps_do_not_count():
 
 
 def test_a_run_of_minutes_ends_by_itself_cooled_down(corpus, monkeypatch):
-    asked = []
+    ticks, asked = itertools.count(), []
+    monkeypatch.setattr(gltch, "time", SimpleNamespace(
+        monotonic=lambda: next(ticks) / 100, strftime=time.strftime))
     monkeypatch.setattr(gltch, "lr_factor", lambda *now: asked.append(now) or lr_factor(*now))
     result = train(TINY, replace(RECIPE, steps=None, minutes=0.02), corpus)
     state = gltch.read_checkpoint(result.folder / "last.pt")
-    assert result.step == state["step"] == state["total"] > 7
-    assert lr_factor(*asked[-1]) < 0.2 and lr_factor(result.step, *asked[-1][1:]) == 0
+    assert result.step == state["step"] == state["total"] > 20
+    assert lr_factor(*asked[-1]) < 0.1
     assert points(result.folder, "eval")[-1]["step"] == result.step
 
 
