@@ -329,8 +329,7 @@ def opened(path: Path) -> Any:
 # %% [markdown]
 # **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
 #
-# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
-# until then.
+# **writing.** Turns a full disk or a forbidden folder into a sentence.
 
 # %%
 def files_in(folder: Path) -> List[Path]:
@@ -367,31 +366,39 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
 
 
-def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
-    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into a sentence."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
         raise GltchError(f"{path} could not be written: {reason}.") from error
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 # %% [markdown]
+# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
+# until then.
+#
 # **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
 # of reach.
-#
-# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
-# Shakespeare.
 
 # %%
+def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            if temporary.exists():
+                temporary.unlink()
+
+
 def tiny_shakespeare() -> Optional[bytes]:
     """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
@@ -418,7 +425,14 @@ def tiny_shakespeare() -> Optional[bytes]:
         say(f"text      not kept for next time: {error}")
     return reply.content
 
+# %% [markdown]
+# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
+# Shakespeare.
+#
+# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
+# built-in prose.
 
+# %%
 def builtin_text() -> str:
     """The prose of Python's language reference, in the 65 characters of Tiny Shakespeare."""
     from pydoc_data.topics import topics  # part of Python's standard library
@@ -431,11 +445,7 @@ def builtin_text() -> str:
             paragraphs.append(re.sub(" +", " ", kept))
     return "\n\n".join(paragraphs) + "\n"
 
-# %% [markdown]
-# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
-# built-in prose.
 
-# %%
 def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = None) -> Corpus:
     """The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the built-in prose.
 
@@ -948,8 +958,10 @@ def restore(state: Dict[str, Any], path: Path) -> Tuple[GLTCH, Vocabulary]:
     try:
         model = GLTCH(Config(**state["config"]))
         model.load_state_dict(state["ema"])
-        return model.eval(), Vocabulary(state["vocabulary"])
-    except (KeyError, TypeError, RuntimeError) as error:
+        vocabulary = Vocabulary(state["vocabulary"])
+        require(len(vocabulary) == model.config.vocab_size, "the vocabulary has another size")
+        return model.eval(), vocabulary
+    except (GltchError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
 
 # %% [markdown]
@@ -1059,12 +1071,12 @@ class Run:
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
 
-    def start(self, step: int) -> None:
-        """Make the folder, or keep its log up to a step: what came later will happen again."""
+    def start(self, resumed_step: Optional[int]) -> None:
+        """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
+        came later will happen again."""
         if not self.writes:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "log.jsonl"
+        path, step = self.folder / "log.jsonl", -1 if resumed_step is None else resumed_step
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole = text.split("\n")[:-1]  # a kill can cut the last line
         self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
@@ -1074,7 +1086,8 @@ class Run:
     def log(self, kind: str, step: int, **values: Any) -> None:
         if self.writes:
             self.points.append({"kind": kind, "step": step, **values})
-            with open(self.folder / "log.jsonl", "a", encoding="utf-8") as file:
+            path = self.folder / "log.jsonl"
+            with writing(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(self.points[-1]) + "\n")
 
     def best(self) -> float:
@@ -1252,6 +1265,10 @@ def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
     model.train(was_training)
     return runtime.mean(total)[0] * runtime.world / (len(ids) - 1)
 
+
+UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-rate, or use "
+            "--precision fp32")
+
 # %% [markdown]
 # **Trainer.** Everything that changes during training, and the step that changes it.
 
@@ -1320,9 +1337,8 @@ class Trainer:
                 self.scaler.scale(part_loss).backward()
             loss += part_loss.detach()
         mean_loss = runtime.mean(loss.item())[0]
-        require(math.isfinite(mean_loss), f"The loss became {mean_loss} at step {self.step + 1}: "
-                "training stopped, the last checkpoint is kept; lower --learning-rate, or use "
-                "--precision fp32.")
+        require(math.isfinite(mean_loss),
+                f"The loss became {mean_loss} at step {self.step + 1}: {UNSTABLE}.")
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * factor
@@ -1453,7 +1469,7 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
     """Check everything and say what will be trained, before anything is written."""
     runtime = start_runtime(recipe)
     main = runtime.rank == 0
-    require(saved is not None or not main or not (folder / "log.jsonl").exists(), "There already "
+    require(saved is not None or not main or not (folder / "last.pt").exists(), "There already "
             f"is a run in {folder}: continue it with --resume {folder}, or choose another --name.")
     corpus = corpus or load_corpus(saved["paths"] if saved else ())
     number = int(corpus.digest[:5], 16)
@@ -1476,18 +1492,20 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
                 f"--steps {reference}, any other: --minutes")
         say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
     run = Run(folder, writes=main)
-    run.start(trainer.step)
+    run.start(trainer.step if saved else None)
     return trainer, run
 
 
 def measure(trainer: Trainer, run: Run) -> None:
     """Evaluate, log, draw, and keep a checkpoint."""
     best, val_loss = run.best(), trainer.validate()
+    require(math.isfinite(val_loss), f"The validation loss became {val_loss} at step "
+            f"{trainer.step}: {UNSTABLE}.")
     run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
             seconds=round(trainer.seconds, 1))
     run.plot()
     is_best = trainer.step > 0 and val_loss < best
-    run.save(trainer.state(), "last.pt", *(["best.pt"] if is_best else []))
+    run.save(trainer.state(), *(["best.pt"] if is_best else []), "last.pt")  # last.pt closes it
 
 # %% [markdown]
 # **train.** Train a network, or continue a run, and keep it under runs/.
@@ -1519,14 +1537,14 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     characters = recipe.batch_size * config.block_size
     began, before, speed, stop = time.monotonic(), trainer.seconds, 0.0, 0.0
     with Interrupts(runtime) as interrupts:
-        if trainer.step == 0:
+        if saved is None:
             measure(trainer, run)
-        timer = StepTimer(recipe, time.monotonic() - began)
+        timer = StepTimer(recipe, *runtime.mean(time.monotonic() - began))
         while trainer.step != trainer.total and not stop:
             step_began = time.monotonic()
             loss = trainer.train_step()
             now = time.monotonic()
-            # Averaged, so that several processes come to the same decisions.
+            # Means over the processes, so that all come to the same decisions.
             seconds, trainer.seconds, stop = runtime.mean(
                 now - step_began, before + now - began, interrupts.signal)
             if trainer.total is None:

@@ -92,7 +92,7 @@ def wait_for():
     """Wait until a file holds a text, looking often."""
 
     def wait(path, text):
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while not (path.exists() and text in path.read_text(encoding="utf-8")):
             assert time.monotonic() < deadline, f"{path} never held {text!r}"
             time.sleep(0.005)

@@ -236,7 +236,7 @@ def stop(start_gltch, wait_for, text_file, tmp_path):
         wait_for(tmp_path / "runs" / "stopped" / "log.jsonl", f'"step": {step},')
         for number in signals:
             process.send_signal(number)
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=240)
         state = read_checkpoint(tmp_path / "runs" / "stopped" / "last.pt")
         assert step - step % 8 <= state["step"] < 24
         assert output == "" and "Traceback" not in errors
@@ -314,8 +314,8 @@ except GltchError as error:
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits of file sizes")
 def test_a_disk_that_is_full_keeps_the_file_before(start, tmp_path):
     process = start(sys.executable, "-c", FULL_DISK, PROGRAM.parent)
-    errors = process.communicate(timeout=120)[1]
-    assert errors.startswith("sentence: ") and "could not be written" in errors
+    errors = process.communicate(timeout=240)[1]
+    assert "sentence: " in errors and "could not be written" in errors
     assert os.listdir(str(tmp_path)) == ["last.pt"]
     assert read_checkpoint(tmp_path / "last.pt")["step"] == 1
 

@@ -24,16 +24,16 @@ def free_port():
 
 
 @pytest.fixture
-def start_ranks(start_gltch, text_file, monkeypatch):
+def start_ranks(start, text_file, monkeypatch):
     """Start two processes of one run, as torchrun would, without torchrun."""
     if sys.platform == "win32":
         monkeypatch.setenv("USE_LIBUV", "0")  # PyTorch for Windows has no libuv
 
-    def start_both(*arguments, texts=None, **settings):
+    def start_both(*arguments, program=(PROGRAM,), texts=None):
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
-        return [start_gltch("--data", text, *SMALL_RUN, *arguments, "--name", "both",
-                            environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-                            **settings)
+        return [start(sys.executable, *program, "--data", text, *SMALL_RUN, *arguments,
+                      "--name", "both",
+                      environment={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
                 for rank, text in enumerate(texts or [text_file, text_file])]
 
     return start_both
@@ -41,7 +41,7 @@ def start_ranks(start_gltch, text_file, monkeypatch):
 
 def ends_of(processes):
     """(exit status, stderr) of each."""
-    errors = [process.communicate(timeout=120)[1] for process in processes]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
     return [(process.returncode, error) for process, error in zip(processes, errors)]
 
 
@@ -68,11 +68,22 @@ def test_two_processes_under_torchrun_learn_what_one_learns(start, text_file):
     assert [point[2] for point in both] == pytest.approx([point[2] for point in one], abs=1e-4)
 
 
-def test_several_processes_agree_on_what_fits_into_the_minutes(start_ranks):
-    ends = ends_of(start_ranks("--minutes", 0.04, "--steps", 2000, "--eval-every", 2))
+DIFFERENT_CLOCKS = """
+import itertools, os, sys, time, types
+sys.path.insert(0, sys.argv.pop(1))
+import gltch_2_7m as gltch
+tick, ticks = (0.01, 0.05)[int(os.environ["RANK"])], itertools.count()
+gltch.time = types.SimpleNamespace(monotonic=lambda: tick * next(ticks), strftime=time.strftime)
+sys.exit(gltch.main())
+"""
+
+
+def test_a_slow_and_a_fast_process_agree_on_what_fits_into_the_minutes(start_ranks):
+    ends = ends_of(start_ranks("--minutes", 0.02, "--steps", 200, "--eval-every", 4,
+                               program=("-c", DIFFERENT_CLOCKS, PROGRAM.parent)))
     assert [status for status, _ in ends] == [0, 0], ends
     state = read_checkpoint(Path("runs", "both", "last.pt"))
-    assert state["step"] == state["total"] == read_log("both")[-1][1]
+    assert 10 < state["step"] == state["total"] == read_log("both")[-1][1] < 200
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
