@@ -208,15 +208,16 @@ def build_parser() -> Parser:
             add["train"](flag, action="store_true", default=None, help=text)
         else:
             shown = "" if f.default is None else f" (default: {f.default})"
-            add["train"](flag, type=f.metadata["kind"], metavar="X", help=text + shown,
-                         choices=f.metadata["choices"])
+            add["train"](flag, type=f.metadata["kind"], help=text + shown,
+                         choices=f.metadata["choices"],
+                         metavar=None if f.metadata["choices"] else "X")
     for name in ("train", "info"):
         add[name]("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     for name in ("sample", "chat", "eval", "export", "info"):
         add[name]("--checkpoint", metavar="FILE",
                   help="a .pt or .safetensors file, or a run's folder (default: the newest run)")
-    for name in ("sample", "chat", "eval"):
-        add[name]("--device", default="cpu", help="cpu, cuda, mps or auto (default: cpu)")
+    for name, device in (("sample", "cpu"), ("chat", "cpu"), ("eval", "auto")):
+        add[name]("--device", default=device, help=f"cpu, cuda, mps or auto (default: {device})")
     for name in ("sample", "chat"):
         add[name]("--length", type=int, default=500, help="characters to write (default: 500)")
         add[name]("--temperature", type=float, default=0.8,
@@ -268,12 +269,14 @@ SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/d
                    "tinyshakespeare/input.txt")
 SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
 SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
 CHUNK = 1 << 18  # characters decoded at a time
 
 
 def say(*words: object) -> None:
-    """Everything meant for a person goes to stderr; stdout carries data only."""
-    print(*words, file=sys.stderr, flush=True)
+    """Everything meant for a person goes to stderr, once; stdout carries data only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(*words, file=sys.stderr, flush=True)
 
 
 class Vocabulary:
@@ -383,7 +386,10 @@ def files_in(folder: Path) -> List[Path]:
     """The text files below a folder, sorted; hidden and binary ones are passed over."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()
              and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    return [path for path in files if is_text(path)]
+    texts = [path for path in files if is_text(path)]
+    if len(texts) < len(files):
+        say(f"text      {len(files) - len(texts)} files in {folder} are not UTF-8 text: left out")
+    return texts
 
 
 def is_text(path: Path) -> bool:
@@ -397,16 +403,18 @@ def is_text(path: Path) -> bool:
 
 
 def read_paths(paths: Sequence[str]) -> Iterator[str]:
+    last = "\n"
     for name in paths:
-        if name == "-":
-            yield from read_chunks("standard input", sys.stdin.buffer)
-            continue
-        require(Path(name).exists(), f"There is no file or folder {name!r}.")
+        require(name == "-" or Path(name).exists(), f"There is no file or folder {name!r}.")
         files = files_in(Path(name)) if Path(name).is_dir() else [Path(name)]
         require(bool(files), f"The folder {name!r} holds no text files.")
         for path in files:
-            with opened(path) as file:
-                yield from read_chunks(str(path), file)
+            if not last.endswith("\n"):
+                yield "\n"  # a new file begins a new line
+            stdin = name == "-"
+            with contextlib.nullcontext(sys.stdin.buffer) if stdin else opened(path) as stream:
+                for last in read_chunks("standard input" if stdin else str(path), stream):
+                    yield last
 
 
 def cache_folder() -> Path:
@@ -485,24 +493,30 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     With a vocabulary, the text is encoded in it. Raises GltchError for an unusable text.
     """
     known = vocabulary.characters if vocabulary else None
-    given = [p if p == "-" else os.path.abspath(p)
-             for p in paths or filter(None, [os.environ.get("GLTCH_DATA")])]
-    if given:
-        source = ", ".join(given) + ("" if paths else " (GLTCH_DATA)")
-        chunks = read_paths(given)
+    given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
+    content = tiny_shakespeare() if given in ([], [SHAKESPEARE]) else None
+    require(content is not None or given != [SHAKESPEARE], "Tiny Shakespeare is out of reach: give "
+            "the text with --data.")
+    given = given or [BUILT_IN if content is None else SHAKESPEARE]
+    if content is not None:
+        source, chunks = "Tiny Shakespeare", read_chunks("Tiny Shakespeare", io.BytesIO(content))
+    elif given == [BUILT_IN]:
+        source = "the prose of Python's language reference (built in; --data for your own)"
+        chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
     else:
-        content = tiny_shakespeare()
-        if content is not None:
-            source = "Tiny Shakespeare"
-            chunks = read_chunks(source, io.BytesIO(content))
-        else:
-            source = "the prose of Python's language reference (built in; --data for your own)"
-            chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
+        given = [path if path == "-" else os.path.abspath(path) for path in given]
+        source, chunks = ", ".join(given) + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
-    corpus = Corpus(source, ids, Vocabulary(characters) if characters else Vocabulary("\n"), digest,
-                    given)
     require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
-    return corpus
+    return Corpus(source, ids, Vocabulary(characters), digest, given)
+
+
+def text_of(state: Dict[str, Any]) -> List[str]:
+    """Where the text of a checkpoint was found. Raises GltchError if it cannot be read again."""
+    paths = state.get("paths", [])
+    require("-" not in paths, "The network was trained on standard input: give the text again with "
+            "--data.")
+    return paths
 
 
 class Windows:
@@ -514,7 +528,7 @@ class Windows:
 
     def __init__(self, ids: Tensor, size: int, seed: int):
         require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
-                f"the network takes {size + 1}: use a longer text or a smaller --size.")
+                f"the network takes {size + 1}: use a longer text.")
         self.ids, self.size, self.seed = ids, size, seed
         self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
         self.epoch, self.starts = -1, torch.empty(0)
@@ -671,8 +685,9 @@ class GLTCH(nn.Module):
 class Decoder:
     """The network laid out flat for writing, with a cache of keys and values.
 
-    The arithmetic is GLTCH.forward's without modules around it: for one character at a time their
-    overhead would cost more than the matrix products.
+    The arithmetic is GLTCH.forward's without modules around it, whose overhead would cost as much
+    as the matrix products. Most weights are kept transposed: a single row times a matrix is faster
+    that way, except where the row is the longer side.
     """
 
     def __init__(self, model: GLTCH, batch: int):
@@ -682,8 +697,9 @@ class Decoder:
         self.cache = model.head.weight.new_empty(shape)
         self.length = 0  # characters in the cache
         self.layers = [
-            (b.norm1.weight, b.norm1.bias, b.qkv.weight, b.projection.weight, b.norm2.weight,
-             b.norm2.bias, b.up.weight, b.down.weight, keys, values)
+            (b.norm1.weight, b.norm1.bias, b.qkv.weight.t().contiguous(),
+             b.projection.weight.t().contiguous(), b.norm2.weight, b.norm2.bias,
+             b.up.weight.t().contiguous(), b.down.weight.t(), keys, values)
             for b, (keys, values) in zip(model.blocks, self.cache)]
 
     def __call__(self, ids: Tensor) -> Tensor:
@@ -693,13 +709,13 @@ class Decoder:
         start, end = self.length, self.length + T
         x = model.token_embedding.weight[ids] + model.position_embedding.weight[start:end]
         for norm1, bias1, qkv, projection, norm2, bias2, up, down, keys, values in self.layers:
-            heads = F.linear(F.layer_norm(x, (C,), norm1, bias1), qkv).view(B, T, 3, *self.heads)
+            heads = (F.layer_norm(x, (C,), norm1, bias1) @ qkv).view(B, T, 3, *self.heads)
             q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
             keys[:, :, start:end], values[:, :, start:end] = k, v
             y = F.scaled_dot_product_attention(
                 q, keys[:, :, :end], values[:, :, :end], is_causal=T > 1)
-            x = x + F.linear(y.transpose(1, 2).reshape(B, T, C), projection)
-            x = x + F.linear(F.gelu(F.linear(F.layer_norm(x, (C,), norm2, bias2), up)), down)
+            x = x + y.transpose(1, 2).reshape(B, T, C) @ projection
+            x = x + F.gelu(F.layer_norm(x, (C,), norm2, bias2) @ up) @ down
         self.length = end
         return F.linear(model.norm(x[:, -1]), model.head.weight)
 
@@ -909,8 +925,8 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
     """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
     if not name:
         found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
-        require(bool(found), "There is no trained network under runs/ yet: train one first with "
-                             "python gltch_2_7m.py, or name one with --checkpoint.")
+        require(bool(found), "There is no run under runs/ yet: start one with "
+                             "python gltch_2_7m.py, or name a checkpoint.")
         newest = max(found, key=lambda path: path.stat().st_mtime).parent
         return next(newest / choice for choice in choices if (newest / choice).exists())
     path = Path(name)
@@ -941,23 +957,32 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     return state
 
 
-def restore(state: Dict[str, Any], path: Path) -> Tuple[GLTCH, Vocabulary]:
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
     try:
+        yield
+    except (GltchError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
+
+
+def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabulary]:
+    """All of a checkpoint, its network (averaged weights, ready to write) and its vocabulary."""
+    path = find_checkpoint(name, ("best.pt", "last.pt"))
+    state = read_checkpoint(path)
+    with intact(path):
         model = GLTCH(Config(**state["config"]))
         model.load_state_dict(state["ema"])
         vocabulary = Vocabulary(state["vocabulary"])
         require(len(vocabulary) == model.config.vocab_size, "the vocabulary has another size")
-        return model.eval(), vocabulary
-    except (GltchError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
+    return {**state, "path": path}, model.eval(), vocabulary
 
 
-def load(path: str) -> Tuple[GLTCH, Vocabulary]:
-    """The network (averaged weights, ready to write) and vocabulary in a checkpoint or run folder.
+def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
+    """The network and vocabulary in a checkpoint or run folder (default: the newest run).
 
     Raises GltchError when there is none."""
-    file = find_checkpoint(path, ("best.pt", "last.pt"))
-    return restore(read_checkpoint(file), file)
+    return open_checkpoint(path)[1:]
 
 
 def optional(module: str) -> Any:
@@ -969,10 +994,9 @@ def optional(module: str) -> Any:
                          "pip install safetensors numpy") from None
 
 
-def export(checkpoint: Path, output: Path) -> None:
+def export(name: Optional[str], output: Path) -> None:
     """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
-    state = read_checkpoint(checkpoint)
-    model, _ = restore(state, checkpoint)
+    state, model, _ = open_checkpoint(name)
     kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
     about = {key: state[key] for key in kept}
     optional("numpy")  # safetensors writes through it
@@ -1054,7 +1078,12 @@ class Run:
         path, step = self.folder / "log.jsonl", -1 if resumed_step is None else resumed_step
         text = path.read_text(encoding="utf-8") if path.exists() else ""
         whole = text.split("\n")[:-1]  # a kill can cut the last line
-        self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
+        try:
+            self.points = [point for point in map(json.loads, whole) if point["step"] <= step]
+        except (KeyError, TypeError, ValueError):
+            raise GltchError(f"{path} is damaged: move it away and try again.") from None
+        for abandoned in self.folder.glob(".*.tmp"):  # left by a kill in the middle of a write
+            abandoned.unlink()
         text = "".join(json.dumps(point) + "\n" for point in self.points)
         write_atomically(path, lambda file: file.write(text.encode()))
 
@@ -1192,8 +1221,8 @@ def start_runtime(recipe: TrainConfig) -> Runtime:
     """Pick device and precision; under torchrun, join the other processes."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local, name = os.environ.get("LOCAL_RANK", "0"), recipe.device
-    if world > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{local}"
+    if world > 1 and name in ("auto", "cuda"):
+        name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
     device = pick_device(name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -1321,7 +1350,7 @@ class Trainer:
         return {
             "config": asdict(self.model.config), "recipe": asdict(self.recipe),
             "vocabulary": self.corpus.vocabulary.characters, "text": self.corpus.digest,
-            "paths": self.corpus.paths, "precision": self.runtime.precision,
+            "paths": self.corpus.paths,
             "step": self.step, "total": self.total, "losses": self.losses,
             "seconds": self.seconds, "val_loss": self.val_loss,
             "model": self.model.state_dict(), "ema": self.ema.state_dict(),
@@ -1330,14 +1359,12 @@ class Trainer:
         }
 
     def load_state(self, state: Dict[str, Any]) -> None:
-        require(state["text"] == self.corpus.digest, "This run was trained on another text "
-                f"({', '.join(state['paths']) or 'Tiny Shakespeare or the built-in prose'}): "
-                "give the same one with --data.")
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"] and self.scaler.is_enabled():
+            self.scaler.load_state_dict(state["scaler"])
         for name in ("step", "total", "losses", "seconds", "val_loss"):
             setattr(self, name, state[name])
 
@@ -1351,12 +1378,17 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         self.old = {}
         if threading.current_thread() is threading.main_thread():
-            self.old = {s: signal.signal(s, self.ask) for s in (signal.SIGINT, signal.SIGTERM)}
+            numbers = [signal.SIGINT, signal.SIGTERM]
+            if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                numbers.append(signal.SIGHUP)  # the terminal closes; nohup wants that ignored
+            self.old = {number: signal.signal(number, self.ask) for number in numbers}
         return self
 
     def ask(self, number: int, frame: Any) -> None:
         if self.signal and self.insist:
             raise KeyboardInterrupt
+        if not self.signal:
+            say("\nFinishing this step and saving; a second Ctrl-C stops at once.")
         self.signal = number
 
     def __exit__(self, *error: object) -> None:
@@ -1377,7 +1409,8 @@ class StepTimer:
         """Note one step; the total as soon as it can be told. The first two steps warm up."""
         self.times.append(seconds)
         timed = self.times[2:] or [seconds]
-        enough = len(timed) >= 5 and sum(timed) >= min(5.0, self.seconds / 5)
+        enough = len(self.times) > 2 and (
+            sum(timed) >= self.seconds / 5 or len(timed) >= 5 and sum(timed) >= 5)
         if not enough and elapsed < self.seconds and step < self.most:
             return None
         left = (self.seconds - elapsed) / (sum(timed) / len(timed) + self.overhead)
@@ -1406,31 +1439,33 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
             saved: Optional[Dict[str, Any]], reference: int) -> Tuple[Trainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
+    require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
+            f"{folder}: continue it with --resume {folder}, or choose another --name.")
     runtime = start_runtime(recipe)
-    main = runtime.rank == 0
-    require(saved is not None or not main or not (folder / "last.pt").exists(), "There already "
-            f"is a run in {folder}: continue it with --resume {folder}, or choose another --name.")
-    corpus = corpus or load_corpus(saved["paths"] if saved else ())
-    number = int(corpus.digest[:5], 16)
+    corpus = corpus or load_corpus(text_of(saved) if saved else ())
+    number = int(corpus.digest[:4], 16)
     require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
     planned = plan_length(recipe, reference, runtime.device)
     trainer = Trainer(replace(config, vocab_size=len(corpus.vocabulary)), planned, corpus, runtime)
     if saved is not None:
-        trainer.load_state(saved)
+        require(saved["text"] == corpus.digest, "This run was trained on another text "
+                f"({', '.join(saved['paths'])}): give the same one with --data.")
+        with intact(folder / "last.pt"):
+            trainer.load_state(saved)
         require(trainer.step != trainer.total,
                 f"The run in {folder} is complete: start another one.")
-    if main:
-        parameters = sum(p.numel() for p in trainer.model.parameters())
-        say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
-            f"{len(corpus.vocabulary)} different")
-        say(f"network   {parameters:,} parameters, context {config.block_size}")
-        say(f"device    {runtime.device}, {runtime.precision}"
-            + (f", {runtime.world} processes" if runtime.world > 1 else ""))
-        if planned.minutes != recipe.minutes:
-            say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
-                f"--steps {reference}, any other: --minutes")
-        say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
-    run = Run(folder, writes=main)
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
+        f"{len(corpus.vocabulary)} different")
+    say(f"network   {parameters:,} parameters, context {config.block_size}")
+    say(f"device    {runtime.device}, {runtime.precision}"
+        + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+    if planned.minutes != recipe.minutes:
+        say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
+            f"--steps {reference}, any other: --minutes")
+    say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
+    run = Run(folder, writes=runtime.rank == 0)
+    runtime.mean(0)  # every process has looked for an earlier run before one begins to write
     run.start(trainer.step if saved else None)
     return trainer, run
 
@@ -1457,16 +1492,19 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     """
     saved: Optional[Dict[str, Any]] = None
     config, recipe = config or Config(), recipe or TrainConfig()
-    folder = Path("runs") / (name or time.strftime("%Y-%m-%d_%H%M%S"))
+    name = name or time.strftime("%Y-%m-%d_%H%M%S")
+    require(name == Path(name).name and name != "..", f"--name is a folder's name under runs/, not "
+            f"{name!r}.")
+    folder = Path("runs") / name
     if resume is not None:
         path = find_checkpoint(resume, ("last.pt",))
         saved, folder = read_checkpoint(path), path.parent
         require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
-        config = Config(**saved["config"])
-        recipe = TrainConfig(**{
-            **saved["recipe"],
-            "device": saved["recipe"]["device"] if recipe.device == "auto" else recipe.device,
-            "precision": saved["precision"] if recipe.precision == "auto" else recipe.precision})
+        changes = {key: getattr(recipe, key) for key in ("device", "precision")
+                   if getattr(recipe, key) != "auto"}
+        with intact(path):
+            config = Config(**saved["config"])
+            recipe = TrainConfig(**{**saved["recipe"], **changes})
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
     recipe, runtime = trainer.recipe, trainer.runtime
     progress = Progress(shown=run.writes)
@@ -1585,7 +1623,9 @@ def converse(model: GLTCH, vocabulary: Vocabulary, stop: Optional[str] = None,
         except (EOFError, KeyboardInterrupt):
             say("")
             return
-        text += "\n" * bool(text and not text.endswith("\n")) + known_part(vocabulary, line)
+        if "\n" in vocabulary.number and text and not text.endswith("\n"):
+            text += "\n"
+        text += known_part(vocabulary, line)
         try:
             for piece in generate(model, vocabulary, text, stop=stop, **settings):
                 print(piece, end="", flush=True)
@@ -1602,11 +1642,9 @@ def chat_command(args: argparse.Namespace) -> int:
 
 
 def eval_command(args: argparse.Namespace) -> int:
-    path = find_checkpoint(args.checkpoint, ("best.pt", "last.pt"))
-    state = read_checkpoint(path)
-    model, vocabulary = restore(state, path)
+    state, model, vocabulary = open_checkpoint(args.checkpoint)
     device = pick_device(args.device)
-    corpus = load_corpus(args.data or state.get("paths", ()), vocabulary)
+    corpus = load_corpus(args.data or text_of(state), vocabulary)
     own = corpus.digest == state["text"]  # never measure on what it was trained on
     ids = corpus.validation if own else corpus.ids
     nats = evaluate(model.to(device), ids, Runtime(device))
@@ -1620,7 +1658,7 @@ def eval_command(args: argparse.Namespace) -> int:
 def export_command(args: argparse.Namespace) -> int:
     require(args.output.endswith(".safetensors"), "--output must end in .safetensors, "
             f"not {args.output!r}.")
-    export(find_checkpoint(args.checkpoint, ("best.pt", "last.pt")), Path(args.output))
+    export(args.checkpoint, Path(args.output))
     say(f"Wrote {args.output}; read it with --checkpoint {args.output}.")
     return 0
 
@@ -1628,10 +1666,9 @@ def export_command(args: argparse.Namespace) -> int:
 def info_command(args: argparse.Namespace) -> int:
     require(not (args.size and args.checkpoint), "--size and --checkpoint: give one of them.")
     if args.checkpoint:
-        path = find_checkpoint(args.checkpoint, ("best.pt", "last.pt"))
-        state = read_checkpoint(path)
-        config = restore(state, path)[0].config
-        print(f"{path}, step {state['step']}, validation loss {state['val_loss']:.4f}\n")
+        state, model, _ = open_checkpoint(args.checkpoint)
+        config = model.config
+        print(f"{state['path']}, step {state['step']}, validation loss {state['val_loss']:.4f}\n")
     else:
         config = PRESETS[args.size or "2.7m"][0]
     with torch.device("meta"):  # shapes without memory
@@ -1647,24 +1684,38 @@ HANDLERS = {"train": train_command, "sample": sample_command, "chat": chat_comma
             "eval": eval_command, "export": export_command, "info": info_command}
 
 
+def failed(sentence: str) -> int:
+    print(f"gltch_2_7m.py: error: {sentence}", file=sys.stderr, flush=True)
+    return 2
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     args = parse_arguments(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):  # a terminal without some letter shows a ? for it
+    for stream in (sys.stdin, sys.stdout, sys.stderr):  # files and pipes are UTF-8 everywhere
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+            stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     try:
         code = HANDLERS[args.command](args)
         sys.stdout.flush()
         return code
-    except GltchError as error:
-        say(f"gltch_2_7m.py: error: {error}")
-        return 2
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130
     except BrokenPipeError:  # the reader has read enough (`| head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except GltchError as error:
+        return failed(str(error))
+    except OSError as error:
+        return failed(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            return failed("There is not enough memory for this: use --low-memory, or a smaller "
+                          "--batch-size or --size.")
+        if getattr(args, "compile", False) and "torch._" in str(type(error)):
+            return failed(f"torch.compile does not work here ({type(error).__name__}): leave out "
+                          "--compile.")
+        raise
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 PROGRAM = Path(__file__).resolve().parent.parent / "gltch_2_7m.py"
-SMALL_RUN = ("--size", "1m", "--batch-size", "2", "--precision", "fp32",
-             "--steps", "24", "--eval-every", "8", "--log-every", "4")
+SMALL_RUN = ("--size", "1m", "--device", "cpu", "--batch-size", "2", "--precision", "fp32",
+             "--steps", "60", "--eval-every", "10", "--log-every", "5")
 ENVIRONMENT = {  # None: not set
     "HTTP_PROXY": None, "http_proxy": None, "ALL_PROXY": None, "NO_PROXY": None, "no_proxy": None,
     "HTTPS_PROXY": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9",  # nobody answers
     "RANK": None, "WORLD_SIZE": None, "LOCAL_RANK": None, "GLTCH_DATA": None, "NO_COLOR": None,
-    "PYTHONUNBUFFERED": None, "PYTHONUTF8": "1", "OMP_NUM_THREADS": "1",
+    "PYTHONUNBUFFERED": None, "PYTHONUTF8": "1", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
 }
 
 torch.set_num_threads(1)  # the networks here are too small to share
@@ -102,7 +102,7 @@ def wait_for():
 
 @pytest.fixture(scope="session")
 def straight(tmp_path_factory, gltch_cli, text_file):
-    """A run of 24 steps on the command line, never interrupted: read it, do not change it."""
+    """A run of 60 steps on the command line, never interrupted: read it, do not change it."""
     home = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as monkeypatch:
         set_environment(monkeypatch, home)

@@ -163,6 +163,23 @@ def test_a_last_line_cut_short_is_dropped_from_the_log(corpus, monkeypatch, torn
     assert_same_run(Path("runs", "torn"), straight)
 
 
+def test_a_log_that_makes_no_sense_is_one_sentence(corpus):
+    folder = train(TINY, RECIPE, corpus).folder
+    save_checkpoint(folder / "last.pt", {**read_checkpoint(folder / "last.pt"), "total": 16})
+    (folder / "log.jsonl").write_text("one line\nof prose\n")
+    with pytest.raises(GltchError, match="log.jsonl is damaged"):
+        train(resume=str(folder))
+
+
+def test_what_a_kill_left_half_written_is_cleared_away(corpus):
+    folder = train(TINY, RECIPE, corpus).folder
+    save_checkpoint(folder / "last.pt", {**read_checkpoint(folder / "last.pt"), "total": 16})
+    (folder / ".last.pt.12345.tmp").write_bytes(b"half a checkpoint")
+    train(resume=str(folder))
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.pt", "last.pt", "log.jsonl", "loss.svg"]
+
+
 def test_a_second_signal_ends_the_run_in_the_middle_of_a_step(corpus, monkeypatch):
     def insisted(trainer):
         signal.raise_signal(signal.SIGINT)
@@ -229,7 +246,7 @@ def test_a_network_without_its_training_state_cannot_be_resumed(corpus):
 
 @pytest.fixture
 def stop(start_gltch, wait_for, text_file, tmp_path):
-    """Send signals to a run of 24 steps when its log shows a step; returns how it ended."""
+    """Send signals to a run of 60 steps when its log shows a step; returns how it ended."""
 
     def run(step, *signals):
         process = start_gltch("--data", text_file, *SMALL_RUN, "--name", "stopped")
@@ -238,7 +255,7 @@ def stop(start_gltch, wait_for, text_file, tmp_path):
             process.send_signal(number)
         output, errors = process.communicate(timeout=240)
         state = read_checkpoint(tmp_path / "runs" / "stopped" / "last.pt")
-        assert step - step % 8 <= state["step"] < 24
+        assert step - step % 10 <= state["step"] < 60
         assert output == "" and "Traceback" not in errors
         return SimpleNamespace(code=process.returncode, errors=errors)
 
@@ -253,13 +270,13 @@ def resume_and_compare(gltch_cli, straight):
 
 @posix
 def test_a_killed_process_loses_only_the_steps_since_its_checkpoint(stop, gltch_cli, straight):
-    assert stop(12, signal.SIGKILL).code == -signal.SIGKILL
+    assert stop(35, signal.SIGKILL).code == -signal.SIGKILL
     resume_and_compare(gltch_cli, straight)
 
 
 @posix
 def test_ctrl_c_saves_and_says_how_to_go_on(stop, gltch_cli, straight):
-    ended = stop(12, signal.SIGINT)
+    ended = stop(35, signal.SIGINT)
     assert ended.code == 130
     assert ended.errors.endswith("  python gltch_2_7m.py train --resume runs/stopped\n")
     resume_and_compare(gltch_cli, straight)
@@ -267,13 +284,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(stop, gltch_cli, straight):
 
 @posix
 def test_a_polite_kill_saves_too(stop):
-    ended = stop(4, signal.SIGTERM)
+    ended = stop(5, signal.SIGTERM)
     assert ended.code == 143 and "--resume runs/stopped" in ended.errors
 
 
 @posix
 def test_a_second_ctrl_c_does_not_wait(stop):
-    assert stop(4, signal.SIGINT, signal.SIGINT).code == 130
+    assert stop(5, signal.SIGINT, signal.SIGINT).code == 130
 
 
 # --- A file is replaced whole or not at all -------------------------------------------------------
@@ -439,7 +456,7 @@ def test_a_damaged_checkpoint_loads_or_is_refused_with_a_sentence(checkpoint, tm
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, words in (("gone.pt", "There is no checkpoint 'gone.pt'"),
-                        ("empty", "holds no best.pt or last.pt"), ("", "train one first")):
+                        ("empty", "holds no best.pt or last.pt"), ("", "start one with")):
         with pytest.raises(GltchError, match=words):
             load(name)
 

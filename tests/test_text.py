@@ -165,8 +165,8 @@ def test_files_and_folders_are_read_in_order_without_hidden_and_binary_ones(tmp_
     write(folder / "old.txt", b"caf\xe9")
     (folder / "nothing").mkdir()
     corpus = load_corpus([last, str(folder), last])
-    assert text_of(corpus) == ("Last comes first when named first. In the folder a. Then b. "
-                               "Below it c. Last comes first when named first. ")
+    assert text_of(corpus) == ("Last comes first when named first. \nIn the folder a. \nThen b. \n"
+                               "Below it c. \nLast comes first when named first. ")
     assert corpus.paths == [last, str(folder), last]
     assert last in corpus.source and str(folder) in corpus.source
 
@@ -280,6 +280,7 @@ print(len(corpus.ids), corpus.digest, (after - before) * unit)
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="measures with the module resource")
 def test_memory_for_a_large_text_stays_within_a_few_bytes_per_character(tmp_path):
     content = (PLAY + bytes(range(32, 127))) * 140_000
     path = write(tmp_path / "large.txt", content)
@@ -306,7 +307,7 @@ def test_tiny_shakespeare_is_downloaded_once_and_then_read_from_the_cache(websit
         corpus = load_corpus()
         assert (corpus.source, text_of(corpus)) == ("Tiny Shakespeare", PLAY.decode())
         assert (website.requests, cached().read_bytes()) == (1, PLAY)
-    assert corpus.paths == []
+    assert corpus.paths == ["@shakespeare"]
     assert [path.name for path in gltch.cache_folder().iterdir()] == ["tinyshakespeare.txt"]
 
 

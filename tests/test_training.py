@@ -155,6 +155,12 @@ def test_a_name_in_use_is_refused_and_its_run_stays_as_it_is(corpus):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize("name", ["..", "a/b", "../up", "/tmp/away"])
+def test_a_name_stays_inside_the_folder_of_runs(corpus, name):
+    with pytest.raises(GltchError, match="--name"):
+        train(TINY, RECIPE, corpus, name=name)
+
+
 def test_a_text_shorter_than_one_window_is_refused(corpus):
     with pytest.raises(GltchError, match="longer text"):
         train(replace(TINY, block_size=6000), RECIPE, corpus)
@@ -225,6 +231,21 @@ def test_recomputed_activations_change_nothing_not_even_dropout(corpus, monkeypa
     recomputed = one_step(corpus, recompute=True, cut=8)
     assert len(calls) == 3 * TINY.n_layer  # twice in the second step
     assert_close(recomputed, kept)
+
+
+@pytest.mark.skipif(not hasattr(torch.amp, "GradScaler"), reason="scales on a CPU from PyTorch 2.3")
+def test_fp16_with_scaled_gradients_learns_like_fp32(corpus):
+    """The path of GPUs before Ampere, on a CPU."""
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        trainer = make_trainer(corpus)
+        runtime = Runtime(torch.device("cpu"), precision)
+        trainer = Trainer(trainer.model.config, trainer.recipe, corpus, runtime)
+        for _ in range(30):
+            trainer.train_step()
+        losses[precision] = trainer.validate()
+    assert trainer.scaler.is_enabled() and losses["fp16"] < 3.3
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.05)
 
 
 def test_low_memory_trains_the_same_model_in_smaller_pieces(corpus):
