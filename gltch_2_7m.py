@@ -1426,6 +1426,7 @@ class Result:
     folder: Path
     step: int
     val_loss: float  # nats per character, at the last evaluation
+    best_val_loss: float  # the lowest one, whose weights are in best.pt
     interrupted: int = 0  # the signal that ended the run early, or 0
 
 
@@ -1544,7 +1545,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             run.plot()
     progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
-                  trainer.val_loss, 0 if ended else interrupts.signal or signal.SIGINT)
+                  trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)
 
 
 # ==================================================================================================
@@ -1573,8 +1574,10 @@ def train_command(args: argparse.Namespace) -> int:
         say(f"Stopped after step {result.step} and saved {result.folder / 'last.pt'}; go on with:\n"
             f"  python gltch_2_7m.py train --resume {result.folder}")
         return 128 + result.interrupted
+    earlier = (f" It was {result.best_val_loss:.4f} before; best.pt holds that network."
+               if result.best_val_loss < result.val_loss else "")
     say(f"Trained {result.step} steps: validation loss {result.val_loss:.4f} nats per character "
-        f"({result.val_loss / math.log(2):.4f} bits). Let it write:\n"
+        f"({result.val_loss / math.log(2):.4f} bits).{earlier} Let it write:\n"
         f"  python gltch_2_7m.py sample --checkpoint {result.folder}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         if result.model.head.weight.device.type == "cpu":

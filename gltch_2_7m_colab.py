@@ -1485,6 +1485,7 @@ class Result:
     folder: Path
     step: int
     val_loss: float  # nats per character, at the last evaluation
+    best_val_loss: float  # the lowest one, whose weights are in best.pt
     interrupted: int = 0  # the signal that ended the run early, or 0
 
 # %% [markdown]
@@ -1614,7 +1615,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             run.plot()
     progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
-                  trainer.val_loss, 0 if ended else interrupts.signal or signal.SIGINT)
+                  trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)
 
 # %% [markdown]
 # ## The text to learn from
