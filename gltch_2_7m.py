@@ -215,7 +215,8 @@ def build_parser() -> Parser:
         add[name]("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     for name in ("sample", "chat", "eval", "export", "info"):
         add[name]("--checkpoint", metavar="FILE",
-                  help="a .pt or .safetensors file, or a run's folder (default: the newest run)")
+                  help="a .pt or .safetensors file, or a run's folder"
+                       + (" (default: the newest run)" if name != "info" else ""))
     for name, device in (("sample", "cpu"), ("chat", "cpu"), ("eval", "auto")):
         add[name]("--device", default=device, help=f"cpu, cuda, mps or auto (default: {device})")
     for name in ("sample", "chat"):
@@ -240,9 +241,14 @@ def build_parser() -> Parser:
 def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     """No command means train. Exits with 0 after --help and with 2 on an error."""
     argv = list(argv)
-    if not argv or argv[0] not in (*COMMANDS, "-h", "--help"):
+    if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         argv.insert(0, "train")
-    return build_parser().parse_args(argv)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.prog += f" {args.command}"
+        parser.error("unrecognized arguments: " + " ".join(unknown))
+    return args
 
 
 if __name__ == "__main__":  # until PyTorch is loaded, Ctrl-C or a closed pipe ends it silently
@@ -505,7 +511,8 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
     else:
         given = [path if path == "-" else os.path.abspath(path) for path in given]
-        source, chunks = ", ".join(given) + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
+        names = ", ".join("standard input" if path == "-" else path for path in given)
+        source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
     require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
@@ -1387,8 +1394,9 @@ class Interrupts:
     def ask(self, number: int, frame: Any) -> None:
         if self.signal and self.insist:
             raise KeyboardInterrupt
-        if not self.signal:
-            say("\nFinishing this step and saving; a second Ctrl-C stops at once.")
+        if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
+            more = "; a second Ctrl-C stops at once" if self.insist else ""
+            os.write(2, f"\nFinishing this step and saving{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:

@@ -473,7 +473,8 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
     else:
         given = [path if path == "-" else os.path.abspath(path) for path in given]
-        source, chunks = ", ".join(given) + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
+        names = ", ".join("standard input" if path == "-" else path for path in given)
+        source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
     require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
@@ -1440,8 +1441,9 @@ class Interrupts:
     def ask(self, number: int, frame: Any) -> None:
         if self.signal and self.insist:
             raise KeyboardInterrupt
-        if not self.signal:
-            say("\nFinishing this step and saving; a second Ctrl-C stops at once.")
+        if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
+            more = "; a second Ctrl-C stops at once" if self.insist else ""
+            os.write(2, f"\nFinishing this step and saving{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:
