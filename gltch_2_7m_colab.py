@@ -87,7 +87,7 @@ class Config:
                     f"{name} must be a whole number of at least 1, not {value!r}.")
         require(self.n_embd % self.n_head == 0,
                 f"n_embd ({self.n_embd}) must be a multiple of n_head ({self.n_head}).")
-        require(type(self.dropout) in (int, float) and 0 <= self.dropout < 1,
+        require(is_number(self.dropout) and 0 <= self.dropout < 1,
                 f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
 
 # %% [markdown]
@@ -147,10 +147,10 @@ class TrainConfig:
         for name in ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate"):
             value = getattr(self, name)
             may_be_none = name in ("minutes", "learning_rate")
-            require(value is None and may_be_none or is_number(value) and 0 < value < math.inf,
-                    f"{name} must be a number above 0, not {value!r}.")
-        require(is_number(self.weight_decay) and 0 <= self.weight_decay < math.inf,
-                f"weight_decay must be at least 0, not {self.weight_decay!r}.")
+            require(value is None and may_be_none or is_number(value) and 0 < value <= 1e36,
+                    f"{name} must be a number above 0 and at most 1e36, not {value!r}.")
+        require(is_number(self.weight_decay) and 0 <= self.weight_decay <= 1e6,
+                f"weight_decay must be a number from 0 to 1000000, not {self.weight_decay!r}.")
         require(is_number(self.cooldown) and 0 <= self.cooldown <= 1,
                 f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
 
@@ -552,7 +552,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # all (B, nh, 
 
 def dropout(x: Tensor, p: float) -> Tensor:
     """Zero a fraction p of x and scale the rest up. On a CPU p is rounded to a 256th: one random
-    byte per element costs a tenth of PyTorch's one random number per element."""
+    byte per element costs far less than PyTorch's one random number per element."""
     if x.device.type != "cpu" or p == 0:
         return F.dropout(x, p)
     limit = min(round(256 * p), 255)
