@@ -90,9 +90,11 @@ class TrainConfig:
         None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
     minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
     batch_size: int = option(64, int, "sequences per step, over all processes")
-    optimizer: str = option("muon", str, "of the matrices in the blocks", ("muon", "adamw"))
+    optimizer: str = option(
+        "muon", str, "of the matrices in the blocks (sgd: of everything)", ("muon", "adamw", "sgd"))
     learning_rate: Optional[float] = option(
-        None, float, "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw)")
+        None, float,
+        "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw, 0.1 with sgd)")
     embedding_learning_rate: float = option(0.02, float, "of embeddings and layer norms (AdamW)")
     head_learning_rate: float = option(0.003, float, "of the head (AdamW)")
     weight_decay: float = option(0.1, float, "decay of the matrices in the blocks")
@@ -135,7 +137,7 @@ class TrainConfig:
 
     @property
     def matrix_learning_rate(self) -> float:
-        return self.learning_rate or {"muon": 0.02, "adamw": 0.001}[self.optimizer]
+        return self.learning_rate or {"muon": 0.02, "adamw": 0.001, "sgd": 0.1}[self.optimizer]
 
 
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
@@ -900,10 +902,13 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
         {"params": [*embeddings, *norms], "lr": recipe.embedding_learning_rate},
         {"params": [model.head.weight], "lr": recipe.head_learning_rate},
     ], betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
-    for optimizer in (first, rest):
+    optimizers: List[torch.optim.Optimizer] = [first, rest]
+    if recipe.optimizer == "sgd":  # plain gradient descent, to compare with
+        optimizers = [torch.optim.SGD(model.parameters(), lr)]
+    for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["full_lr"] = group["lr"]
-    return [first, rest]
+    return optimizers
 
 
 def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
@@ -1037,14 +1042,18 @@ class Progress:
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
              elapsed: float, always: bool) -> None:
+        part = step / total if total else 0.0
+        left = clock((total - step) * elapsed / step) if total else "?"
+        self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
+                  f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
+                  f"{clock(elapsed)} < {left}", always)
+
+    def line(self, part: float, line: str, always: bool = False) -> None:
+        """Show how large a part is done and what there is to say, in place of what was shown."""
         due = time.monotonic() - self.last >= (0.2 if self.live else 10)
         if not self.shown or not (due or always):
             return
-        self.last, part = time.monotonic(), step / total if total else 0.0
-        left = clock((total - step) * elapsed / step) if total else "?"
-        line = (f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
-                f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
-                f"{clock(elapsed)} < {left}")
+        self.last = time.monotonic()
         if not self.live:
             print(line, file=self.stream, flush=True)
             return
@@ -1288,6 +1297,7 @@ class Trainer:
             if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler(enabled=fp16))
         self.windows = Windows(corpus.train.to(runtime.device), config.block_size, recipe.seed)
         self.step = 0
+        self.first_window, self.noise_seed = 0, recipe.seed  # a peer of the Hive has its own
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
         self.losses: List[float] = []  # since the last point of the training curve
         self.seconds = 0.0  # spent on this run so far
@@ -1302,7 +1312,8 @@ class Trainer:
     def micro_batches(self) -> List[range]:
         """This process's share of the step's windows, cut to what is fast or small enough."""
         size, world = self.recipe.batch_size, self.runtime.world
-        mine = range(self.step * size + self.runtime.rank, (self.step + 1) * size, world)
+        begin = self.first_window + self.step * size
+        mine = range(begin + self.runtime.rank, begin + size, world)
         limit = len(mine)
         if self.runtime.device.type == "cpu":  # activations of this size stay in a CPU's cache
             limit = max(1, 4096 // self.model.config.block_size)
@@ -1315,7 +1326,8 @@ class Trainer:
         untouched, when the loss is not finite."""
         recipe, runtime, share = self.recipe, self.runtime, self.recipe.batch_size
         factor = lr_factor(self.step, self.total, recipe)
-        torch.manual_seed((recipe.seed * 1_000_003 + self.step) * runtime.world + runtime.rank)
+        noise = self.noise_seed * 1_000_003 + self.step
+        torch.manual_seed(noise * runtime.world + runtime.rank)
         self.network.train()
         loss = torch.zeros((), device=runtime.device)
         parts = self.micro_batches()
@@ -1334,7 +1346,7 @@ class Trainer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = group["full_lr"] * factor
-                if "momentum" in group:
+                if isinstance(optimizer, Muon):
                     group["momentum"] = 0.85 + 0.1 * min(1, self.step / 300)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
@@ -1379,8 +1391,9 @@ class Trainer:
 class Interrupts:
     """Ctrl-C (or a polite kill) asks for a stop after the current step; a second one insists."""
 
-    def __init__(self, runtime: Runtime):
-        self.signal, self.insist = 0, runtime.world == 1  # torchrun itself passes signals on twice
+    def __init__(self, runtime: Runtime, then: str = "saving"):
+        self.signal, self.then = 0, then
+        self.insist = runtime.world == 1  # torchrun itself passes signals on twice
 
     def __enter__(self) -> Interrupts:
         self.old = {}
@@ -1396,7 +1409,7 @@ class Interrupts:
             raise KeyboardInterrupt
         if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
             more = "; a second Ctrl-C stops at once" if self.insist else ""
-            os.write(2, f"\nFinishing this step and saving{more}.\n".encode())
+            os.write(2, f"\nFinishing this step and {self.then}{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:

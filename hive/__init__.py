@@ -1,0 +1,1 @@
+"""The Hive: peers that come and go and together train one model."""

@@ -1,0 +1,226 @@
+"""Weights as one flat vector, updates as few bytes, and nothing lost on the way.
+
+An update (a pseudo-gradient going up, an outer update coming down) is a vector with one fp32 number
+per parameter. A codec turns it into 4 bytes per parameter (`fp32`), about a half (`q4`), a quarter
+(`q2`) or a thirtieth (`top64`). What a codec rounds away, `ErrorFeedback` adds to the next update.
+
+Decoding is bit-identical on every machine: each value is a whole number times a bf16 scale, a
+product that fp32 holds exactly, or one of the scales themselves.
+"""
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Dict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gltch_2_7m import GltchError, require
+
+BLOCK = 128  # values that share a scale in q4 and q2
+CHUNK, KEPT = 4096, 64  # top64 keeps this many of each chunk
+LOW, HIGH, BETWEEN = 0.4528, 1.510, 0.9816  # best four levels of a normal distribution (Lloyd, Max)
+
+
+# --------------------------------------------------------------------------------------------------
+# Tensors and bytes
+# --------------------------------------------------------------------------------------------------
+
+def to_bytes(values: Tensor) -> bytes:
+    """The memory of a contiguous CPU tensor, little-endian on every machine PyTorch supports."""
+    raw = values.contiguous().view(-1).view(torch.uint8)
+    content = bytearray(raw.numel())
+    if content:
+        torch.frombuffer(content, dtype=torch.uint8).copy_(raw)
+    return bytes(content)
+
+
+def from_bytes(content: bytes, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of its own; raises GltchError when the length does not fit the type."""
+    size = torch.empty(0, dtype=dtype).element_size()
+    require(len(content) % size == 0, f"{len(content)} bytes are not a whole number of values.")
+    if not content:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(bytearray(content), dtype=dtype)
+
+
+def flatten(model: nn.Module) -> Tensor:  # (P,) fp32 on the CPU
+    """All parameters behind one another, in the order of `model.parameters()`."""
+    return torch.cat([p.detach().float().reshape(-1).cpu() for p in model.parameters()])
+
+
+@torch.no_grad()
+def unflatten(vector: Tensor, model: nn.Module) -> None:
+    """Copy a flat vector (P,) into the model, exactly."""
+    parameters = list(model.parameters())
+    parts = vector.split([p.numel() for p in parameters])
+    for parameter, part in zip(parameters, parts):
+        parameter.copy_(part.view_as(parameter))
+
+
+def digest(vector: Tensor) -> str:
+    """SHA-256 of the fp32 bytes of a flat vector: equal exactly when every bit is."""
+    return hashlib.sha256(to_bytes(vector)).hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------
+# Codecs
+# --------------------------------------------------------------------------------------------------
+
+def blocks_of(vector: Tensor, size: int) -> Tensor:  # (P,) -> (ceil(P / size), size)
+    return F.pad(vector, (0, -len(vector) % size)).view(-1, size)
+
+
+def divide(values: Tensor, scale: Tensor) -> Tensor:
+    """values / scale, and zero where the scale is zero."""
+    return values / torch.where(scale > 0, scale, torch.full_like(scale, torch.inf))
+
+
+class FP32:
+    """Every value as it is."""
+
+    def size(self, count: int) -> int:
+        return 4 * count
+
+    def encode(self, vector: Tensor) -> bytes:
+        return to_bytes(vector)
+
+    def decode(self, content: bytes, count: int) -> Tensor:
+        return from_bytes(content)
+
+
+class Q4:
+    """Blocks of 128 values as whole numbers from -7 to 7, and the size of one as bf16."""
+
+    def size(self, count: int) -> int:
+        return -(-count // BLOCK) * (BLOCK // 2 + 2)
+
+    def encode(self, vector: Tensor) -> bytes:
+        blocks = blocks_of(vector, BLOCK)
+        unit = (blocks.abs().amax(1, keepdim=True) / 7).bfloat16()  # (N, 1)
+        whole = divide(blocks, unit.float()).round_().clamp_(-7, 7).add_(8).to(torch.uint8)
+        packed = whole[:, : BLOCK // 2] | whole[:, BLOCK // 2:] << 4
+        return to_bytes(packed) + to_bytes(unit)
+
+    def decode(self, content: bytes, count: int) -> Tensor:
+        number = -(-count // BLOCK)
+        packed = from_bytes(content[: -2 * number], torch.uint8).view(number, BLOCK // 2)
+        unit = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1).float()
+        whole = torch.empty(number, BLOCK)
+        whole[:, : BLOCK // 2], whole[:, BLOCK // 2:] = packed & 15, packed >> 4
+        return whole.sub_(8).mul_(unit).view(-1)[:count]
+
+
+class Q2:
+    """Blocks of 128 values as one of four levels, small or large and minus or plus, whose sizes are
+    best for normally distributed values; the block's root mean square as bf16."""
+
+    def size(self, count: int) -> int:
+        return -(-count // BLOCK) * (BLOCK // 4 + 2)
+
+    def encode(self, vector: Tensor) -> bytes:
+        blocks = blocks_of(vector, BLOCK)
+        rms = blocks.square().mean(1, keepdim=True).sqrt().bfloat16()  # (N, 1)
+        level = (blocks < 0).to(torch.uint8) << 1 | (blocks.abs() > BETWEEN * rms.float())
+        a, b, c, d = level.split(BLOCK // 4, 1)
+        return to_bytes(a | b << 2 | c << 4 | d << 6) + to_bytes(rms)
+
+    def decode(self, content: bytes, count: int) -> Tensor:
+        number = -(-count // BLOCK)
+        packed = from_bytes(content[: -2 * number], torch.uint8).view(number, BLOCK // 4)
+        rms = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1).float()
+        level = torch.cat([packed >> shift & 3 for shift in (0, 2, 4, 6)], 1)
+        size = torch.where(level & 1 > 0, HIGH * rms, LOW * rms)
+        return torch.where(level & 2 > 0, -size, size).view(-1)[:count]
+
+
+class Top64:
+    """The 64 largest of every 4096 values: where (12 bits), the sign and whether it is one of the
+    larger ones (2 bits); the mean size of the smaller and of the larger ones as bf16.
+
+    After SparseLoCo (arXiv 2508.15706, section 3), with two measured levels per sign.
+    """
+
+    def size(self, count: int) -> int:
+        return -(-count // CHUNK) * (KEPT * 12 // 8 + KEPT // 4 + 4)
+
+    def encode(self, vector: Tensor) -> bytes:
+        chunks = blocks_of(vector, CHUNK)
+        place = chunks.abs().topk(KEPT, 1).indices.sort(1).values  # (N, 64)
+        kept = chunks.gather(1, place)
+        sizes = kept.abs()
+        large = sizes > sizes.mean(1, keepdim=True)
+        means = torch.cat([(sizes * chosen).sum(1, keepdim=True)
+                           / chosen.sum(1, keepdim=True).clamp(min=1)
+                           for chosen in (~large, large)], 1).bfloat16()  # (N, 2)
+        even, odd = place[:, ::2], place[:, 1::2]
+        places = torch.cat([even & 255, even >> 8 | (odd & 15) << 4, odd >> 4], 1).to(torch.uint8)
+        level = (kept < 0).to(torch.uint8) << 1 | large
+        a, b, c, d = level.split(KEPT // 4, 1)
+        levels = a | b << 2 | c << 4 | d << 6
+        return to_bytes(places) + to_bytes(levels) + to_bytes(means)
+
+    def decode(self, content: bytes, count: int) -> Tensor:
+        number = -(-count // CHUNK)
+        lengths = [number * KEPT * 12 // 8, number * KEPT // 4, number * 4]
+        places, levels, means = from_bytes(content, torch.uint8).split(lengths)
+        first, middle, last = places.view(number, -1).long().split(KEPT // 2, 1)
+        place = torch.stack([first | (middle & 15) << 8, middle >> 4 | last << 4], 2).flatten(1)
+        packed = levels.view(number, KEPT // 4)
+        level = torch.cat([packed >> shift & 3 for shift in (0, 2, 4, 6)], 1)
+        low, high = means.clone().view(torch.bfloat16).view(number, 2).float().split(1, 1)
+        size = torch.where(level & 1 > 0, high, low)
+        chunks = torch.zeros(number, CHUNK)
+        chunks.scatter_(1, place, torch.where(level & 2 > 0, -size, size))
+        return chunks.view(-1)[:count]
+
+
+CODECS: Dict[str, Any] = {"fp32": FP32(), "q4": Q4(), "q2": Q2(), "top64": Top64()}
+
+
+def encode(codec: str, vector: Tensor) -> bytes:
+    """Bytes of a flat fp32 vector (P,)."""
+    return CODECS[codec].encode(vector)
+
+
+def decode(codec: str, content: bytes, count: int) -> Tensor:  # (count,) fp32
+    """The vector that the bytes stand for; may hold values that are not finite.
+
+    Raises GltchError when codec or length are wrong.
+    """
+    require(codec in CODECS, f"There is no codec {codec!r}; known are {', '.join(CODECS)}.")
+    expected = CODECS[codec].size(count)
+    if len(content) != expected:
+        raise GltchError(f"An update of {count:,} values in {codec} has {expected:,} bytes, not "
+                         f"{len(content):,}.")
+    return CODECS[codec].decode(content, count)
+
+
+# --------------------------------------------------------------------------------------------------
+# Error feedback
+# --------------------------------------------------------------------------------------------------
+
+class ErrorFeedback:
+    """Remembers what earlier updates left unsent and adds it to the next.
+
+    e <- beta e + update;  send Q(e);  e <- e - Q(e) once the other side has counted it. Until then,
+    and if it never does, e keeps the whole update (Karimireddy et al., arXiv 1901.09847).
+    """
+
+    def __init__(self, count: int, beta: float = 1.0):
+        self.beta = beta
+        self.residual = torch.zeros(count)  # (P,)
+        self.sent = torch.zeros(0)  # what the last encoded update stands for, until it is settled
+
+    def encode(self, codec: str, update: Tensor) -> bytes:
+        """Add an update (P,) and return what to send; `settle` says what became of it."""
+        self.residual.mul_(self.beta).add_(update)
+        content = encode(codec, self.residual)
+        self.sent = decode(codec, content, len(self.residual))
+        return content
+
+    def settle(self, counted: bool) -> None:
+        if counted and len(self.sent):
+            self.residual.sub_(self.sent)
+        self.sent = torch.zeros(0)

@@ -1,0 +1,553 @@
+"""The coordinator's side of every conversation, and the rounds they make up.
+
+Sockets and clocks meet the pure parts here: `rounds` decides when, `outer` computes, `journal`
+remembers, `protocol` checks what comes in. Everything slow runs in two worker threads, one for the
+updates, in order, and one for evaluations.
+"""
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import math
+import secrets
+import time
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from gltch_2_7m import GLTCH, Corpus, Progress, Runtime, evaluate, generate, save_checkpoint
+from hive import protocol
+from hive.codec import from_bytes, to_bytes, unflatten
+from hive.job import Job
+from hive.journal import Contribution, Journal, Record
+from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
+from hive.protocol import ProtocolError, Receiver, pack, unpack
+from hive.rounds import ACCEPTED, REJECTED, Pace, Rounds, Verdict
+
+TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
+CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
+HANDSHAKE_SECONDS = 20.0
+STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
+REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
+SNAPSHOT_EVERY = 10  # rounds
+EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
+
+
+# --------------------------------------------------------------------------------------------------
+# One connected peer
+# --------------------------------------------------------------------------------------------------
+
+Sending = Union[str, Tuple[str, bytes, int]]  # a control message, or (blob, content, offset)
+
+
+@dataclass
+class Link:
+    """A peer's connection: what it said about itself, and what is on its way to it."""
+
+    socket: Any
+    peer: str
+    name: str
+    device: str
+    process: str  # random, made by the peer's process: a new connection of it replaces the old
+    joined: float = field(default_factory=time.time)
+    outbox: asyncio.Queue[Sending] = field(default_factory=asyncio.Queue)
+    batch_size: int = 1
+    offer: Optional[Dict[str, Any]] = None
+    counted_at: float = field(default_factory=time.monotonic)  # when its work last counted
+    speed: float = 0.0  # characters per second while training, as it measured them
+    steps: int = 0  # of its task done so far
+    up: int = 0
+    down: int = 0  # bytes on the wire
+
+    def send(self, kind: str, **values: Any) -> None:
+        self.outbox.put_nowait(pack(kind, **values))
+
+    async def write(self) -> None:
+        """Send what is in the outbox, in order; one message at a time keeps pings moving."""
+        while True:
+            item = await self.outbox.get()
+            if isinstance(item, str):
+                await self.put(item)
+                continue
+            blob, content, offset = item
+            await self.put(pack("blob", blob=blob, bytes=len(content), offset=offset))
+            for chunk in protocol.chunks(blob, content, offset):
+                await self.put(chunk)
+
+    async def put(self, message: Union[str, bytes]) -> None:
+        self.down += len(message)
+        await self.socket.send(message)
+
+
+# --------------------------------------------------------------------------------------------------
+# The coordinator
+# --------------------------------------------------------------------------------------------------
+
+class Coordinator:
+    """The event loop's side of a run. All fields belong to the event loop; the worker threads only
+    touch `outer`, `journal` and the evaluation model, each from one thread."""
+
+    def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
+                 pace: Optional[Pace] = None, least: int = 1):
+        self.job, self.journal, self.corpus, self.folder = job, journal, corpus, folder
+        self.key, self.vocabulary = key, job.vocabulary
+        version, _, self.step = journal.head()
+        weights = from_bytes(journal.weights_at(version, apply_bytes))
+        self.outer = Outer(weights, job.sync)
+        extra = journal.extra(version)
+        if extra is not None:
+            self.outer.load_state(extra)
+        self.rounds = Rounds(version, self.outer.hash, pace or Pace(), least)
+        past = journal.history()
+        self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training
+        self.windows = sum(row["tokens"] for row in past) // job.config.block_size
+        self.loss = past[-1]["loss"] if past else math.nan
+        evaluations = journal.evaluations()
+        self.val_loss = evaluations[-1][1] if evaluations else math.nan
+        self.best = min((loss for _, loss in evaluations), default=math.inf)
+        self.evaluated = evaluations[-1][0] if evaluations else -1
+        self.links: Dict[str, Link] = {}
+        self.addresses: Counter[str] = Counter()
+        self.partial: Dict[str, Receiver] = {}  # by peer: uploads, also interrupted ones
+        self.contributions: List[Contribution] = []  # of the open round
+        self.opened = 0.0  # unix time
+        self.blobs: OrderedDict[str, bytes] = OrderedDict()  # what peers may fetch
+        self.bytes_up = self.bytes_down = 0  # of links that are gone
+        self.finished = job.limits.reached(self.step, version, self.seconds)
+        self.wake: asyncio.Event  # made in the event loop
+        self.updates = ThreadPoolExecutor(1, "updates")
+        self.evaluations = ThreadPoolExecutor(1, "evaluations")
+        self.model = GLTCH(job.config)
+        self.progress = Progress()
+        self.begin_round()
+
+    # Running
+
+    def begin_round(self) -> None:
+        version = self.rounds.version
+        total = self.job.limits.total(self.step, version, self.seconds)
+        self.total = total
+        self.rounds.open_round(version, self.outer.hash,
+                               self.job.sync.quota(self.step, total, self.job.recipe))
+        self.contributions, self.opened = [], 0.0
+        self.partial.clear()
+
+    async def work(self, task: Callable[..., Any], *values: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.updates, task, *values)
+
+    async def run(self) -> None:
+        """Rounds until the run is over, then the last evaluation."""
+        self.wake = asyncio.Event()
+        background = [asyncio.ensure_future(task()) for task in (
+            self.send_status, self.evaluate_forever)]
+        try:
+            while not self.finished:
+                self.hand_out_tasks()
+                if self.rounds.close(time.monotonic()):
+                    await self.commit()
+                    continue
+                left = self.rounds.deadline - time.monotonic()
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self.wake.wait(), max(0.0, min(left, 3600.0)))
+                self.wake.clear()
+                for task in background:
+                    if task.done():
+                        task.result()  # raises what went wrong there
+        finally:
+            for task in background:
+                task.cancel()
+            await asyncio.gather(*background, return_exceptions=True)
+        await self.measure(self.rounds.version)
+        await self.work(self.snapshot)
+        for link in self.links.values():
+            link.send("finished", reason=self.finished)
+        await asyncio.sleep(0.5)  # for the last messages
+
+    def hand_out_tasks(self) -> None:
+        for peer, task in self.rounds.tasks(time.monotonic()).items():
+            self.opened = self.opened or time.time()
+            link = self.links[peer]
+            link.steps = 0
+            link.send("train", version=task.version, weights=self.rounds.weights, step=self.step,
+                      total=self.total, quota=task.quota, seconds=task.seconds,
+                      window=self.windows, codec=self.job.sync.up)
+            self.windows += task.quota * link.batch_size
+
+    async def commit(self) -> None:
+        """Combine what was delivered, write it down, and only then tell the peers."""
+        committed = await self.work(self.combine)
+        if committed is None:
+            self.rounds.reopen()
+            return
+        counted = [c for c in self.contributions if c.verdict == "counted"]
+        tokens = sum(c.tokens for c in counted)
+        self.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
+        step = self.step + max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
+        now = time.time()
+        record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
+                        committed.update, step, self.loss, min(self.opened, now), now,
+                        tuple(self.contributions))
+        await self.work(self.keep, record, committed)
+        self.step, self.seconds = step, self.seconds + record.committed - record.opened
+        self.rounds.version, self.rounds.weights = record.number, committed.result
+        self.remember(protocol.name_of(committed.update), committed.update)
+        peers = {c.peer for c in counted}
+        for link in self.links.values():
+            if link.peer in peers:
+                link.counted_at = time.monotonic()
+            self.tell_commit(link, record.number, committed.codec, committed.result,
+                             committed.update, step, link.peer in peers)
+        self.finished = self.job.limits.reached(step, record.number, self.seconds)
+        self.show(len(counted), tokens, record)
+        self.begin_round()
+
+    def combine(self) -> Optional[Committed]:
+        """In the worker thread, after all updates that were delivered before."""
+        return self.outer.step() if self.outer.weight else None
+
+    def keep(self, record: Record, committed: Committed) -> None:
+        """In the worker thread: the round is durable when this returns."""
+        self.journal.commit(record)
+        self.outer.accept(committed)
+        if record.number % SNAPSHOT_EVERY == 0:
+            self.snapshot()
+
+    def snapshot(self) -> None:
+        self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
+
+    def show(self, peers: int, tokens: int, record: Record) -> None:
+        seconds = max(record.committed - record.opened, 1e-9)
+        done = f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}"
+        self.progress.line(
+            self.step / self.total if self.total else 0.0,
+            f"round {record.number:,}  step {done}  loss {self.loss:.3f}  val {self.val_loss:.3f}"
+            f"  {tokens / seconds:,.0f} chars/s  {peers} of {len(self.links)} peers",
+            always=bool(self.finished))
+
+    # Evaluation
+
+    async def evaluate_forever(self) -> None:
+        """Measure the newest weights whenever there are new ones, in a share of the time."""
+        while True:
+            version = self.rounds.version
+            if version == self.evaluated:
+                await asyncio.sleep(0.05)
+                continue
+            began = time.monotonic()
+            await self.measure(version)
+            await asyncio.sleep((time.monotonic() - began) * (1 / EVALUATION_SHARE - 1))
+
+    async def measure(self, version: int) -> None:
+        """Validation loss, a sample and a checkpoint of the weights as they are now."""
+        if version == self.evaluated:
+            return
+        job = asyncio.get_running_loop().run_in_executor(
+            self.evaluations, self.examine, self.outer.weights, version, self.step, self.best)
+        self.val_loss = await job
+        self.evaluated, self.best = version, min(self.best, self.val_loss)
+        target = self.job.limits.target_loss
+        if target is not None and self.val_loss <= target and not self.finished:
+            self.finished = f"the validation loss of {self.val_loss:.4f} is low enough"
+            self.wake.set()
+
+    def examine(self, weights: Tensor, version: int, step: int, best: float) -> float:
+        """In the evaluation thread."""
+        began = time.monotonic()
+        unflatten(weights, self.model)
+        self.model.eval()
+        loss = evaluate(self.model, self.corpus.validation, Runtime(torch.device("cpu")))
+        self.journal.add_evaluation(version, loss, time.monotonic() - began)
+        text = "".join(generate(self.model, self.vocabulary, "", 200, seed=version))
+        self.journal.add_sample(version, text)
+        state = checkpoint(self.job, self.model, step, loss)
+        for name in ["best.pt", "last.pt"] if loss < best else ["last.pt"]:
+            save_checkpoint(self.folder / name, state)
+        return loss
+
+    # Peers come
+
+    async def serve(self, socket: Any) -> None:
+        """One connection, from its first message to its last."""
+        from websockets.exceptions import ConnectionClosed
+        address = (socket.remote_address or ("?",))[0]
+        local = address in ("127.0.0.1", "::1", "?")
+        if (sum(self.addresses.values()) >= CONNECTIONS
+                or not local and self.addresses[address] >= PER_ADDRESS):
+            await socket.close(1013, "This hive has no place for another connection.")
+            return
+        self.addresses[address] += 1
+        name = address
+        link: Optional[Link] = None
+        try:
+            link = await self.handshake(socket, address)
+            name = link.name
+            await self.converse(link)
+        except ConnectionClosed:
+            pass  # the usual end; `leave` tells who it was
+        except (asyncio.TimeoutError, ProtocolError) as error:
+            reason = str(error) or "The handshake took too long."
+            self.progress.say(f"refused   {name}: {reason}")
+            with contextlib.suppress(ConnectionClosed):
+                await socket.send(pack("refused", reason=reason))
+                await socket.close(1008)
+        finally:
+            self.addresses[address] -= 1
+            if link:
+                self.leave(link)
+
+    async def handshake(self, socket: Any, address: str) -> Link:
+        """Who is it, does it have the key, and may it take part?"""
+        nonce = protocol.make_token()
+        await socket.send(pack("challenge", protocol=protocol.VERSION, hive=self.job.hive,
+                               nonce=nonce, locked=bool(self.key)))
+        raw = await asyncio.wait_for(socket.recv(), HANDSHAKE_SECONDS)
+        hello = self.read(raw)
+        protocol.demand(hello["type"] == "hello", "The first message must be a hello.")
+        name = protocol.clean_name(hello["name"], "peer")
+        try:
+            protocol.check_hello(hello, self.key, nonce)
+            protocol.demand(hello["text"] in (None, self.job.text), "The peer brought another text "
+                            "than the one this hive trains on: leave out --data, and it gets the "
+                            "right one.")
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from None
+        peer, name, token = self.identify(hello, name)
+        link = Link(socket, peer, name, protocol.clean_name(hello["device"], "unknown"),
+                    hello["process"])
+        old = self.links.get(peer)
+        if old:  # the same process came back before its old connection was found dead
+            self.leave(old)
+            await old.socket.close(1000)
+        self.journal.remember_peer(peer, name, hashlib.sha256(token.encode()).hexdigest(),
+                                   link.device, time.time())
+        self.links[peer] = link
+        self.rounds.join(peer)
+        link.send("welcome", proof=protocol.proof(self.key, "coordinator", nonce, hello["nonce"]),
+                  peer=peer, name=name, token=token, counted=self.journal.last_counted(peer),
+                  job=self.job.as_json())
+        self.progress.say(f"joined    {name} ({link.device})")
+        return link
+
+    def identify(self, hello: Dict[str, Any], name: str) -> Tuple[str, str, str]:
+        """A known token brings its identity back, unless another process is using it now."""
+        token = hello["token"]
+        if token:
+            known = self.journal.peer_by_token(hashlib.sha256(token.encode()).hexdigest())
+            busy = known and known[0] in self.links and (
+                self.links[known[0]].process != hello["process"])
+            if known and not busy:
+                return known[0], known[1], token
+        taken = {link.name for link in self.links.values()}
+        number, free = 2, name
+        while free in taken:
+            free = f"{name[: protocol.NAME_LENGTH - 5]}-{number}"
+            number += 1
+        return secrets.token_hex(8), free, protocol.make_token()
+
+    def leave(self, link: Link) -> None:
+        if self.links.get(link.peer) is link:
+            del self.links[link.peer]
+            self.rounds.leave(link.peer)
+            self.bytes_up += link.up
+            self.bytes_down += link.down
+            self.progress.say(f"left      {link.name}")
+            self.wake.set()
+
+    # What they say
+
+    @staticmethod
+    def read(message: Union[str, bytes]) -> Dict[str, Any]:
+        protocol.demand(isinstance(message, str), "A control message was expected.")
+        return unpack(str(message))
+
+    async def converse(self, link: Link) -> None:
+        writer = asyncio.ensure_future(link.write())
+        answers = {"ready": self.on_ready, "offer": self.on_offer, "fetch": self.on_fetch,
+                   "progress": self.on_progress}
+        try:
+            async for message in link.socket:
+                link.up += len(message)
+                if isinstance(message, bytes):
+                    await self.on_chunk(link, message)
+                    continue
+                said = unpack(message)
+                if said["type"] == "goodbye":
+                    break
+                protocol.demand(said["type"] in answers,
+                                f"A peer does not send {said['type']} messages.")
+                await answers[said["type"]](link, said)
+        finally:
+            writer.cancel()
+            await asyncio.gather(writer, return_exceptions=True)
+
+    async def on_ready(self, link: Link, said: Dict[str, Any]) -> None:
+        """The peer holds these weights. If they are old it gets what is missing."""
+        link.batch_size = said["batch_size"]
+        version, weights = said["version"], said["weights"]
+        if weights and self.rounds.ready(link.peer, version, weights):
+            self.wake.set()
+            return
+        missed = self.journal.updates_since(version) if weights else []
+        known = weights == self.hash_of(version)
+        if known and 0 < len(missed) <= REMEMBERED_UPDATES and (
+                sum(size for *_, size, _ in missed) < 4 * len(self.outer.weights)):
+            for number, codec, result, _, _, step in missed:
+                _, update = self.journal.update(number)
+                self.remember(protocol.name_of(update), update)
+                self.tell_commit(link, number, codec, result, update, step,
+                                 self.journal.last_counted(link.peer) == number)
+            return
+        self.remember(self.outer.hash, to_bytes(self.outer.weights))
+        link.send("version", version=self.rounds.version, weights=self.outer.hash, step=self.step)
+
+    def hash_of(self, version: int) -> Optional[str]:
+        return self.journal._result(version) if version <= self.journal.last else None
+
+    def tell_commit(self, link: Link, number: int, codec: str, result: str, update: bytes,
+                    step: int, counted: bool) -> None:
+        link.send("commit", version=number, weights=result, codec=codec, step=step,
+                  update=protocol.name_of(update), bytes=len(update), counted=counted)
+
+    async def on_fetch(self, link: Link, said: Dict[str, Any]) -> None:
+        blob, offset = said["blob"], said["offset"]
+        if blob == self.job.text:
+            content: Optional[bytes] = (self.folder / TEXT).read_bytes()
+        else:
+            content = self.blobs.get(blob)
+        if content is None:  # it was in the middle of fetching something that is now too old
+            self.remember(self.outer.hash, to_bytes(self.outer.weights))
+            link.send("version", version=self.rounds.version, weights=self.outer.hash,
+                      step=self.step)
+            return
+        protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
+        link.outbox.put_nowait((blob, content, offset))
+
+    async def on_progress(self, link: Link, said: Dict[str, Any]) -> None:
+        link.steps = said["steps"]
+
+    def remember(self, blob: str, content: bytes) -> None:
+        self.blobs[blob] = content
+        self.blobs.move_to_end(blob)
+        while len(self.blobs) > REMEMBERED_UPDATES + 2:
+            self.blobs.popitem(last=False)
+
+    # Updates arrive
+
+    async def on_offer(self, link: Link, said: Dict[str, Any]) -> None:
+        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"])
+        if verdict.verdict != ACCEPTED:
+            self.judge(link, said, verdict)
+            return
+        receiver = self.partial.get(link.peer)
+        if receiver is None or receiver.blob != said["update"]:
+            limit = 4 * len(self.outer.weights) + 1024
+            receiver = self.partial[link.peer] = Receiver(said["update"], said["bytes"], limit)
+        link.offer = said
+        link.send("send", blob=receiver.blob, offset=len(receiver.content))
+        if receiver.complete:
+            await self.deliver(link, receiver)
+
+    async def on_chunk(self, link: Link, message: bytes) -> None:
+        receiver = self.partial.get(link.peer)
+        if link.offer is None or receiver is None:
+            return  # the round closed while the chunk was on its way; the peer has been told
+        receiver.add(message)
+        if receiver.complete:
+            await self.deliver(link, receiver)
+
+    async def deliver(self, link: Link, receiver: Receiver) -> None:
+        """The whole update is there: it counts if the round is open and `outer` admits it."""
+        said, link.offer = link.offer, None
+        assert said is not None
+        content = receiver.result()
+        now = time.monotonic()
+        verdict = self.rounds.deliver(link.peer, said["version"], said["steps"], said["seconds"],
+                                      now)
+        if verdict.verdict != ACCEPTED:
+            self.judge(link, said, verdict)
+            return
+        self.opened = self.opened or time.time()
+        tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.outer.weights))
+        if said["seconds"] > 0:
+            link.speed = said["tokens"] / said["seconds"]
+        loss = math.nan if said["loss"] is None else said["loss"]
+        try:
+            await self.work(self.outer.add, said["codec"], content, float(tokens))
+        except Rejected as error:
+            self.rounds.reject(link.peer)
+            self.judge(link, said, Verdict(REJECTED, str(error)))
+        else:
+            self.contributions.append(Contribution(
+                link.peer, link.name, said["steps"], tokens, loss, float(tokens), len(content),
+                "counted"))
+            link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
+        self.wake.set()
+
+    def judge(self, link: Link, said: Dict[str, Any], verdict: Verdict) -> None:
+        """Tell a peer, and write down, that its update does not count."""
+        self.partial.pop(link.peer, None)
+        self.contributions.append(Contribution(
+            link.peer, link.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
+            verdict.verdict, verdict.reason))
+        if verdict.verdict == REJECTED:
+            self.progress.say(f"rejected  {link.name}: {verdict.reason}")
+        link.send("verdict", version=said["version"], verdict=verdict.verdict,
+                  reason=verdict.reason)
+
+    # What others may know
+
+    async def send_status(self) -> None:
+        while True:
+            for link in self.links.values():
+                link.send("status", version=self.rounds.version, peers=len(self.links),
+                          loss=finite(self.loss), val_loss=finite(self.val_loss))
+            await asyncio.sleep(STATUS_SECONDS)
+
+    def state(self) -> Dict[str, Any]:
+        """What the dashboard shows: measured, never invented."""
+        now = time.monotonic()
+        members = self.rounds.members
+        return {
+            "hive": self.job.hive, "size": self.job.size, "sync": self.job.mode,
+            "version": self.rounds.version, "step": self.step, "total": self.total,
+            "loss": finite(self.loss), "val_loss": finite(self.val_loss),
+            "best_val_loss": finite(self.best), "evaluated": self.evaluated,
+            "seconds": self.seconds, "quota": self.rounds.plan and self.rounds.plan.quota,
+            "seconds_left": finite(self.rounds.train_until - now),
+            "finished": self.finished,
+            "bytes_up": self.bytes_up + sum(link.up for link in self.links.values()),
+            "bytes_down": self.bytes_down + sum(link.down for link in self.links.values()),
+            "peers": [{
+                "peer": link.peer, "name": link.name, "device": link.device,
+                "state": members[link.peer].state, "steps": link.steps, "speed": link.speed,
+                "bytes_up": link.up, "bytes_down": link.down, "joined": link.joined,
+            } for link in self.links.values()],
+        }
+
+
+def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
+    """Mean of (value, weight) pairs, NaN when there are none."""
+    known = list(pairs)
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else math.nan
+
+
+def finite(value: float) -> Optional[float]:
+    return value if math.isfinite(value) else None
+
+
+def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
+    return to_bytes(apply_update(from_bytes(weights), codec, update))
+
+
+def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float) -> Dict[str, Any]:
+    """A finished network that `gltch_2_7m.py sample` and the others open."""
+    return {"config": asdict(job.config), "recipe": asdict(job.recipe),
+            "vocabulary": job.characters, "text": job.text, "step": step, "val_loss": val_loss,
+            "ema": model.state_dict()}

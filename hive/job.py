@@ -1,0 +1,119 @@
+"""What a hive trains: one description that the coordinator keeps and every peer receives."""
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Dict, Optional, Type, TypeVar
+
+from gltch_2_7m import (
+    Config,
+    Corpus,
+    GltchError,
+    TrainConfig,
+    Vocabulary,
+    encode_chunks,
+    require,
+)
+from hive.codec import CODECS
+from hive.sync import Sync
+
+LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
+           "n_embd": 1 << 14}  # what a peer agrees to build
+MOST_PARAMETERS = 1 << 30
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a run, whichever comes first. None: does not end it."""
+
+    steps: Optional[int] = None
+    rounds: Optional[int] = None
+    minutes: Optional[float] = None
+    target_loss: Optional[float] = None
+
+    def total(self, step: int, version: int, seconds: float) -> Optional[int]:
+        """Length of the whole run in steps, as far as it can be told so far: the learning rate and
+        the inner steps follow it. `version` rounds and `seconds` led to `step`."""
+        totals = [self.steps] if self.steps else []
+        parts = [version / self.rounds] if self.rounds else []
+        parts += [seconds / (60 * self.minutes)] if self.minutes else []
+        if step:
+            totals += [max(step, round(step / part)) for part in parts if part > 0]
+        return min(totals, default=None)
+
+    def reached(self, step: int, version: int, seconds: float) -> str:
+        """Why the run is over, in words; empty while it is not."""
+        if self.steps and step >= self.steps:
+            return f"all {step:,} steps are done"
+        if self.rounds and version >= self.rounds:
+            return f"all {version:,} rounds are done"
+        if self.minutes and seconds >= 60 * self.minutes:
+            return f"the {self.minutes:g} minutes are over"
+        return ""
+
+
+def parameters_of(config: Config) -> int:
+    """Number of parameters, without building the network."""
+    width = config.n_embd
+    block = 12 * width * width + 4 * width
+    return (width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Network, recipe, way of synchronizing, text and end of a run."""
+
+    hive: str  # random identifier of this run
+    size: str
+    mode: str  # name of the sync preset
+    config: Config
+    recipe: TrainConfig
+    sync: Sync
+    limits: Limits
+    characters: str  # the vocabulary
+    text: str  # SHA-256 of the text in UTF-8
+    text_bytes: int
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.characters)
+
+    def corpus(self, content: bytes) -> Corpus:
+        """The text of the run from its bytes. Raises GltchError when it is another one."""
+        ids, characters, digest = encode_chunks([content.decode()], self.characters)
+        require(digest == self.text, "The text is not the one this hive trains on.")
+        return Corpus("the text of the hive", ids, Vocabulary(characters), digest)
+
+    def as_json(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> Job:
+        """Raises GltchError for anything that is not a job this machine should take on."""
+        try:
+            parts: Dict[str, Any] = {"config": Config, "recipe": TrainConfig, "sync": Sync,
+                                     "limits": Limits}
+            job = cls(**{**value, **{name: build(kind, value[name])
+                                     for name, kind in parts.items()}})
+            require(len(job.vocabulary) == job.config.vocab_size, "the vocabulary does not fit")
+            plain = {"hive": str, "size": str, "mode": str, "text": str, "text_bytes": int}
+            require(all(type(getattr(job, name)) is kind for name, kind in plain.items()),
+                    "a field has the wrong type")
+            require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
+        except (KeyError, TypeError, ValueError) as error:
+            raise GltchError(f"The coordinator's description of the run cannot be used ({error}): "
+                             "it may be of another version.") from error
+        for name, most in LARGEST.items():
+            require(getattr(job.config, name) <= most, f"The hive's network is larger than this "
+                    f"peer agrees to build: {name} is {getattr(job.config, name):,}.")
+        require(parameters_of(job.config) <= MOST_PARAMETERS, f"The hive's network has "
+                f"{parameters_of(job.config):,} parameters; a peer takes {MOST_PARAMETERS:,}.")
+        return job
+
+
+T = TypeVar("T")
+
+
+def build(kind: Type[T], values: Dict[str, Any]) -> T:
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    require(set(values) <= known, f"unknown: {', '.join(sorted(set(values) - known))}")
+    return kind(**values)

@@ -1,0 +1,591 @@
+"""The journal: the durable record of a run, from which any version of the weights can be rebuilt.
+
+Version 0 is the initial weights, and the n-th committed round produces version n. A round is
+written whole or not at all: the encoded update, exactly as it was broadcast, together with who
+contributed what. Initial weights and updates are all it takes to compute every later version
+again; snapshots only shorten the way.
+
+Nobody can change the record unseen. Every round carries a link, a SHA-256 over the link before it
+and over everything the round recorded, so a changed byte breaks this round and all that follow:
+
+    link 0 = SHA-256(canonical JSON of [run description, SHA-256 of the initial weights])
+    link n = SHA-256(link n-1 + canonical JSON of record n, without update + SHA-256 of update n)
+
+Links and hashes are joined as hexadecimal text. What is said about the rounds later (evaluations,
+samples, peers) is no part of the chain.
+
+    folder/journal.db                 everything, in SQLite
+    folder/snapshots/00000100.bin     the weights of version 100
+    folder/snapshots/00000100.extra   what the coordinator needs besides: its outer optimizer
+    folder/lock                       held by the one coordinator that may write
+"""
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import sqlite3
+import sys
+import threading
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+
+from gltch_2_7m import GltchError, require, write_atomically, writing
+
+FORMAT = 1  # of journal.db; kept in its user_version
+DIGEST = hashlib.sha256().digest_size  # bytes
+
+# The updates have a table of their own: whoever reads the history never passes over their pages.
+SCHEMA = """
+CREATE TABLE run (description TEXT NOT NULL);
+CREATE TABLE versions (
+    number INTEGER PRIMARY KEY, base TEXT, result TEXT NOT NULL, codec TEXT, step INTEGER NOT NULL,
+    loss REAL, opened REAL, committed REAL, update_sha256 TEXT, update_bytes INTEGER,
+    link TEXT NOT NULL);
+CREATE TABLE updates (number INTEGER PRIMARY KEY REFERENCES versions, content BLOB NOT NULL);
+CREATE TABLE peers (
+    peer TEXT PRIMARY KEY, name TEXT NOT NULL, token_hash TEXT UNIQUE, device TEXT NOT NULL,
+    first_seen REAL NOT NULL, last_seen REAL NOT NULL);
+CREATE TABLE contributions (
+    number INTEGER NOT NULL REFERENCES versions, position INTEGER NOT NULL,
+    peer TEXT NOT NULL REFERENCES peers, name TEXT NOT NULL, steps INTEGER NOT NULL,
+    tokens INTEGER NOT NULL, loss REAL, weight REAL, bytes INTEGER NOT NULL,
+    verdict TEXT NOT NULL CHECK (verdict IN ('counted', 'late', 'rejected')), reason TEXT NOT NULL,
+    PRIMARY KEY (number, position)) WITHOUT ROWID;
+CREATE INDEX contributions_of_a_peer ON contributions (peer, verdict, number, tokens, bytes);
+CREATE TABLE evaluations (
+    number INTEGER PRIMARY KEY REFERENCES versions, val_loss REAL, seconds REAL NOT NULL);
+CREATE TABLE samples (
+    id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES versions, text TEXT NOT NULL)
+"""
+
+Apply = Callable[[bytes, str, bytes], bytes]  # (weights, codec, update) -> new weights
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one peer brought to one round."""
+
+    peer: str
+    name: str
+    steps: int
+    tokens: int
+    loss: float  # nats per character
+    weight: float  # its share in the combined update
+    bytes: int  # uploaded
+    verdict: str  # "counted", "late" or "rejected"
+    reason: str = ""  # for a person
+
+
+@dataclass(frozen=True)
+class Record:
+    """One committed round."""
+
+    number: int  # the version it produced, >= 1
+    base: str  # SHA-256 of the flat fp32 weights before, hexadecimal
+    result: str  # ... and after
+    codec: str  # name of the codec of `update`
+    update: bytes  # the encoded outer update, exactly as broadcast
+    step: int  # global step after this round
+    loss: float  # token-weighted training loss, nats per character; NaN if nothing was measured
+    opened: float  # unix seconds
+    committed: float
+    contributions: Tuple[Contribution, ...]
+
+
+OF_A_ROUND = [f.name for f in fields(Record) if f.name not in ("update", "contributions")]
+OF_A_CONTRIBUTION = [f.name for f in fields(Contribution)]
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """The one way to write a value as JSON: sorted keys, no spaces, ASCII, NaN as null.
+
+    An infinity is written as the text "inf" or "-inf", so that it differs from NaN."""
+    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def first_link(run: Dict[str, Any], weights_sha256: str) -> str:
+    return sha256(canonical([run, weights_sha256]).encode())
+
+
+def next_link(link: str, record: Dict[str, Any], update_sha256: str) -> str:
+    """`record` is a Record as a dictionary, without the update."""
+    return sha256((link + canonical(record) + update_sha256).encode())
+
+
+def number_or_nan(value: Optional[float]) -> float:
+    return math.nan if value is None else value  # SQLite keeps NaN as NULL
+
+
+def worth_keeping(numbers: Iterable[int]) -> Set[int]:
+    """Which of these snapshots to keep: version 0, every hundredth and the newest three."""
+    ordered = sorted(numbers)
+    return {number for number in ordered if number % 100 == 0} | set(ordered[-3:])
+
+
+def insert(db: sqlite3.Connection, table: str, row: Dict[str, Any]) -> None:
+    places = ", ".join("?" * len(row))
+    db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
+
+
+def numbers(folder: Path, suffix: str) -> List[int]:
+    """The versions that have a file with this suffix."""
+    return [int(path.stem) for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
+
+
+def read(path: Path) -> Optional[bytes]:
+    """What a file holds; None if it is not there, or if the disk does not give it back."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def remove(path: Path) -> None:
+    with writing(path):
+        if path.exists():
+            path.unlink()
+
+
+@contextlib.contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Turns what a damaged file or a full disk leads to into a sentence."""
+    try:
+        yield
+    except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+        raise  # a mistake in the program
+    except sqlite3.OperationalError as error:
+        raise GltchError(f"{path} could not be used: {error}.") from error
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # even its complaint is damaged
+        raise GltchError(f"{path} is damaged ({error}): restore the folder from a copy.") from error
+
+
+@contextlib.contextmanager
+def naming(round_or_version: str) -> Iterator[None]:
+    """Turns whatever reading a damaged row leads to into a sentence that says which one it is."""
+    try:
+        yield
+    except (GltchError, TypeError, ValueError) as error:
+        raise GltchError(f"{round_or_version} is broken: {error}") from error
+
+
+# The operating system drops the lock with the process that held it, however that ended.
+if sys.platform == "win32":
+    import msvcrt
+
+    def lock(file: BinaryIO) -> None:
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+else:
+    import fcntl
+
+    def lock(file: BinaryIO) -> None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def open_locked(path: Path) -> BinaryIO:
+    """Locked until it is closed. Raises GltchError if another process, or object, holds it."""
+    with writing(path):
+        file = open(path, "ab")
+        try:
+            lock(file)
+        except (BlockingIOError, PermissionError) as error:  # POSIX, Windows
+            file.close()
+            raise GltchError(f"Another coordinator works in {path.parent}: stop it, or choose "
+                             "another folder.") from error
+        except OSError:
+            file.close()
+            raise
+    return file
+
+
+class Journal:
+    """Opens the journal in a folder, or creates it, and keeps every other coordinator out.
+
+    With `read_only` an existing journal is opened without the lock and never changed, also while
+    its coordinator runs. Methods may be called from any thread. Raises GltchError if another
+    coordinator works in the folder, if there is nothing to read, or if journal.db is damaged."""
+
+    def __init__(self, folder: Path, *, read_only: bool = False):
+        self.folder, self.read_only = Path(folder), read_only
+        self.path, self.snapshots = self.folder / "journal.db", self.folder / "snapshots"
+        self._mutex = threading.RLock()  # around every use of the connection
+        self._open = contextlib.ExitStack()
+        with contextlib.ExitStack() as opened:  # closes again if anything fails
+            if read_only:
+                require(self.path.is_file(), f"There is no journal in {self.folder}.")
+            else:
+                with writing(self.snapshots):
+                    self.snapshots.mkdir(parents=True, exist_ok=True)
+                opened.enter_context(open_locked(self.folder / "lock"))
+            with usable(self.path):
+                self._db = self._connect()
+                opened.callback(self._db.close)
+                self._prepare()
+            self.run: Optional[Dict[str, Any]] = self._description()
+            self._open = opened.pop_all()
+
+    def _connect(self) -> sqlite3.Connection:
+        uri = self.path.resolve().as_uri() + ("?mode=ro" if self.read_only else "")
+        return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None,
+                               check_same_thread=False)
+
+    def _prepare(self) -> None:
+        if not self.read_only:
+            for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+                self._db.execute(f"PRAGMA {setting}")
+            if self._format() == 0:  # new
+                with self._transaction() as db:
+                    for statement in SCHEMA.split(";"):
+                        db.execute(statement)
+                    db.execute(f"PRAGMA user_version = {FORMAT}")
+            for abandoned in self.snapshots.glob(".*.tmp"):  # by a kill in the middle of a write
+                abandoned.unlink()
+        require(self._format() == FORMAT,
+                f"{self.path} is no journal that this version of the program can read.")
+
+    def _format(self) -> int:
+        return self._query("PRAGMA user_version")[0][0]
+
+    def close(self) -> None:
+        """Let go of the files and of the lock."""
+        with self._mutex:
+            self._open.close()
+
+    # ---- The one way to read, the one way to write
+
+    def _query(self, sql: str, *values: Any) -> List[Tuple[Any, ...]]:
+        with self._mutex, usable(self.path):
+            return self._db.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """All that happens inside is kept when it ends, or nothing if an exception ends it."""
+        self._require_writable()
+        with self._mutex, usable(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+
+    def _require_writable(self) -> None:
+        require(not self.read_only, f"The journal in {self.folder} was opened for reading only.")
+
+    # ---- The run and its rounds
+
+    def _description(self) -> Optional[Dict[str, Any]]:
+        rows = self._query("SELECT description FROM run")
+        try:
+            return json.loads(rows[0][0]) if rows else None
+        except (TypeError, ValueError) as error:
+            raise GltchError(f"{self.path} is damaged: the description of the run cannot be "
+                             "read.") from error
+
+    def start(self, run: Dict[str, Any], weights: bytes) -> None:
+        """Begin a run with its description (plain JSON) and the initial weights (flat fp32).
+
+        Raises GltchError if the journal already holds a run."""
+        require(self.run is None, f"The journal in {self.folder} already holds a run.")
+        self._require_writable()
+        run = json.loads(canonical(run))  # as it will be read
+        digest = sha256(weights)
+        self._write_snapshot(0, weights, b"")
+        with self._transaction() as db:
+            db.execute("INSERT INTO run VALUES (?)", (canonical(run),))
+            db.execute("INSERT INTO versions (number, result, step, link) VALUES (0, ?, 0, ?)",
+                       (digest, first_link(run, digest)))
+        self.run = run
+
+    def commit(self, record: Record) -> None:
+        """Write a round, durably, in one transaction.
+
+        Raises GltchError if the round does not follow the last one; nothing is written then."""
+        with self._mutex:
+            last, result, _ = self.head()
+            require(record.number == last + 1,
+                    f"Round {record.number} cannot be committed: the next one is {last + 1}.")
+            require(record.base == result, f"Round {record.number} cannot be committed: it was "
+                                           f"not computed from version {last}.")
+            with self._transaction() as db:
+                self._insert(db, record)
+                # The link covers what was stored rather than what was given, because the two may
+                # differ (1 and 1.0, NaN and NULL) and only the former can be checked later.
+                (link,), = self._query("SELECT link FROM versions WHERE number = ?", last)
+                link = next_link(link, self._record(record.number), sha256(record.update))
+                db.execute("UPDATE versions SET link = ? WHERE number = ?", (link, record.number))
+
+    def _insert(self, db: sqlite3.Connection, record: Record) -> None:
+        row = {**{name: getattr(record, name) for name in OF_A_ROUND}, "link": "",
+               "update_sha256": sha256(record.update), "update_bytes": len(record.update)}
+        insert(db, "versions", row)
+        insert(db, "updates", {"number": record.number, "content": record.update})
+        for position, contribution in enumerate(record.contributions):
+            # A peer that remember_peer() was never told about is known by its contribution.
+            db.execute("INSERT OR IGNORE INTO peers VALUES (?, ?, NULL, '', ?, ?)",
+                       (contribution.peer, contribution.name, record.committed, record.committed))
+            insert(db, "contributions", {
+                "number": record.number, "position": position,
+                **{name: getattr(contribution, name) for name in OF_A_CONTRIBUTION}})
+
+    def _record(self, number: int) -> Dict[str, Any]:
+        """A round as a dictionary, without its update: what its link covers."""
+        rows = self._query(f"SELECT {', '.join(OF_A_ROUND)} FROM versions WHERE number = ?", number)
+        require(bool(rows), f"{self.path} holds no version {number}.")
+        contributions = self._query(f"SELECT {', '.join(OF_A_CONTRIBUTION)} FROM contributions "
+                                    "WHERE number = ? ORDER BY position", number)
+        return {**dict(zip(OF_A_ROUND, rows[0])),
+                "contributions": [dict(zip(OF_A_CONTRIBUTION, row)) for row in contributions]}
+
+    @property
+    def last(self) -> int:
+        """The newest committed version, 0 right after start(). Raises GltchError before it."""
+        return self.head()[0]
+
+    def head(self) -> Tuple[int, str, int]:
+        """The newest version, the SHA-256 of its weights and its global step.
+
+        Raises GltchError before start()."""
+        rows = self._query(
+            "SELECT number, result, step FROM versions ORDER BY number DESC LIMIT 1")
+        require(bool(rows), f"The journal in {self.folder} holds no run yet.")
+        number, result, step = rows[0]
+        return number, result, step
+
+    def update(self, number: int) -> Tuple[str, bytes]:
+        """The codec and the encoded update that produced a version.
+
+        Raises GltchError if there is no such round, or if its update is damaged."""
+        rows = self._query("SELECT codec, update_sha256, content FROM versions "
+                           "JOIN updates USING (number) WHERE number = ?", number)
+        require(bool(rows), f"{self.path} holds no round {number}.")
+        codec, digest, content = rows[0]
+        require(isinstance(content, bytes) and sha256(content) == digest,
+                f"{self.path} is damaged: the update of round {number} was changed.")
+        return codec, content
+
+    def updates_since(self, number: int) -> List[Tuple[int, str, str, str, int, int]]:
+        """For each version after `number`, in order: version, codec, SHA-256 of the weights,
+        SHA-256 of the update, bytes of the update, global step."""
+        return self._query(
+            "SELECT number, codec, result, update_sha256, update_bytes, step FROM versions "
+            "WHERE number > max(?, 0) ORDER BY number", number)
+
+    # ---- Snapshots, and the weights of any version
+
+    def _result(self, number: int) -> str:
+        """SHA-256 of the weights of a version."""
+        rows = self._query("SELECT result FROM versions WHERE number = ?", number)
+        require(bool(rows), f"{self.path} holds no version {number}.")
+        return rows[0][0]
+
+    def snapshot(self, number: int, weights: bytes, extra: bytes = b"") -> None:
+        """Keep the weights of a version as a file, then remove the snapshots no longer needed.
+
+        Of `extra`, the state of the outer optimizer, only the newest is kept. Raises GltchError
+        if these are not the weights of that version."""
+        self._require_writable()
+        require(sha256(weights) == self._result(number),
+                f"The snapshot of version {number} was not taken: these are other weights.")
+        self._write_snapshot(number, weights, extra)
+        self._prune()
+
+    def _write_snapshot(self, number: int, weights: bytes, extra: bytes) -> None:
+        path = self._extra_path(number)
+        if extra:  # its SHA-256 in front, so that the two are replaced together
+            write_atomically(path, lambda file: file.writelines(
+                (hashlib.sha256(extra).digest(), extra)))
+        else:
+            remove(path)
+        write_atomically(self._snapshot_path(number), lambda file: file.write(weights))
+
+    def _snapshot_path(self, number: int) -> Path:
+        return self.snapshots / f"{number:08d}.bin"
+
+    def _extra_path(self, number: int) -> Path:
+        return self.snapshots / f"{number:08d}.extra"
+
+    def _prune(self) -> None:
+        last, present = self.last, set(numbers(self.snapshots, ".bin"))
+        # Beyond the last version lies what a journal.db restored from a copy knows nothing of.
+        kept = worth_keeping(number for number in present if number <= last)
+        for number in present - kept:
+            remove(self._snapshot_path(number))
+        for number in set(numbers(self.snapshots, ".extra")) - {max(kept)}:
+            remove(self._extra_path(number))
+
+    def extra(self, number: int) -> Optional[bytes]:
+        """What snapshot() was given besides the weights of exactly this version, if it is still
+        there and intact."""
+        content = read(self._extra_path(number)) or b""
+        digest, extra = content[:DIGEST], content[DIGEST:]
+        return extra if hashlib.sha256(extra).digest() == digest else None
+
+    def _intact_snapshot(self, number: int) -> Optional[bytes]:
+        weights = read(self._snapshot_path(number))
+        intact = weights is not None and sha256(weights) == self._result(number)
+        return weights if intact else None
+
+    def weights_at(self, number: int, apply: Apply) -> bytes:
+        """The weights of any version, equal to the last bit: the nearest intact snapshot, and the
+        updates since. Raises GltchError for an unknown version or a broken record."""
+        expected = self._result(number)
+        start, weights = self._nearest_snapshot(number)
+        for following in range(start + 1, number + 1):
+            weights = apply(weights, *self.update(following))
+        require(sha256(weights) == expected,
+                f"{self.path} is damaged: rounds {start + 1} to {number} do not lead to the "
+                f"weights of version {number}.")
+        return weights
+
+    def _nearest_snapshot(self, number: int) -> Tuple[int, bytes]:
+        for earlier in sorted(numbers(self.snapshots, ".bin"), reverse=True):
+            weights = self._intact_snapshot(earlier) if earlier <= number else None
+            if weights is not None:
+                return earlier, weights
+        raise GltchError(f"{self.snapshots} holds no intact snapshot of version {number} or of an "
+                         "earlier one: restore the folder from a copy.")
+
+    def verify(self, apply: Apply) -> Iterator[int]:
+        """Compute the whole run again, from version 0, and compare it with the record.
+
+        Yields each version once it has been verified, 0 included. Raises GltchError that names
+        the first broken round."""
+        last = self.last
+        with naming("Version 0"):
+            link, weights = self._verify_start()
+        yield 0
+        for number in range(1, last + 1):
+            with naming(f"Round {number}"):
+                link, record, update = self._verify_link(number, link)
+                require(record["base"] == sha256(weights), "it began with other weights.")
+            try:
+                weights = apply(weights, record["codec"], update)
+            except GltchError as error:
+                raise GltchError(f"Round {number} is broken: {error}") from error
+            require(record["result"] == sha256(weights),
+                    f"Round {number} is broken: its update does not lead to its result.")
+            yield number
+
+    def _verify_start(self) -> Tuple[str, bytes]:
+        """Link and weights of version 0."""
+        weights = self._intact_snapshot(0)
+        if weights is None:
+            raise GltchError("the snapshot of the initial weights is damaged or missing.")
+        link = first_link(self._description() or {}, sha256(weights))
+        require([(link,)] == self._query("SELECT link FROM versions WHERE number = 0"),
+                "the description of the run or the initial weights were changed.")
+        return link, weights
+
+    def _verify_link(self, number: int, link: str) -> Tuple[str, Dict[str, Any], bytes]:
+        """Link of a round, the round as a dictionary, its update."""
+        record, (_, update) = self._record(number), self.update(number)
+        link = next_link(link, record, sha256(update))
+        stored = self._query("SELECT link, update_bytes FROM versions WHERE number = ?", number)
+        require([(link, len(update))] == stored, "its record was changed.")
+        return link, record, update
+
+    # ---- What is said about the versions
+
+    def add_evaluation(self, number: int, val_loss: float, seconds: float) -> None:
+        """The validation loss of a version, in nats per character; the last word counts.
+
+        Raises GltchError for an unknown version."""
+        self._result(number)
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
+                       (number, val_loss, seconds))
+
+    def evaluations(self) -> List[Tuple[int, float]]:
+        """(version, validation loss), in order."""
+        rows = self._query("SELECT number, val_loss FROM evaluations ORDER BY number")
+        return [(number, number_or_nan(val_loss)) for number, val_loss in rows]
+
+    def add_sample(self, number: int, text: str) -> None:
+        """Something that a version wrote. Raises GltchError for an unknown version."""
+        self._result(number)
+        with self._transaction() as db:
+            insert(db, "samples", {"number": number, "text": text})
+
+    def samples(self, limit: int = 20) -> List[Tuple[int, str]]:
+        """(version, text), newest first."""
+        rows = self._query("SELECT number, text FROM samples ORDER BY id DESC LIMIT ?", limit)
+        return [(number, text) for number, text in rows]
+
+    def history(self) -> List[Dict[str, Any]]:
+        """One dictionary per committed round, in order: number, step, loss (may be NaN), val_loss
+        (None if not evaluated), peers and tokens (of the counted contributions), bytes (uploaded,
+        counted or not), update_bytes, opened, committed."""
+        names = ("number", "step", "loss", "val_loss", "peers", "tokens", "bytes", "update_bytes",
+                 "opened", "committed")
+        rows = self._query("""
+            SELECT versions.number, step, versions.loss, val_loss,
+                   sum(CASE verdict WHEN 'counted' THEN 1 ELSE 0 END),
+                   sum(CASE verdict WHEN 'counted' THEN tokens ELSE 0 END),
+                   coalesce(sum(bytes), 0), update_bytes, opened, committed,
+                   evaluations.number IS NOT NULL
+            FROM versions LEFT JOIN contributions ON contributions.number = versions.number
+                 LEFT JOIN evaluations ON evaluations.number = versions.number
+            WHERE versions.number > 0 GROUP BY versions.number ORDER BY versions.number""")
+        rounds = []
+        for *values, evaluated in rows:
+            one = dict(zip(names, values))
+            one["loss"] = number_or_nan(one["loss"])
+            one["val_loss"] = number_or_nan(one["val_loss"]) if evaluated else None
+            rounds.append(one)
+        return rounds
+
+    # ---- Peers
+
+    def remember_peer(self, peer: str, name: str, token_hash: str, device: str,
+                      now: float) -> None:
+        """Note who a peer is, and that it was seen now (unix seconds)."""
+        with self._transaction() as db:
+            db.execute("""
+                INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE
+                SET name = excluded.name, token_hash = excluded.token_hash,
+                    device = excluded.device, last_seen = excluded.last_seen""",
+                       (peer, name, token_hash, device, now, now))
+
+    def peer_by_token(self, token_hash: str) -> Optional[Tuple[str, str]]:
+        """(peer, name) of the peer that holds this token."""
+        rows = self._query("SELECT peer, name FROM peers WHERE token_hash = ?", token_hash)
+        return (rows[0][0], rows[0][1]) if rows else None
+
+    def last_counted(self, peer: str) -> int:
+        """The newest version with a counted contribution of this peer, 0 if there is none."""
+        return self._query("SELECT coalesce(max(number), 0) FROM contributions "
+                           "WHERE peer = ? AND verdict = 'counted'", peer)[0][0]
+
+    def contributors(self) -> List[Dict[str, Any]]:
+        """One dictionary per peer, over the whole run: peer, name, device, first_seen, last_seen,
+        tokens and rounds (counted), late, rejected, bytes (uploaded, counted or not); most tokens
+        first."""
+        names = ("peer", "name", "device", "first_seen", "last_seen", "tokens", "rounds", "late",
+                 "rejected", "bytes")
+        rows = self._query("""
+            SELECT peers.peer, peers.name, device, first_seen, last_seen,
+                   sum(CASE verdict WHEN 'counted' THEN tokens ELSE 0 END) AS counted_tokens,
+                   sum(CASE verdict WHEN 'counted' THEN 1 ELSE 0 END),
+                   sum(CASE verdict WHEN 'late' THEN 1 ELSE 0 END),
+                   sum(CASE verdict WHEN 'rejected' THEN 1 ELSE 0 END), coalesce(sum(bytes), 0)
+            FROM peers LEFT JOIN contributions ON contributions.peer = peers.peer
+            GROUP BY peers.peer ORDER BY counted_tokens DESC, peers.peer""")
+        return [dict(zip(names, row)) for row in rows]

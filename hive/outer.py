@@ -1,0 +1,115 @@
+"""From many updates to one: admission, weighted mean, outer optimizer, the next weights.
+
+A peer's update is its pseudo-gradient, theta_t - theta_i after its inner steps. The coordinator
+keeps their weighted mean while they arrive, takes one outer step, and applies exactly the encoded
+update that it broadcasts: so every copy of the weights stays equal, bit for bit.
+"""
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from typing import Deque, List, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gltch_2_7m import GltchError, require
+from hive.codec import ErrorFeedback, decode, digest, from_bytes, to_bytes
+from hive.sync import Sync
+
+CLIP = 3.0  # an update longer than this many median lengths is shortened to that
+REMEMBERED = 64  # lengths of the latest updates, for their median
+FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
+
+
+class Rejected(GltchError):
+    """An update that must not touch the weights; the message says why."""
+
+
+def apply_update(weights: Tensor, codec: str, content: bytes) -> Tensor:
+    """The weights (P,) after a committed update; the one way they ever change."""
+    return weights - decode(codec, content, len(weights))
+
+
+def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
+    """What a peer says it trained on, as far as that is possible in the time it had.
+
+    A token costs 6 floating point operations per parameter (arXiv 2001.08361, section 2.1).
+    """
+    return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
+
+
+class Committed(NamedTuple):
+    """One outer step: what is broadcast, and the weights it leads to."""
+
+    codec: str
+    update: bytes
+    base: str  # SHA-256 of the weights before
+    weights: Tensor  # (P,)
+    result: str  # SHA-256 of the weights after
+
+
+class Outer:
+    """The global weights and all that decides how they move. One round: `add` ..., `step`."""
+
+    def __init__(self, weights: Tensor, sync: Sync):
+        self.weights, self.sync = weights, sync
+        self.hash = digest(weights)
+        self.momentum = torch.zeros_like(weights)
+        self.feedback = ErrorFeedback(len(weights))  # of what is broadcast
+        self.lengths: Deque[float] = deque(maxlen=REMEMBERED)
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what has been added since the last step."""
+        self.total = torch.zeros_like(self.weights)
+        self.weight = 0.0
+
+    def add(self, codec: str, content: bytes, weight: float) -> float:
+        """Count one peer's update. Returns its length before clipping; raises Rejected."""
+        if codec != self.sync.up:
+            raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec}.")
+        try:
+            update = decode(codec, content, len(self.weights))
+        except GltchError as error:
+            raise Rejected(str(error)) from None
+        length = float(update.norm())
+        if not math.isfinite(length):
+            raise Rejected("The update holds values that are not finite: training broke down on "
+                           "that peer.")
+        usual = statistics.median(self.lengths) if len(self.lengths) >= 3 else math.inf
+        self.lengths.append(length)
+        self.total.add_(update, alpha=weight * min(1.0, CLIP * usual / max(length, 1e-30)))
+        self.weight += weight
+        return length
+
+    def step(self) -> Committed:
+        """Nesterov momentum over the weighted mean (DiLoCo, arXiv 2311.08105, algorithm 1), or a
+        plain step when the momentum is 0. Changes nothing but the error feedback and the momentum
+        until `accept`."""
+        assert self.weight > 0, "a step needs an update"
+        sync, mean = self.sync, self.total / self.weight
+        if sync.outer_momentum:
+            self.momentum.mul_(sync.outer_momentum).add_(mean)
+            mean = mean + sync.outer_momentum * self.momentum
+        update = self.feedback.encode(sync.down, sync.outer_lr * mean)
+        self.feedback.settle(counted=True)
+        weights = apply_update(self.weights, sync.down, update)
+        return Committed(sync.down, update, self.hash, weights, digest(weights))
+
+    def accept(self, committed: Committed) -> None:
+        """Move on to the committed weights; the next round begins."""
+        self.weights, self.hash = committed.weights, committed.result
+        self.begin()
+
+    def state(self) -> bytes:
+        """What a restarted coordinator needs besides the weights."""
+        return to_bytes(torch.cat([self.momentum, self.feedback.residual]))
+
+    def load_state(self, content: bytes) -> None:
+        values = from_bytes(content)
+        require(len(values) == 2 * len(self.weights), "The state of the outer optimizer has another"
+                " size than the weights.")
+        parts: List[Tensor] = list(values.split(len(self.weights)))
+        self.momentum, self.feedback.residual = parts[0].clone(), parts[1].clone()

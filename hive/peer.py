@@ -1,0 +1,536 @@
+#!/usr/bin/env python3
+"""A peer of a hive: this machine helps to train the one model, for as long as you let it.
+
+    python hive/peer.py --server ws://localhost:8765 --name my-node
+    torchrun --nproc-per-node=2 hive/peer.py --server ws://localhost:8765     several GPUs, one peer
+
+It only dials out. It gets the text and the weights from the coordinator, trains, sends what it
+learned, and starts again from what all have learned. Ctrl-C says goodbye.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import math
+import os
+import platform
+import random
+import socket
+import sys
+import time
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Deque, Dict, List, Optional, Tuple, Type
+
+if __package__ in (None, ""):  # started as a script: the package is one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from gltch_2_7m import (
+    GltchError,
+    Interrupts,
+    Parser,
+    Progress,
+    Runtime,
+    TrainConfig,
+    cache_folder,
+    load_corpus,
+    require,
+    say,
+    start_runtime,
+    write_atomically,
+)
+from hive import protocol
+from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
+from hive.job import Job
+from hive.outer import apply_update
+from hive.protocol import Receiver, pack, unpack
+from hive.rounds import REJECTED
+from hive.worker import Crew, Work, Worker
+
+SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
+MOST_FAILURES = 3  # rounds in a row whose loss was not finite
+
+
+class Refused(GltchError):
+    """The coordinator will not have this peer; trying again would change nothing."""
+
+
+class Stopped(Exception):
+    """Ctrl-C."""
+
+
+class Peer:
+    """One peer over all its connections. `connect` opens a WebSocket (or something like one)."""
+
+    def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str):
+        self.crew, self.recipe, self.key = crew, recipe, key
+        self.server, self.name = options.server, options.name
+        self.text = load_corpus(options.data).digest if options.data else None
+        self.process = protocol.make_token()
+        self.token: Optional[str] = None
+        self.peer = ""
+        self.hive = ""
+        self.job: Optional[Job] = None
+        self.version, self.hash = 0, ""  # of the weights this peer holds
+        self.pending: Optional[Tuple[int, str, bytes, Work]] = None  # version, codec, update, work
+        self.carried = 0  # tokens whose update has not counted yet
+        self.failures = 0
+        self.inbox: Deque[Dict[str, Any]] = deque()
+        self.receiver: Optional[Receiver] = None  # a download, also an interrupted one
+        self.up = self.down = 0  # bytes
+        self.peers, self.loss, self.val_loss, self.speed = 1, math.nan, math.nan, 0.0
+        self.progress = Progress()
+        self.socket: Any = None
+
+    # One connection after the other
+
+    def run(self, interrupts: Interrupts) -> None:
+        """Until the run is over or somebody presses Ctrl-C. Raises Refused, Stopped."""
+        from websockets.exceptions import WebSocketException
+        from websockets.sync.client import connect
+        self.interrupts, wait = interrupts, FIRST_WAIT
+        while True:
+            try:
+                with connect(self.server, compression=None, max_size=protocol.MESSAGE_BYTES,
+                             open_timeout=20, close_timeout=2) as self.socket:
+                    self.handshake()
+                    wait = FIRST_WAIT
+                    reason = self.take_part()
+                    self.progress.say(f"finished  {reason}")
+                    return
+            except Stopped:
+                self.say_goodbye()
+                raise
+            except (OSError, TimeoutError, WebSocketException) as error:
+                self.progress.say(f"waiting   no connection to {self.server} "
+                                  f"({describe(error)}); trying again")
+            self.sleep(wait * random.uniform(0.5, 1.5))  # so that not all come back at once
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def sleep(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if self.interrupts.signal:
+                raise Stopped
+            self.crew.order(do="wait")
+            time.sleep(0.1)
+
+    def say_goodbye(self) -> None:
+        from websockets.exceptions import ConnectionClosed
+        with contextlib.suppress(ConnectionClosed, OSError):
+            self.send("goodbye")
+            self.socket.close()
+
+    def handshake(self) -> None:
+        """Show that both sides have the key, learn what is trained, get the text."""
+        self.inbox.clear()
+        challenge = self.expect("challenge")
+        nonce = protocol.make_token()
+        self.hive = challenge["hive"]
+        require(challenge["locked"] or not self.key, "This hive needs no key: leave it out, or "
+                "check that this is the hive you meant.")
+        self.token = self.token or self.remembered_token()
+        self.send("hello", protocol=protocol.VERSION, nonce=nonce, name=self.name,
+                  proof=protocol.proof(self.key, "peer", challenge["nonce"], nonce),
+                  device=device_name(self.crew.runtime), process=self.process, token=self.token,
+                  text=self.text)
+        welcome = self.expect("welcome")
+        protocol.check_welcome(welcome, self.key, challenge["nonce"], nonce)
+        self.peer, self.name = welcome["peer"], welcome["name"]
+        self.keep_token(welcome["token"])
+        if self.job is None or self.job.as_json() != welcome["job"]:
+            self.begin(Job.from_json(welcome["job"]))
+        if self.pending and welcome["counted"] > self.pending[0]:
+            self.settle(counted=True)
+        self.progress.say(f"joined    {self.server} as {self.name}")
+
+    def begin(self, job: Job) -> None:
+        """Build the network and the optimizer, in all processes of this peer."""
+        content = self.fetch_text(job)
+        self.crew.order(do="begin", job=job.as_json())
+        self.crew.share(content)
+        self.worker = make_worker(job, content, self.recipe, self.crew.runtime)
+        count = sum(p.numel() for p in self.worker.trainer.model.parameters())
+        self.job, self.hash, self.pending = job, "", None
+        self.feedback = ErrorFeedback(count, job.sync.beta)
+        say(f"network   {job.size}: {count:,} parameters; {job.mode}, "
+            f"{self.worker.batch_size} sequences a step")
+
+    # Words
+
+    def send(self, kind: str, **values: Any) -> None:
+        message = pack(kind, **values)
+        self.up += len(message)
+        self.socket.send(message)
+
+    def receive(self, seconds: float) -> Optional[Dict[str, Any]]:
+        """The next control message, None when there is none in time. Chunks go where they belong.
+
+        Raises Stopped after Ctrl-C, Refused when the coordinator says so."""
+        if self.inbox:
+            return self.inbox.popleft()
+        until = time.monotonic() + seconds
+        while True:
+            left = until - time.monotonic()
+            try:
+                message = self.socket.recv(max(0.0, min(left, 0.25)))
+            except TimeoutError:
+                if self.interrupts.signal:
+                    raise Stopped from None
+                if left <= 0:
+                    return None
+                continue
+            self.down += len(message)
+            if isinstance(message, bytes):
+                protocol.demand(self.receiver is not None, "A chunk came that nobody asked for.")
+                assert self.receiver is not None
+                self.receiver.add(message)
+                return {"type": "chunk"}
+            said = unpack(message)
+            if said["type"] == "refused":
+                raise Refused(said["reason"])
+            return said
+
+    def expect(self, *kinds: str) -> Dict[str, Any]:
+        """Wait for one of these kinds of message; others are kept for later."""
+        later: List[Dict[str, Any]] = []
+        try:
+            while True:
+                said = self.receive(SILENCE_SECONDS)
+                if said is None:
+                    raise TimeoutError("the coordinator has gone silent")
+                if said["type"] in kinds:
+                    return said
+                if said["type"] != "chunk":
+                    later.append(said)
+        finally:
+            self.inbox.extend(later)
+
+    # Blobs
+
+    def fetch(self, blob: str, limit: int) -> Optional[bytes]:
+        """Ask for a blob, or for the rest of one that was interrupted; None when the coordinator
+        offers newer weights instead."""
+        offset = 0
+        if self.receiver and self.receiver.blob == blob:
+            offset = len(self.receiver.content)
+        self.send("fetch", blob=blob, offset=offset)
+        said = self.expect("blob", "version")
+        if said["type"] == "version":
+            self.inbox.appendleft(said)
+            return None
+        if not offset:
+            self.receiver = Receiver(blob, said["bytes"], limit)
+        assert self.receiver is not None
+        while not self.receiver.complete:
+            self.expect("chunk")
+        receiver, self.receiver = self.receiver, None
+        return receiver.result()
+
+    def fetch_text(self, job: Job) -> bytes:
+        """The text of the run, from the cache if it was here before."""
+        path = cache_folder() / "hive" / f"{job.text}.txt"
+        if path.exists():
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() == job.text:
+                return content
+        content = self.fetch(job.text, job.text_bytes) or b""
+        try:
+            write_atomically(path, lambda file: file.write(content))
+        except GltchError as error:
+            say(f"text      not kept for next time: {error}")
+        return content
+
+    def token_path(self) -> Path:
+        name = hashlib.sha256(f"{self.hive} {self.name}".encode()).hexdigest()[:16]
+        return cache_folder() / "hive" / f"{name}.token"
+
+    def remembered_token(self) -> Optional[str]:
+        """What lets a peer of this name come back as the one it was."""
+        path = self.token_path()
+        token = path.read_text().strip() if path.exists() else ""
+        return token if protocol.Digest().holds(token) else None
+
+    def keep_token(self, token: str) -> None:
+        if token != self.token:
+            self.token = token
+            try:
+                write_atomically(self.token_path(), lambda file: file.write(token.encode()))
+                self.token_path().chmod(0o600)
+            except GltchError as error:
+                say(f"identity  not kept for next time: {error}")
+
+    # Taking part
+
+    def take_part(self) -> str:
+        """Answer what the coordinator says until the run is over; returns why it is."""
+        if self.pending:
+            self.make_offer()
+        else:
+            self.report()
+        answers = {"version": self.on_version, "commit": self.on_commit, "train": self.on_train,
+                   "send": self.on_send, "verdict": self.on_verdict, "status": self.on_status}
+        heard = time.monotonic()
+        while True:
+            said = self.receive(1.0)
+            if said is None:
+                self.crew.order(do="wait")
+                if time.monotonic() - heard > SILENCE_SECONDS:
+                    raise TimeoutError("the coordinator has gone silent")
+                continue
+            heard = time.monotonic()
+            if said["type"] == "finished":
+                return str(said["reason"])
+            protocol.demand(said["type"] in answers,
+                            f"A coordinator does not send {said['type']} messages now.")
+            answers[said["type"]](said)
+
+    def report(self) -> None:
+        """Tell which weights this peer holds; the coordinator sends a task or what is missing."""
+        self.send("ready", version=self.version, weights=self.hash or None,
+                  batch_size=self.worker.batch_size)
+
+    def on_version(self, said: Dict[str, Any]) -> None:
+        """The weights as a whole: at the start, or after too long an absence."""
+        content = self.fetch(said["weights"], 4 * len(self.feedback.residual))
+        if content is None:
+            return
+        if self.pending:
+            self.settle(counted=False)
+        self.hold(from_bytes(content), said["version"], said["weights"])
+
+    def on_commit(self, said: Dict[str, Any]) -> None:
+        """A round is over: take its update, and tell that it is in."""
+        if said["version"] <= self.version:
+            return
+        if said["version"] != self.version + 1 or not self.hash:
+            self.report()  # something was missed
+            return
+        update = self.fetch(said["update"], said["bytes"])
+        if update is None:
+            return
+        if self.pending:
+            self.settle(said["counted"])
+        weights = apply_update(self.weights, said["codec"], update)
+        self.hold(weights, said["version"], said["weights"])
+
+    def hold(self, weights: torch.Tensor, version: int, expected: str) -> None:
+        """From now on these are the weights, if they are bit for bit what they should be."""
+        if digest(weights) != expected:
+            self.hash = ""  # never train from weights that nobody else has
+        else:
+            self.weights, self.version, self.hash = weights, version, expected
+            self.crew.order(do="load")
+            self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
+            self.worker.load(weights)
+        self.report()
+
+    def on_train(self, task: Dict[str, Any]) -> None:
+        """Train from the weights of this round and offer what came out."""
+        if (task["version"], task["weights"]) != (self.version, self.hash):
+            return
+        order = {name: task[name] for name in ("step", "total", "quota", "seconds", "window")}
+        self.crew.order(do="train", **order)
+        try:
+            work = self.worker.train(**order, stop=lambda steps: self.interrupted(steps))
+        except GltchError as error:
+            self.recover(error)
+            return
+        self.failures, self.loss, self.speed = 0, work.loss, work.tokens / max(work.seconds, 1e-9)
+        update = self.feedback.encode(task["codec"], self.worker.moved(self.weights))
+        self.carried += work.tokens
+        self.pending = (self.version, task["codec"], update, replace(work, tokens=self.carried))
+        if self.interrupts.signal:
+            raise Stopped
+        self.make_offer()
+
+    def interrupted(self, steps: int) -> bool:
+        """Between two steps: show where we are, listen, and say whether to stop training."""
+        self.show(steps)
+        self.send("progress", version=self.version, steps=steps)
+        try:
+            said = self.receive(0.0)
+        except Stopped:
+            return True
+        if said is not None:
+            self.inbox.append(said)
+        return any(word["type"] in ("commit", "finished") for word in self.inbox)
+
+    def recover(self, error: GltchError) -> None:
+        """Training broke down: begin again from the hive's weights, a few times."""
+        self.failures += 1
+        if self.failures >= MOST_FAILURES:
+            raise error
+        say(f"trouble   {error} Starting again from the hive's weights.")
+        job = self.job
+        assert job is not None
+        self.begin(job)
+        self.hold(self.weights, self.version, digest(self.weights))
+
+    def make_offer(self) -> None:
+        assert self.pending is not None
+        version, codec, update, work = self.pending
+        self.send("offer", version=version, weights=self.hash, codec=codec,
+                  update=protocol.name_of(update), bytes=len(update), steps=work.steps,
+                  tokens=work.tokens, seconds=work.seconds,
+                  loss=work.loss if math.isfinite(work.loss) else None)
+
+    def on_send(self, said: Dict[str, Any]) -> None:
+        """Upload the offered update, from where an interrupted transfer stopped."""
+        if not self.pending or said["blob"] != protocol.name_of(self.pending[2]):
+            return
+        for chunk in protocol.chunks(said["blob"], self.pending[2], said["offset"]):
+            self.up += len(chunk)
+            self.socket.send(chunk)
+            if self.interrupts.signal:
+                raise Stopped
+
+    def on_verdict(self, said: Dict[str, Any]) -> None:
+        """An accepted update counts with the commit; a late one comes again with the next."""
+        if said["verdict"] == "accepted" or not self.pending:
+            return
+        self.settle(counted=False)
+        if said["verdict"] == REJECTED:
+            say(f"rejected  {said['reason']}")
+            self.feedback.residual.zero_()
+            self.carried = 0
+        self.report()
+
+    def settle(self, counted: bool) -> None:
+        self.feedback.settle(counted)
+        self.pending = None
+        if counted:
+            self.carried = 0
+
+    def on_status(self, said: Dict[str, Any]) -> None:
+        self.peers = said["peers"]
+        self.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]
+        self.show(0)
+
+    def show(self, steps: int) -> None:
+        trainer = self.worker.trainer
+        total = trainer.total
+        done = f"{trainer.step:,}/{total:,}" if total else f"{trainer.step:,}"
+        loss = trainer.losses[-1] if trainer.losses else self.loss
+        del trainer.losses[:-1]
+        self.progress.line(
+            trainer.step / total if total else 0.0,
+            f"round {self.version + 1:,}  step {done}  loss {loss:.3f}  val {self.val_loss:.3f}  "
+            f"{self.speed:,.0f} chars/s  {self.peers} peers  up {size(self.up)}  "
+            f"down {size(self.down)}")
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} MB"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def describe(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def device_name(runtime: Runtime) -> str:
+    if runtime.device.type == "cuda":
+        name = torch.cuda.get_device_name(runtime.device)
+    elif runtime.device.type == "mps":
+        name = f"Apple {platform.machine()}"
+    else:
+        name = f"CPU {platform.machine()}, {os.cpu_count()} cores"
+    return name if runtime.world == 1 else f"{runtime.world} x {name}"
+
+
+def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
+    return Worker(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
+                  noise_seed=random.SystemRandom().randrange(2**31))
+
+
+# --------------------------------------------------------------------------------------------------
+# Command line
+# --------------------------------------------------------------------------------------------------
+
+class PeerParser(Parser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"peer.py: error: {message} (see peer.py --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = PeerParser(prog="peer.py", allow_abbrev=False)
+    parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
+    add = parser.add_argument
+    add("--server", default="ws://localhost:8765", metavar="URL",
+        help="the hive: ws://host:8765, or wss://host/hive (default: ws://localhost:8765)")
+    add("--name", default=socket.gethostname(), help="shown to all (default: this machine's name)")
+    add("--key", help="key of the hive (better: --key-file, or HIVE_KEY in the environment)")
+    add("--key-file", metavar="FILE", help="file that holds the key of the hive")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    add("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
+        help="of the matrix products (default: auto)")
+    add("--batch-size", type=int, help="sequences per step (default: what the hive says)")
+    add("--low-memory", action="store_true", help="less memory, slower")
+    add("--data", nargs="+", metavar="PATH", help="make sure that the hive trains on this text")
+    return parser
+
+
+def key_of(args: argparse.Namespace) -> str:
+    if args.key_file:
+        path = Path(args.key_file)
+        require(path.is_file(), f"There is no key file {args.key_file!r}.")
+        return path.read_text().strip()
+    return args.key or os.environ.get("HIVE_KEY", "")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import websockets  # noqa: F401
+    except ImportError:
+        raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
+            f"wss://, not {args.server!r}.")
+    recipe: Dict[str, Any] = {"device": args.device, "precision": args.dtype,
+                              "low_memory": args.low_memory}
+    if args.batch_size is not None:
+        recipe["batch_size"] = args.batch_size
+    runtime = start_runtime(TrainConfig(**recipe))
+    say(f"device    {device_name(runtime)}, {runtime.precision}")
+    crew = Crew(runtime)
+    with Interrupts(runtime, "leaving") as interrupts:
+        if runtime.rank:
+            crew.follow(lambda job, content: make_worker(Job.from_json(job), content, recipe,
+                                                         runtime))
+            return 130 if interrupts.signal else 0
+        try:
+            Peer(crew, recipe, args, key_of(args)).run(interrupts)
+        except Stopped:
+            say("\nLeft the hive.")
+            return 128 + interrupts.signal
+        finally:
+            crew.order(do="stop")
+    return 0
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = build_parser().parse_args(argv)
+    errors: Tuple[Type[BaseException], ...] = (GltchError, OSError)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        say("\nStopped.")
+        return 130
+    except errors as error:
+        print(f"peer.py: error: {error}", file=sys.stderr, flush=True)
+        return 2
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

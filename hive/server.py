@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+"""The coordinator of a hive: it keeps the one model that all peers train.
+
+    python server.py                              on this machine, for peers on this machine
+    python server.py --host 0.0.0.0               for peers anywhere; makes a key
+    python server.py --data my.txt --size 10m     another text, another network
+    python server.py --verify                     replay the record of the run and check it
+
+This file is the command line; `coordinator.py` is what it starts.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import math
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+if __package__ in (None, ""):  # started as a script: the package is one folder up
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from gltch_2_7m import (
+    GLTCH,
+    PRESETS,
+    Corpus,
+    GltchError,
+    Parser,
+    TrainConfig,
+    Windows,
+    load_corpus,
+    require,
+    save_checkpoint,
+    say,
+    write_atomically,
+)
+from hive import protocol
+from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
+from hive.coordinator import HANDSHAKE_SECONDS, TEXT, Coordinator, apply_bytes, checkpoint
+from hive.job import Job, Limits
+from hive.journal import Journal
+from hive.rounds import Pace
+from hive.sync import SYNCS
+from hive.web import Web
+
+PORT, DASHBOARD_PORT = 8765, 8080
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = ServerParser(prog="server.py", allow_abbrev=False)
+    parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=PORT, help=f"for peers (default: {PORT}; 0: any)")
+    add("--dashboard-port", type=int, default=DASHBOARD_PORT,
+        help=f"for the dashboard, and for peers at /hive (default: {DASHBOARD_PORT}; 0: any)")
+    add("--name", default="hive", help="the run's folder under runs/ (default: hive)")
+    add("--key-file", metavar="FILE", help="file with the key that peers must have (or HIVE_KEY)")
+    add("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
+    add("--dropout", type=float, help="dropout on the residual branches")
+    add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
+    add("--codec", choices=list(CODECS), help="of the updates, both ways (default: by --sync)")
+    add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
+        "learning rate falls or the links are slow)")
+    add("--round-seconds", type=float, default=60.0,
+        help="the longest a round trains (default: 60)")
+    add("--min-peers", type=int, default=1, help="wait for so many before a round (default: 1)")
+    add("--steps", type=int, help="end after so many steps (default: the full run of the size)")
+    add("--rounds", type=int, help="end after so many rounds")
+    add("--minutes", type=float, help="end after so much training time")
+    add("--target-loss", type=float, help="end when the validation loss is this low")
+    for f in fields(TrainConfig):
+        if f.name in RECIPE_OPTIONS:
+            add("--" + f.name.replace("_", "-"), type=f.metadata["kind"], default=None,
+                choices=f.metadata["choices"], help=f.metadata["help"],
+                metavar=None if f.metadata["choices"] else "X")
+    add("--verify", action="store_true", help="replay the journal of the run, check it, and exit")
+    add("--at-round", type=int, metavar="N", help="write the network as it was after N rounds")
+    add("--output", metavar="FILE", help="where --at-round writes (default: round-N.pt)")
+    return parser
+
+
+class ServerParser(Parser):
+    def error(self, message: str) -> Any:
+        self.exit(2, f"server.py: error: {message} (see server.py --help)\n")
+
+
+RECIPE_OPTIONS = ("batch_size", "optimizer", "learning_rate", "embedding_learning_rate",
+                  "head_learning_rate", "weight_decay", "warmup", "cooldown", "seed")
+FIXED = ("data", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds", "minutes",
+         "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
+
+
+def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
+    config, recipe, reference = PRESETS[args.size or "2.7m"]
+    config = replace(config, vocab_size=len(corpus.vocabulary))
+    if args.dropout is not None:
+        config = replace(config, dropout=args.dropout)
+    given = {name: getattr(args, name) for name in RECIPE_OPTIONS
+             if getattr(args, name) is not None}
+    recipe = replace(recipe, **given)
+    sync = SYNCS[args.sync or "diloco"]
+    if args.codec:
+        sync = replace(sync, up=args.codec, down=args.codec)
+    if args.inner_steps is not None:
+        sync = replace(sync, inner_steps=args.inner_steps, most_inner_steps=args.inner_steps)
+    for name in ("steps", "rounds", "inner_steps", "min_peers"):
+        value = getattr(args, name)
+        require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
+                f"{value}.")
+    for name in ("minutes", "target_loss", "round_seconds"):
+        value = getattr(args, name)
+        require(value is None or 0 < value < math.inf,
+                f"--{name.replace('_', '-')} must be a number above 0, not {value}.")
+    limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
+    if limits == Limits(target_loss=args.target_loss):
+        limits = replace(limits, steps=reference)
+    return Job(secrets.token_hex(8), args.size or "2.7m", args.sync or "diloco", config, recipe,
+               sync, limits, corpus.vocabulary.characters, corpus.digest, text_bytes)
+
+
+def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
+    """A new run: its text, its description, its first weights."""
+    corpus = load_corpus(args.data or ())
+    content = corpus.vocabulary.decode(corpus.ids.tolist()).encode()
+    job = new_job(args, corpus, len(content))
+    Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
+    say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
+        f"{len(corpus.vocabulary)} different")
+    write_atomically(folder / TEXT, lambda file: file.write(content))
+    torch.manual_seed(job.recipe.seed)
+    journal.start(job.as_json(), to_bytes(flatten(GLTCH(job.config))))
+    return job, corpus
+
+
+def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
+    """The run in the folder. Options that it was started with may be given again."""
+    assert journal.run is not None
+    job = Job.from_json(journal.run)
+    new = "leave it out to go on, or start another run with --name"
+    for name in FIXED:
+        value = getattr(args, name)
+        if name == "data" and value:
+            given: Any = load_corpus(value).digest
+            before: Any = job.text
+        else:
+            given, before = value, settings_of(job)[name] if name != "data" else None
+        require(value is None or value == [] or given == before,
+                f"The run in {folder} was started with another --{name.replace('_', '-')}: {new}.")
+    return job, job.corpus((folder / TEXT).read_bytes())
+
+
+def settings_of(job: Job) -> Dict[str, Any]:
+    return {**asdict(job.recipe), **asdict(job.limits), "size": job.size, "sync": job.mode,
+            "dropout": job.config.dropout, "codec": job.sync.up,
+            "inner_steps": job.sync.inner_steps}
+
+
+def key_for(args: argparse.Namespace, folder: Path) -> str:
+    """The key peers must have: given, or made once for a hive that others can reach."""
+    if args.key_file:
+        key = Path(args.key_file).read_text().strip()
+        require(bool(key), f"The key file {args.key_file} is empty.")
+        return key
+    if os.environ.get("HIVE_KEY"):
+        return os.environ["HIVE_KEY"]
+    if args.host in ("127.0.0.1", "::1", "localhost"):
+        return ""
+    path = folder / "key"
+    if not path.exists():
+        write_atomically(path, lambda file: file.write(secrets.token_hex(16).encode()))
+        path.chmod(0o600)
+    return path.read_text().strip()
+
+
+def reachable_address(host: str) -> str:
+    """What peers elsewhere can call this machine, when it listens on all its addresses."""
+    if host not in ("0.0.0.0", "::"):
+        return host
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing; the system picks the way out
+            return str(probe.getsockname()[0])
+        except OSError:
+            return socket.gethostname()
+
+
+async def serve(coordinator: Coordinator, args: argparse.Namespace) -> str:
+    """Open both ports and run. Returns why the run is over; empty when it was interrupted."""
+    from websockets.asyncio.server import serve as listen
+    loop = asyncio.get_running_loop()
+    runner = asyncio.ensure_future(coordinator.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
+            loop.add_signal_handler(number, runner.cancel)
+    web = Web(coordinator.state, coordinator.folder)
+    settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
+                                "origins": [None], "open_timeout": HANDSHAKE_SECONDS}
+    try:
+        async with listen(coordinator.serve, args.host, args.port, **settings) as peers, listen(
+                coordinator.serve, args.host, args.dashboard_port, process_request=web.answer,
+                **settings) as pages:
+            port = list(peers.sockets)[0].getsockname()[1]
+            page = list(pages.sockets)[0].getsockname()[1]
+            announce(coordinator, args.host, port, page)
+            try:
+                await runner
+            except asyncio.CancelledError:
+                await coordinator.work(coordinator.snapshot)
+            return coordinator.finished
+    finally:
+        runner.cancel()
+
+
+def announce(coordinator: Coordinator, host: str, port: int, page: int) -> None:
+    address = reachable_address(host)
+    address = "localhost" if address in ("127.0.0.1", "::1") else address
+    key = f" --key {coordinator.key}" if coordinator.key else ""
+    job = coordinator.job
+    say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.outer.weights):,} "
+        f"parameters, {job.mode}, round {coordinator.rounds.version}, step {coordinator.step:,}")
+    say(f"dashboard http://{address}:{page}")
+    say("join with\n"
+        f"  python hive/peer.py --server ws://{address}:{port}{key} --name my-node")
+
+
+def replay(args: argparse.Namespace, folder: Path) -> int:
+    """--verify and --at-round: read the journal, change nothing."""
+    journal = Journal(folder, read_only=True)
+    require(journal.run is not None, f"The journal in {folder} is empty.")
+    job = Job.from_json(journal.run or {})
+    if args.verify:
+        rounds = sum(1 for _ in journal.verify(apply_bytes))
+        say(f"All {rounds:,} rounds in {folder} are as they were committed; the weights after the "
+            f"last have the SHA-256\n{journal.head()[1]}")
+    if args.at_round is not None:
+        number = args.at_round
+        model = GLTCH(job.config)
+        unflatten(from_bytes(journal.weights_at(number, apply_bytes)), model)
+        output = Path(args.output or f"round-{number}.pt")
+        losses = dict(journal.evaluations())
+        save_checkpoint(output, checkpoint(job, model, journal.step_of(number),
+                                           losses.get(number, math.nan)))
+        say(f"Wrote the network after round {number} to {output}; let it write:\n"
+            f"  python gltch_2_7m.py sample --checkpoint {output}")
+    return 0
+
+
+def run(args: argparse.Namespace) -> int:
+    require(args.name == Path(args.name).name and args.name not in ("", ".", ".."),
+            f"--name is a folder's name under runs/, not {args.name!r}.")
+    folder = Path("runs") / args.name
+    if args.verify or args.at_round is not None:
+        return replay(args, folder)
+    try:
+        import websockets  # noqa: F401
+    except ImportError:
+        raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    journal = Journal(folder)
+    try:
+        job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)
+        pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
+        coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
+                                  pace=pace, least=args.min_peers)
+        require(not coordinator.finished, f"The run in {folder} is complete: {coordinator.finished}"
+                f". Let it write with python gltch_2_7m.py sample --checkpoint {folder}, or start "
+                "another with --name.")
+        reason = asyncio.run(serve(coordinator, args))
+    finally:
+        journal.close()
+    if not reason:
+        say(f"\nStopped after round {coordinator.rounds.version}; the same command goes on.")
+        return 130
+    say(f"The run is over: {reason}. Validation loss {coordinator.val_loss:.4f} nats per character."
+        f" Let it write:\n  python gltch_2_7m.py sample --checkpoint {folder}")
+    return 0
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    args = build_parser().parse_args(argv)
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        say("\nStopped.")
+        return 130
+    except GltchError as error:
+        sentence = str(error)
+    except OSError as error:
+        sentence = f"{error.filename or 'The port'} cannot be used: {error.strerror or error}."
+    print(f"server.py: error: {sentence}", file=sys.stderr, flush=True)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,38 @@
+"""How peers stay together: how far they walk alone, what they send, how the walks are combined."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Dict, Optional
+
+from gltch_2_7m import TrainConfig, lr_factor
+
+
+@dataclass(frozen=True)
+class Sync:
+    """One way to synchronize. Its defaults do least: exact values, plain averaging, every step."""
+
+    inner_steps: int = 1  # at the full learning rate; more as it falls
+    most_inner_steps: int = 1
+    up: str = "fp32"  # codec of what a peer sends
+    down: str = "fp32"  # codec of the committed update
+    beta: float = 1.0  # what a peer's error feedback keeps from round to round
+    outer_lr: float = 1.0
+    outer_momentum: float = 0.0
+
+    def quota(self, step: int, total: Optional[int], recipe: TrainConfig) -> int:
+        """Inner steps of the round that begins at a global step.
+
+        The further the learning rate has fallen, the slower the weights move and the longer peers
+        may walk alone (post-local SGD, arXiv 1808.07217; quadratic rule, 2310.14423).
+        """
+        factor = max(lr_factor(max(step, recipe.warmup), total, recipe), 1e-9)
+        steps = min(self.most_inner_steps, int(self.inner_steps / factor))
+        return max(1, steps if total is None else min(steps, total - step))
+
+
+# docs/experiments.md tells why these values.
+SYNCS: Dict[str, Sync] = {
+    "diloco": Sync(inner_steps=4, most_inner_steps=20, up="q4", down="q4"),
+    "sparse": Sync(inner_steps=4, most_inner_steps=20, up="top64", down="q4", beta=0.95),
+    "every-step": Sync(up="q4", down="q4"),
+}
