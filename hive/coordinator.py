@@ -125,16 +125,15 @@ class Coordinator:
         self.evaluations = ThreadPoolExecutor(1, "evaluations")
         self.model = GLTCH(job.config)
         self.progress = Progress()
-        self.begin_round()
+        self.begin_round(version, weights, self.outer.hash)
 
     # Running
 
-    def begin_round(self) -> None:
-        version = self.rounds.version
-        total = self.job.limits.total(self.step, version, self.seconds)
-        self.total = total
-        self.rounds.open_round(version, self.outer.hash,
-                               self.job.sync.quota(self.step, total, self.job.recipe))
+    def begin_round(self, version: int, weights: Tensor, name: str) -> None:
+        self.weights = weights  # `outer` is already ahead while a round is being written down
+        self.total = self.job.limits.total(self.step, version, self.seconds)
+        self.rounds.open_round(version, name,
+                               self.job.sync.quota(self.step, self.total, self.job.recipe))
         self.contributions, self.opened = [], 0.0
         self.partial.clear()
 
@@ -195,7 +194,6 @@ class Coordinator:
                         tuple(self.contributions))
         await self.work(self.keep, record, committed)
         self.step, self.seconds = step, self.seconds + record.committed - record.opened
-        self.rounds.version, self.rounds.weights = record.number, committed.result
         self.remember(protocol.name_of(committed.update), committed.update)
         peers = {c.peer for c in counted}
         for link in self.links.values():
@@ -204,8 +202,8 @@ class Coordinator:
             self.tell_commit(link, record.number, committed.codec, committed.result,
                              committed.update, step, link.peer in peers)
         self.finished = self.job.limits.reached(step, record.number, self.seconds)
+        self.begin_round(record.number, committed.weights, committed.result)
         self.show(len(counted), tokens, record)
-        self.begin_round()
 
     def combine(self) -> Optional[Committed]:
         """In the worker thread, after all updates that were delivered before."""
@@ -248,7 +246,7 @@ class Coordinator:
         if version == self.evaluated:
             return
         job = asyncio.get_running_loop().run_in_executor(
-            self.evaluations, self.examine, self.outer.weights, version, self.step, self.best)
+            self.evaluations, self.examine, self.weights, version, self.step, self.best)
         self.val_loss = await job
         self.evaluated, self.best = version, min(self.best, self.val_loss)
         target = self.job.limits.target_loss
@@ -396,18 +394,23 @@ class Coordinator:
         missed = self.journal.updates_since(version) if weights else []
         known = weights == self.hash_of(version)
         if known and 0 < len(missed) <= REMEMBERED_UPDATES and (
-                sum(size for *_, size, _ in missed) < 4 * len(self.outer.weights)):
+                sum(size for *_, size, _ in missed) < 4 * len(self.weights)):
             for number, codec, result, _, _, step in missed:
                 _, update = self.journal.update(number)
                 self.remember(protocol.name_of(update), update)
                 self.tell_commit(link, number, codec, result, update, step,
                                  self.journal.last_counted(link.peer) == number)
             return
-        self.remember(self.outer.hash, to_bytes(self.outer.weights))
-        link.send("version", version=self.rounds.version, weights=self.outer.hash, step=self.step)
+        self.tell_version(link)
 
     def hash_of(self, version: int) -> Optional[str]:
-        return self.journal._result(version) if version <= self.journal.last else None
+        return self.journal.at(version)[0] if version <= self.journal.last else None
+
+    def tell_version(self, link: Link) -> None:
+        """Offer the newest weights as a whole."""
+        self.remember(self.rounds.weights, to_bytes(self.weights))
+        link.send("version", version=self.rounds.version, weights=self.rounds.weights,
+                  step=self.step, counted=self.journal.last_counted(link.peer))
 
     def tell_commit(self, link: Link, number: int, codec: str, result: str, update: bytes,
                     step: int, counted: bool) -> None:
@@ -421,9 +424,7 @@ class Coordinator:
         else:
             content = self.blobs.get(blob)
         if content is None:  # it was in the middle of fetching something that is now too old
-            self.remember(self.outer.hash, to_bytes(self.outer.weights))
-            link.send("version", version=self.rounds.version, weights=self.outer.hash,
-                      step=self.step)
+            self.tell_version(link)
             return
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
         link.outbox.put_nowait((blob, content, offset))
@@ -440,13 +441,16 @@ class Coordinator:
     # Updates arrive
 
     async def on_offer(self, link: Link, said: Dict[str, Any]) -> None:
+        if link.peer in self.rounds.delivered:  # it reconnected before it heard
+            link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
+            return
         verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"])
         if verdict.verdict != ACCEPTED:
             self.judge(link, said, verdict)
             return
         receiver = self.partial.get(link.peer)
         if receiver is None or receiver.blob != said["update"]:
-            limit = 4 * len(self.outer.weights) + 1024
+            limit = 4 * len(self.weights) + 1024
             receiver = self.partial[link.peer] = Receiver(said["update"], said["bytes"], limit)
         link.offer = said
         link.send("send", blob=receiver.blob, offset=len(receiver.content))
@@ -467,25 +471,27 @@ class Coordinator:
         assert said is not None
         content = receiver.result()
         now = time.monotonic()
-        verdict = self.rounds.deliver(link.peer, said["version"], said["steps"], said["seconds"],
-                                      now)
+        stale = self.rounds.version - said["version"]
+        verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
+                                      said["seconds"], now)
         if verdict.verdict != ACCEPTED:
             self.judge(link, said, verdict)
             return
         self.opened = self.opened or time.time()
-        tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.outer.weights))
+        tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.weights))
         if said["seconds"] > 0:
             link.speed = said["tokens"] / said["seconds"]
         loss = math.nan if said["loss"] is None else said["loss"]
+        weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
         try:
-            await self.work(self.outer.add, said["codec"], content, float(tokens))
+            await self.work(self.outer.add, said["codec"], content, weight)
         except Rejected as error:
             self.rounds.reject(link.peer)
             self.judge(link, said, Verdict(REJECTED, str(error)))
         else:
             self.contributions.append(Contribution(
-                link.peer, link.name, said["steps"], tokens, loss, float(tokens), len(content),
-                "counted"))
+                link.peer, link.name, said["steps"], tokens, loss, weight, len(content),
+                "counted", f"{stale} rounds late" if stale else ""))
             link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
         self.wake.set()
 

@@ -390,11 +390,11 @@ class Journal:
 
     # ---- Snapshots, and the weights of any version
 
-    def _result(self, number: int) -> str:
-        """SHA-256 of the weights of a version."""
-        rows = self._query("SELECT result FROM versions WHERE number = ?", number)
+    def at(self, number: int) -> Tuple[str, int]:
+        """SHA-256 of the weights of a version, and its global step."""
+        rows = self._query("SELECT result, step FROM versions WHERE number = ?", number)
         require(bool(rows), f"{self.path} holds no version {number}.")
-        return rows[0][0]
+        return rows[0]
 
     def snapshot(self, number: int, weights: bytes, extra: bytes = b"") -> None:
         """Keep the weights of a version as a file, then remove the snapshots no longer needed.
@@ -402,7 +402,7 @@ class Journal:
         Of `extra`, the state of the outer optimizer, only the newest is kept. Raises GltchError
         if these are not the weights of that version."""
         self._require_writable()
-        require(sha256(weights) == self._result(number),
+        require(sha256(weights) == self.at(number)[0],
                 f"The snapshot of version {number} was not taken: these are other weights.")
         self._write_snapshot(number, weights, extra)
         self._prune()
@@ -440,13 +440,13 @@ class Journal:
 
     def _intact_snapshot(self, number: int) -> Optional[bytes]:
         weights = read(self._snapshot_path(number))
-        intact = weights is not None and sha256(weights) == self._result(number)
+        intact = weights is not None and sha256(weights) == self.at(number)[0]
         return weights if intact else None
 
     def weights_at(self, number: int, apply: Apply) -> bytes:
         """The weights of any version, equal to the last bit: the nearest intact snapshot, and the
         updates since. Raises GltchError for an unknown version or a broken record."""
-        expected = self._result(number)
+        expected = self.at(number)[0]
         start, weights = self._nearest_snapshot(number)
         for following in range(start + 1, number + 1):
             weights = apply(weights, *self.update(following))
@@ -508,7 +508,7 @@ class Journal:
         """The validation loss of a version, in nats per character; the last word counts.
 
         Raises GltchError for an unknown version."""
-        self._result(number)
+        self.at(number)[0]
         with self._transaction() as db:
             db.execute("INSERT OR REPLACE INTO evaluations VALUES (?, ?, ?)",
                        (number, val_loss, seconds))
@@ -520,7 +520,7 @@ class Journal:
 
     def add_sample(self, number: int, text: str) -> None:
         """Something that a version wrote. Raises GltchError for an unknown version."""
-        self._result(number)
+        self.at(number)[0]
         with self._transaction() as db:
             insert(db, "samples", {"number": number, "text": text})
 

@@ -22,7 +22,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Deque, Dict, List, Optional, Tuple, Type
+from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -47,11 +47,12 @@ from hive import protocol
 from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.job import Job
 from hive.outer import apply_update
-from hive.protocol import Receiver, pack, unpack
-from hive.rounds import REJECTED
+from hive.protocol import ProtocolError, Receiver, pack, unpack
+from hive.rounds import ACCEPTED, REJECTED
 from hive.worker import Crew, Work, Worker
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
+PROGRESS_SECONDS = 1.0  # between two reports from within a round
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 MOST_FAILURES = 3  # rounds in a row whose loss was not finite
 
@@ -62,6 +63,20 @@ class Refused(GltchError):
 
 class Stopped(Exception):
     """Ctrl-C."""
+
+
+class Broken(Exception):
+    """The conversation went wrong; a new connection begins it again."""
+
+
+class Pending(NamedTuple):
+    """An update on its way: nobody knows yet whether it counts."""
+
+    version: int  # of the weights it starts from
+    weights: str  # their SHA-256
+    codec: str
+    update: bytes
+    work: Work
 
 
 class Peer:
@@ -77,9 +92,10 @@ class Peer:
         self.hive = ""
         self.job: Optional[Job] = None
         self.version, self.hash = 0, ""  # of the weights this peer holds
-        self.pending: Optional[Tuple[int, str, bytes, Work]] = None  # version, codec, update, work
+        self.pending: Optional[Pending] = None
         self.carried = 0  # tokens whose update has not counted yet
         self.failures = 0
+        self.told = 0.0  # when the coordinator last heard how far training is
         self.inbox: Deque[Dict[str, Any]] = deque()
         self.receiver: Optional[Receiver] = None  # a download, also an interrupted one
         self.up = self.down = 0  # bytes
@@ -100,13 +116,16 @@ class Peer:
                              open_timeout=20, close_timeout=2) as self.socket:
                     self.handshake()
                     wait = FIRST_WAIT
-                    reason = self.take_part()
+                    try:
+                        reason = self.take_part()
+                    except ProtocolError as error:
+                        raise Broken(str(error)) from error
                     self.progress.say(f"finished  {reason}")
                     return
             except Stopped:
                 self.say_goodbye()
                 raise
-            except (OSError, TimeoutError, WebSocketException) as error:
+            except (OSError, TimeoutError, WebSocketException, Broken) as error:
                 self.progress.say(f"waiting   no connection to {self.server} "
                                   f"({describe(error)}); trying again")
             self.sleep(wait * random.uniform(0.5, 1.5))  # so that not all come back at once
@@ -145,7 +164,7 @@ class Peer:
         self.keep_token(welcome["token"])
         if self.job is None or self.job.as_json() != welcome["job"]:
             self.begin(Job.from_json(welcome["job"]))
-        if self.pending and welcome["counted"] > self.pending[0]:
+        if self.pending and welcome["counted"] > self.pending.version:
             self.settle(counted=True)
         self.progress.say(f"joined    {self.server} as {self.name}")
 
@@ -272,7 +291,7 @@ class Peer:
         if self.pending:
             self.make_offer()
         else:
-            self.report()
+            self.report()  # which weights are here, if any
         answers = {"version": self.on_version, "commit": self.on_commit, "train": self.on_train,
                    "send": self.on_send, "verdict": self.on_verdict, "status": self.on_status}
         heard = time.monotonic()
@@ -300,9 +319,11 @@ class Peer:
         content = self.fetch(said["weights"], 4 * len(self.feedback.residual))
         if content is None:
             return
-        if self.pending:
-            self.settle(counted=False)
+        if self.pending and said["counted"] > self.pending.version:
+            self.settle(counted=True)
         self.hold(from_bytes(content), said["version"], said["weights"])
+        if self.pending:
+            self.make_offer()
 
     def on_commit(self, said: Dict[str, Any]) -> None:
         """A round is over: take its update, and tell that it is in."""
@@ -314,8 +335,8 @@ class Peer:
         update = self.fetch(said["update"], said["bytes"])
         if update is None:
             return
-        if self.pending:
-            self.settle(said["counted"])
+        if said["counted"]:
+            self.settle(counted=True)
         weights = apply_update(self.weights, said["codec"], update)
         self.hold(weights, said["version"], said["weights"])
 
@@ -328,11 +349,12 @@ class Peer:
             self.crew.order(do="load")
             self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
             self.worker.load(weights)
-        self.report()
+        if not self.pending:  # otherwise first hear what becomes of the last update
+            self.report()
 
     def on_train(self, task: Dict[str, Any]) -> None:
         """Train from the weights of this round and offer what came out."""
-        if (task["version"], task["weights"]) != (self.version, self.hash):
+        if (task["version"], task["weights"]) != (self.version, self.hash) or self.pending:
             return
         order = {name: task[name] for name in ("step", "total", "quota", "seconds", "window")}
         self.crew.order(do="train", **order)
@@ -344,7 +366,8 @@ class Peer:
         self.failures, self.loss, self.speed = 0, work.loss, work.tokens / max(work.seconds, 1e-9)
         update = self.feedback.encode(task["codec"], self.worker.moved(self.weights))
         self.carried += work.tokens
-        self.pending = (self.version, task["codec"], update, replace(work, tokens=self.carried))
+        self.pending = Pending(self.version, self.hash, task["codec"], update,
+                               replace(work, tokens=self.carried))
         if self.interrupts.signal:
             raise Stopped
         self.make_offer()
@@ -352,7 +375,9 @@ class Peer:
     def interrupted(self, steps: int) -> bool:
         """Between two steps: show where we are, listen, and say whether to stop training."""
         self.show(steps)
-        self.send("progress", version=self.version, steps=steps)
+        if time.monotonic() - self.told > PROGRESS_SECONDS:
+            self.told = time.monotonic()
+            self.send("progress", version=self.version, steps=steps)
         try:
             said = self.receive(0.0)
         except Stopped:
@@ -374,17 +399,17 @@ class Peer:
 
     def make_offer(self) -> None:
         assert self.pending is not None
-        version, codec, update, work = self.pending
-        self.send("offer", version=version, weights=self.hash, codec=codec,
+        version, weights, codec, update, work = self.pending
+        self.send("offer", version=version, weights=weights, codec=codec,
                   update=protocol.name_of(update), bytes=len(update), steps=work.steps,
                   tokens=work.tokens, seconds=work.seconds,
                   loss=work.loss if math.isfinite(work.loss) else None)
 
     def on_send(self, said: Dict[str, Any]) -> None:
         """Upload the offered update, from where an interrupted transfer stopped."""
-        if not self.pending or said["blob"] != protocol.name_of(self.pending[2]):
+        if not self.pending or said["blob"] != protocol.name_of(self.pending.update):
             return
-        for chunk in protocol.chunks(said["blob"], self.pending[2], said["offset"]):
+        for chunk in protocol.chunks(said["blob"], self.pending.update, said["offset"]):
             self.up += len(chunk)
             self.socket.send(chunk)
             if self.interrupts.signal:
@@ -392,7 +417,7 @@ class Peer:
 
     def on_verdict(self, said: Dict[str, Any]) -> None:
         """An accepted update counts with the commit; a late one comes again with the next."""
-        if said["verdict"] == "accepted" or not self.pending:
+        if said["verdict"] == ACCEPTED or not self.pending:
             return
         self.settle(counted=False)
         if said["verdict"] == REJECTED:

@@ -103,7 +103,7 @@ MESSAGES: Dict[str, Dict[str, Any]] = {
     "refused": {"reason": Text(1000)},
     # What the weights are now, and what to do with them.
     "ready": {"version": Whole(), "weights": Maybe(Digest()), "batch_size": Whole(1, 1 << 20)},
-    "version": {"version": Whole(), "weights": Digest(), "step": Whole()},
+    "version": {"version": Whole(), "weights": Digest(), "step": Whole(), "counted": Whole()},
     "train": {"version": Whole(), "weights": Digest(), "step": Whole(), "total": Maybe(Whole(1)),
               "quota": Whole(1, 2**31), "seconds": SECONDS, "window": Whole(), "codec": Text(16)},
     "commit": {"version": Whole(1), "weights": Digest(), "codec": Text(16), "update": Digest(),

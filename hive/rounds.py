@@ -3,7 +3,8 @@
 It knows no sockets, no tensors and no clock: whoever calls it passes the time in seconds. A round
 starts from one version of the weights. Members get a task (steps, seconds), offer what they made of
 it, and deliver it. The round closes when everyone expected has delivered, or when its time is up;
-then the coordinator commits the next version. Each update counts once, in one round, or not at all.
+then the coordinator commits the next version. A peer too slow for that delivers to one of the next
+rounds, and nobody waits for it. Each update counts once, in one round, or not at all.
 """
 from __future__ import annotations
 
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from typing import Deque, Dict, Iterable, List, NamedTuple, Optional
 
 ACCEPTED, LATE, REJECTED = "accepted", "late", "rejected"
+BUSY = ("waiting", "ready", "training", "uploading")  # something is still to come from it
+STALEST = 4  # rounds by which an update may come too late and still count, at a lower weight
 
 
 class Verdict(NamedTuple):
@@ -31,9 +34,9 @@ class Task(NamedTuple):
 class Member:
     """A connected peer. Its state is what the dashboard shows."""
 
-    state: str = "joining"  # then ready, training, uploading, delivered, lagging
-    task: Optional[Task] = None
-    began: float = 0.0  # when it got the task
+    state: str = "joining"  # then waiting, ready, training, uploading, delivered, or lagging
+    prompt: bool = True  # its latest update came in time: rounds wait for it
+    began: Optional[float] = None  # when it got its task
     step_seconds: Optional[float] = None  # measured in its latest update
 
 
@@ -80,19 +83,23 @@ class Rounds:
     def __init__(self, version: int, weights: str, pace: Pace, least: int = 1):
         self.pace, self.least = pace, least
         self.members: Dict[str, Member] = {}
+        self.hashes: Dict[int, str] = {}  # of the weights of the latest versions
         self.open_round(version, weights, quota=1)
 
     def open_round(self, version: int, weights: str, quota: int) -> None:
         """Begin the round that starts from this version; its clock starts with the first task."""
         self.version, self.weights, self.quota = version, weights, quota
+        self.hashes[version] = weights
+        self.hashes.pop(version - STALEST - 1, None)
         self.plan: Optional[Task] = None
         self.train_until = self.deadline = math.inf
         self.delivered: List[str] = []
         self.closed = False
         for member in self.members.values():
-            if member.state != "joining":
-                member.state = "lagging" if member.state in ("training", "lagging") else "waiting"
-            member.task = None
+            if member.state == "delivered":
+                member.state = "waiting"
+            elif member.state in BUSY:
+                member.state, member.prompt = "lagging", False
 
     # Members come and go
 
@@ -107,9 +114,7 @@ class Rounds:
         """A member holds these weights. False when they are not the ones the round starts from."""
         if (version, weights) != (self.version, self.weights):
             return False
-        member = self.members[peer]
-        if member.state in ("joining", "waiting", "lagging"):
-            member.state = "ready"
+        self.members[peer].state = "delivered" if peer in self.delivered else "ready"
         return True
 
     def tasks(self, now: float) -> Dict[str, Task]:
@@ -117,69 +122,77 @@ class Rounds:
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
         if self.closed or not ready or self.plan is None and len(ready) < self.least:
             return {}
-        if self.plan is None:
+        if self.plan is None or now >= self.deadline and not self.delivered:
             known = (member.step_seconds for member in self.members.values())
             self.plan = self.pace.plan(self.quota, (s for s in known if s is not None))
             self.train_until = now + self.plan.seconds
             self.deadline = self.train_until + self.pace.grace
         task = Task(self.version, self.plan.quota, max(0.0, self.train_until - now))
         for peer in ready:
-            self.members[peer].state, self.members[peer].task = "training", task
-            self.members[peer].began = now
+            self.members[peer].state, self.members[peer].began = "training", now
         return dict.fromkeys(ready, task)
 
     # Updates arrive
 
     def offer(self, peer: str, version: int, weights: str, steps: int) -> Verdict:
-        """May this update be sent? Called again when a transfer goes on after a reconnect."""
-        if version < self.version or version == self.version and self.closed:
-            return Verdict(LATE, f"Round {version + 1} is closed; the work stays in the error "
-                                 "feedback and comes with the next update.")
-        if (version, weights) != (self.version, self.weights):
+        """May this update be sent? Also asked when a transfer goes on after a reconnect, or when
+        the coordinator was restarted in between and has no plan for the round any more."""
+        if version < self.version and self.hashes.get(version, weights) == weights:
+            if version not in self.hashes:
+                return Verdict(LATE, f"Its round {version + 1} closed long ago; the work is not "
+                                     "lost, it comes with the next update.")
+        elif self.hashes.get(version) != weights:
             return Verdict(REJECTED, "The update starts from weights that this hive never had.")
+        if self.closed:
+            return Verdict(LATE, f"Round {self.version + 1} has just closed; the work is not lost, "
+                                 "it comes with the next update.")
         if peer in self.delivered:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
-        member = self.members[peer]
-        quota = self.plan.quota if self.plan else 0
-        if member.task is not None:
-            quota = member.task.quota
-        if steps > max(quota, 1):
-            return Verdict(REJECTED, f"{steps} steps are more than the {quota} that were asked for.")
-        member.state = "uploading"
+        most = max(self.quota, self.pace.longest)
+        if steps > most:
+            return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
+                                     f"for ({most}).")
+        self.members[peer].state = "uploading"
         return Verdict(ACCEPTED)
 
-    def deliver(self, peer: str, version: int, steps: int, seconds: float, now: float) -> Verdict:
+    def deliver(self, peer: str, version: int, weights: str, steps: int, seconds: float,
+                now: float) -> Verdict:
         """An offered update is completely there: it counts, unless the round is over."""
-        verdict = self.offer(peer, version, self.weights if version == self.version else "", steps)
+        verdict = self.offer(peer, version, weights, steps)
         if verdict.verdict == ACCEPTED:
             member = self.members[peer]
-            elapsed = max(0.0, now - member.began) if member.task else seconds
-            member.state = "delivered"
+            elapsed = seconds if member.began is None else max(0.0, now - member.began)
+            member.state, member.prompt = "delivered", version == self.version
             member.step_seconds = min(seconds, elapsed) / steps
-            self.pace.overheads.append(max(0.0, elapsed - seconds))
+            if member.prompt:
+                self.pace.overheads.append(max(0.0, elapsed - seconds))
             self.delivered.append(peer)
+            if self.deadline == math.inf:  # delivered before any task was given out
+                self.deadline = now + self.pace.seconds + self.pace.grace
         return verdict
 
     def reject(self, peer: str) -> None:
-        """A delivered update turned out to be unusable."""
+        """A delivered update turned out to be unusable; the peer may try again."""
         self.delivered.remove(peer)
+        if peer in self.members:
+            self.members[peer].state = "waiting"
 
     # The round ends
 
     def close(self, now: float) -> bool:
-        """True, once, when the round is over: from then on updates for it are late."""
-        if self.closed or self.plan is None:
+        """True, once, when the round is over: from then on updates for it are late.
+
+        It is over when everyone who was in time lately has delivered, or at the deadline; but never
+        without an update.
+        """
+        if self.closed or not self.delivered:
             return False
-        busy = ("ready", "training", "uploading", "waiting")
-        expected = any(member.state in busy for member in self.members.values())
-        if now >= self.deadline and not self.delivered:  # nobody made it: the same round goes on
-            for member in self.members.values():
-                if member.state in busy:
-                    member.state = "lagging" if member.state == "training" else member.state
-            self.deadline = now + self.pace.seconds + self.pace.grace
-        self.closed = bool(self.delivered) and (not expected or now >= self.deadline)
+        busy = [member for member in self.members.values() if member.state in BUSY]
+        prompt = any(member.prompt for member in self.members.values())
+        waited_for = [member for member in busy if member.prompt or not prompt]
+        self.closed = not waited_for or now >= self.deadline
         return self.closed
 
     def reopen(self) -> None:
         """Nothing of what was delivered could be used: the round goes on."""
-        self.closed, self.delivered = False, []
+        self.closed = False

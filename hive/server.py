@@ -226,7 +226,7 @@ def announce(coordinator: Coordinator, host: str, port: int, page: int) -> None:
     address = "localhost" if address in ("127.0.0.1", "::1") else address
     key = f" --key {coordinator.key}" if coordinator.key else ""
     job = coordinator.job
-    say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.outer.weights):,} "
+    say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.weights):,} "
         f"parameters, {job.mode}, round {coordinator.rounds.version}, step {coordinator.step:,}")
     say(f"dashboard http://{address}:{page}")
     say("join with\n"
@@ -239,7 +239,7 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
     require(journal.run is not None, f"The journal in {folder} is empty.")
     job = Job.from_json(journal.run or {})
     if args.verify:
-        rounds = sum(1 for _ in journal.verify(apply_bytes))
+        rounds = max(journal.verify(apply_bytes))
         say(f"All {rounds:,} rounds in {folder} are as they were committed; the weights after the "
             f"last have the SHA-256\n{journal.head()[1]}")
     if args.at_round is not None:
@@ -248,7 +248,7 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
         unflatten(from_bytes(journal.weights_at(number, apply_bytes)), model)
         output = Path(args.output or f"round-{number}.pt")
         losses = dict(journal.evaluations())
-        save_checkpoint(output, checkpoint(job, model, journal.step_of(number),
+        save_checkpoint(output, checkpoint(job, model, journal.at(number)[1],
                                            losses.get(number, math.nan)))
         say(f"Wrote the network after round {number} to {output}; let it write:\n"
             f"  python gltch_2_7m.py sample --checkpoint {output}")
