@@ -21,7 +21,16 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
 import torch
 from torch import Tensor
 
-from gltch_2_7m import GLTCH, Corpus, Progress, Runtime, evaluate, generate, save_checkpoint
+from gltch_2_7m import (
+    GLTCH,
+    Corpus,
+    GltchError,
+    Progress,
+    Runtime,
+    evaluate,
+    generate,
+    save_checkpoint,
+)
 from hive import protocol
 from hive.codec import from_bytes, to_bytes, unflatten
 from hive.job import Job
@@ -121,6 +130,7 @@ class Coordinator:
         self.bytes_up = self.bytes_down = 0  # of links that are gone
         self.finished = job.limits.reached(self.step, version, self.seconds)
         self.wake: asyncio.Event  # made in the event loop
+        self.failure: Optional[GltchError] = None  # of a conversation, and not the peer's fault
         self.updates = ThreadPoolExecutor(1, "updates")
         self.evaluations = ThreadPoolExecutor(1, "evaluations")
         self.model = GLTCH(job.config)
@@ -145,6 +155,8 @@ class Coordinator:
         self.wake = asyncio.Event()
         background = [asyncio.ensure_future(task()) for task in (
             self.send_status, self.evaluate_forever)]
+        for task in background:
+            task.add_done_callback(lambda _: self.wake.set())
         try:
             while not self.finished:
                 self.hand_out_tasks()
@@ -158,6 +170,8 @@ class Coordinator:
                 for task in background:
                     if task.done():
                         task.result()  # raises what went wrong there
+                if self.failure:
+                    raise self.failure
         finally:
             for task in background:
                 task.cancel()
@@ -294,6 +308,9 @@ class Coordinator:
             with contextlib.suppress(ConnectionClosed):
                 await socket.send(pack("refused", reason=reason))
                 await socket.close(1008)
+        except GltchError as error:  # the disk is full, the journal is damaged: end the run
+            self.failure = error
+            self.wake.set()
         finally:
             self.addresses[address] -= 1
             if link:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
+import logging
 import math
 import os
 import secrets
@@ -194,14 +196,20 @@ def reachable_address(host: str) -> str:
             return socket.gethostname()
 
 
-async def serve(coordinator: Coordinator, args: argparse.Namespace) -> str:
-    """Open both ports and run. Returns why the run is over; empty when it was interrupted."""
+async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
+    """Open both ports and run to the end. Returns the signal that ended it early, or 0."""
     from websockets.asyncio.server import serve as listen
-    loop = asyncio.get_running_loop()
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
+    loop, received = asyncio.get_running_loop(), [0]
     runner = asyncio.ensure_future(coordinator.run())
+
+    def stop(number: int) -> None:
+        received[0] = number
+        runner.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
-            loop.add_signal_handler(number, runner.cancel)
+            loop.add_signal_handler(number, stop, number)
     web = Web(coordinator.state, coordinator.folder)
     settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
                                 "origins": [None], "open_timeout": HANDSHAKE_SECONDS}
@@ -216,7 +224,12 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> str:
                 await runner
             except asyncio.CancelledError:
                 await coordinator.work(coordinator.snapshot)
-            return coordinator.finished
+            return received[0]
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise GltchError(f"Port {args.port} or {args.dashboard_port} is in use, perhaps by another "
+                         "coordinator: choose others with --port and --dashboard-port.") from None
     finally:
         runner.cancel()
 
@@ -274,14 +287,14 @@ def run(args: argparse.Namespace) -> int:
         require(not coordinator.finished, f"The run in {folder} is complete: {coordinator.finished}"
                 f". Let it write with python gltch_2_7m.py sample --checkpoint {folder}, or start "
                 "another with --name.")
-        reason = asyncio.run(serve(coordinator, args))
+        ended_by = asyncio.run(serve(coordinator, args))
     finally:
         journal.close()
-    if not reason:
+    if ended_by:
         say(f"\nStopped after round {coordinator.rounds.version}; the same command goes on.")
-        return 130
-    say(f"The run is over: {reason}. Validation loss {coordinator.val_loss:.4f} nats per character."
-        f" Let it write:\n  python gltch_2_7m.py sample --checkpoint {folder}")
+        return 128 + ended_by
+    say(f"The run is over: {coordinator.finished}. Validation loss {coordinator.val_loss:.4f} nats "
+        f"per character. Let it write:\n  python gltch_2_7m.py sample --checkpoint {folder}")
     return 0
 
 
