@@ -29,6 +29,7 @@ from gltch_2_7m import (
     Runtime,
     evaluate,
     generate,
+    pick_precision,
     save_checkpoint,
 )
 from hive import protocol
@@ -133,7 +134,9 @@ class Coordinator:
         self.failure: Optional[GltchError] = None  # of a conversation, and not the peer's fault
         self.updates = ThreadPoolExecutor(1, "updates")
         self.evaluations = ThreadPoolExecutor(1, "evaluations")
-        self.model = GLTCH(job.config)
+        self.model = GLTCH(job.config)  # to evaluate
+        device = torch.device("cpu")
+        self.runtime = Runtime(device, pick_precision("auto", device))
         self.progress = Progress()
         self.begin_round(version, weights, self.outer.hash)
 
@@ -273,7 +276,7 @@ class Coordinator:
         began = time.monotonic()
         unflatten(weights, self.model)
         self.model.eval()
-        loss = evaluate(self.model, self.corpus.validation, Runtime(torch.device("cpu")))
+        loss = evaluate(self.model, self.corpus.validation, self.runtime)
         self.journal.add_evaluation(version, loss, time.monotonic() - began)
         text = "".join(generate(self.model, self.vocabulary, "", 200, seed=version))
         self.journal.add_sample(version, text)
