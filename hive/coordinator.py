@@ -43,6 +43,7 @@ from hive.rounds import ACCEPTED, REJECTED, Pace, Rounds, Verdict
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
 HANDSHAKE_SECONDS = 20.0
+FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 SNAPSHOT_EVERY = 10  # rounds
@@ -183,7 +184,9 @@ class Coordinator:
         await self.work(self.snapshot)
         for link in self.links.values():
             link.send("finished", reason=self.finished)
-        await asyncio.sleep(0.5)  # for the last messages
+        patience = time.monotonic() + FAREWELL_SECONDS
+        while self.links and time.monotonic() < patience:  # they leave when they have heard it
+            await asyncio.sleep(0.05)
 
     def hand_out_tasks(self) -> None:
         for peer, task in self.rounds.tasks(time.monotonic()).items():

@@ -10,7 +10,6 @@ learned, and starts again from what all have learned. Ctrl-C says goodbye.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import math
 import os
@@ -116,15 +115,8 @@ class Peer:
                              open_timeout=20, close_timeout=2) as self.socket:
                     self.handshake()
                     wait = FIRST_WAIT
-                    try:
-                        reason = self.take_part()
-                    except ProtocolError as error:
-                        raise Broken(str(error)) from error
-                    self.progress.say(f"finished  {reason}")
+                    self.progress.say(f"finished  {self.take_part()}")
                     return
-            except Stopped:
-                self.say_goodbye()
-                raise
             except (OSError, TimeoutError, WebSocketException, Broken) as error:
                 self.progress.say(f"waiting   no connection to {self.server} "
                                   f"({describe(error)}); trying again")
@@ -138,12 +130,6 @@ class Peer:
                 raise Stopped
             self.crew.order(do="wait")
             time.sleep(0.1)
-
-    def say_goodbye(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-        with contextlib.suppress(ConnectionClosed, OSError):
-            self.send("goodbye")
-            self.socket.close()
 
     def handshake(self) -> None:
         """Show that both sides have the key, learn what is trained, get the text."""
@@ -288,10 +274,19 @@ class Peer:
 
     def take_part(self) -> str:
         """Answer what the coordinator says until the run is over; returns why it is."""
-        if self.pending:
-            self.make_offer()
-        else:
-            self.report()  # which weights are here, if any
+        try:
+            if self.pending:
+                self.make_offer()
+            else:
+                self.report()  # which weights are here, if any
+            return self.answer()
+        except ProtocolError as error:
+            raise Broken(str(error)) from error
+        except Stopped:
+            self.send("goodbye")
+            raise
+
+    def answer(self) -> str:
         answers = {"version": self.on_version, "commit": self.on_commit, "train": self.on_train,
                    "send": self.on_send, "verdict": self.on_verdict, "status": self.on_status}
         heard = time.monotonic()

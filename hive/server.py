@@ -278,6 +278,7 @@ def run(args: argparse.Namespace) -> int:
         import websockets  # noqa: F401
     except ImportError:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # peers may train on this machine
     journal = Journal(folder)
     try:
         job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)

@@ -32,7 +32,12 @@ every_codec = pytest.mark.parametrize("codec", list(CODECS))
 lengths = pytest.mark.parametrize("length", [1, 2, 63, 64, 65, 127, 128, 129, 1000, 4095, 4096,
                                              4097, 8191, 12345])
 PARAMETERS = 2_708_736  # of GLTCH-2.7M
-GIVES_WAY = 0.99  # each compressing codec leaves less than this of a normal vector's length
+MEANING = {  # start of the SHA-256 of an update's bytes, and of the vector they stand for
+    "fp32": ("3c2d3608942c6af4", "3c2d3608942c6af4"),
+    "q4": ("f52dda3fa7f18b7b", "1751dbb1c20b784c"),
+    "q2": ("4ea6830658ae0a4d", "0ab7f3021b9ad640"),
+    "top64": ("876c16688a525ddf", "d584285a107371ff"),
+}
 
 
 def normal(length, seed=0, scale=1.0):
@@ -42,6 +47,10 @@ def normal(length, seed=0, scale=1.0):
 def passed(codec, vector):
     """The vector as it arrives on the other side."""
     return decode(codec, encode(codec, vector), len(vector))
+
+
+def name_of(content):
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def units(vector):
@@ -278,7 +287,7 @@ def test_top64_sends_the_mean_sizes_of_the_smaller_and_of_the_larger_ones():
 @pytest.mark.parametrize("length", [1, 50, 129, 4097, 20_000])
 def test_what_arrives_is_nearer_to_the_update_than_nothing_at_all(codec, length):
     vector = normal(length)  # so error feedback cannot grow without end
-    assert float((passed(codec, vector) - vector).norm()) < GIVES_WAY * float(vector.norm())
+    assert float((passed(codec, vector) - vector).norm()) < 0.95 * float(vector.norm())
 
 
 @every_codec
@@ -345,14 +354,12 @@ def test_bytes_decode_or_are_refused(codec, content, length):
 
 
 @every_codec
-def test_the_bytes_of_an_update_mean_the_same_forever(codec):
-    """Peers of different versions must agree: a change here needs a new protocol version."""
-    vector = ((torch.arange(5000) * 7919) % 1009 - 504).float() / 1024
-    assert hashlib.sha256(encode(codec, vector)).hexdigest()[:16] == FOREVER[codec][0]
-    assert digest(passed(codec, vector))[:16] == FOREVER[codec][1]
-
-
-FOREVER = {}
+def test_the_bytes_of_an_update_mean_the_same_on_every_machine_and_in_every_version(codec):
+    row = torch.arange(5000)
+    sizes = (row * 7919 % CHUNK + 1).float() / 1024  # all different, so that no two are a tie
+    vector = torch.where(row * 31 % 3 > 0, sizes, -sizes)
+    content = encode(codec, vector)
+    assert (name_of(content), digest(decode(codec, content, 5000))[:16]) == MEANING[codec]
 
 
 @pytest.mark.parametrize("codec", ["fp32", "q4", "top64"])  # q2 measures its levels anew each time
@@ -449,16 +456,16 @@ def test_fp32_leaves_nothing_behind():
     assert (feedback.residual == 0).all()
 
 
-@pytest.mark.parametrize("codec", ["q4", "q2", "top64"])
-def test_a_direction_too_small_to_be_sent_at_once_arrives_in_the_end(codec):
-    update = normal(4096)
-    update[7] = 0.02  # far below half a unit, and never among the 64 largest
-    feedback, arrived, rounds = ErrorFeedback(4096), torch.zeros(4096), 400
+@pytest.mark.parametrize("codec, value", [("q4", 0.02), ("q2", 0.02), ("top64", 0.5)])
+def test_a_value_too_small_to_be_sent_at_once_arrives_in_the_end(codec, value):
+    update = normal(CHUNK)
+    update[7] = value  # below half a unit, and never among the 64 largest
+    feedback, arrived, rounds = ErrorFeedback(CHUNK), torch.zeros(CHUNK), 400
     for _ in range(rounds):
-        arrived += decode(codec, feedback.encode(codec, update), 4096)
+        arrived += decode(codec, feedback.encode(codec, update), CHUNK)
         feedback.settle(counted=True)
-    assert float(arrived[7]) / rounds == pytest.approx(0.02, abs=0.02 if codec == "top64" else 0.01)
-    assert float((arrived / rounds - update).norm() / update.norm()) < 0.4
+    assert float(arrived[7]) / rounds == pytest.approx(value, rel=0.3)
+    assert float((arrived / rounds - update).norm()) < 0.1 * float(update.norm())
 
 
 def test_the_update_given_to_error_feedback_stays_as_it_was():

@@ -1,0 +1,422 @@
+"""A hive's rounds without training: seconds, bytes on the wire, load of the coordinator (Linux).
+
+    python benchmarks/hive_round.py
+    python benchmarks/hive_round.py --peers 2 --rounds 100
+
+The coordinator is the real one, as a process of its own, and all peers are on this machine: so the
+times are those of computing and copying, with links that cost nothing. Up to --real peers are real
+ones too, a process each with one thread, which do all that a peer does (error feedback, encoding,
+decoding, the SHA-256 of the weights) but train. More than that are light ones, all in one process:
+each speaks the whole protocol over a connection of its own, but all send the same update and take
+the commits undecoded; afterwards one of them computes the weights of every round and compares.
+
+A round lasts from one commit message to the next, as its peers see it. Bytes are counted by TCP, so
+framing and control messages are among them. The coordinator evaluates in a hundredth of the time
+rather than in a quarter, which is not what is measured here; --evaluations leaves it as it is.
+"""
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import re
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import torch
+
+import hive.peer
+from gltch_2_7m import (
+    PRESETS,
+    SHAKESPEARE_CHARACTERS,
+    Interrupts,
+    Runtime,
+    TrainConfig,
+    say,
+    start_runtime,
+)
+from hive import protocol
+from hive.codec import digest, encode, from_bytes
+from hive.job import Job, parameters_of
+from hive.journal import Journal
+from hive.outer import apply_update
+from hive.peer import Peer, Stopped
+from hive.protocol import pack, unpack
+from hive.sync import SYNCS
+from hive.worker import Crew, Work, Worker
+
+WARM_UP = 3  # rounds
+MIB = 2**20
+START = ("import sys; sys.path.insert(0, {root!r}); from hive import coordinator, server; "
+         "coordinator.EVALUATION_SHARE = {share}; sys.exit(server.main())")
+
+
+# --------------------------------------------------------------------------------------------------
+# The coordinator, and what the system knows about it
+# --------------------------------------------------------------------------------------------------
+
+class Process:
+    """What /proc tells about a process."""
+
+    def __init__(self, pid: int):
+        self.folder = Path(f"/proc/{pid}")
+
+    def cpu(self) -> float:
+        """Seconds of all its threads so far, in steps of (usually) 10 ms."""
+        values = (self.folder / "stat").read_text().rpartition(")")[2].split()
+        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
+    def memory(self, which: str) -> int:
+        """Resident bytes: VmRSS now, VmHWM at the most."""
+        found = re.search(rf"{which}:\s+(\d+) kB", (self.folder / "status").read_text())
+        assert found is not None
+        return int(found[1]) * 1024
+
+    def forget_peak(self) -> None:
+        (self.folder / "clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def coordinator(folder: Path, peers: int, arguments: argparse.Namespace) -> Iterator[
+        Tuple[str, Process]]:
+    """Its address and its process, once it has evaluated the first weights and is at rest."""
+    letters = random.Random(0).choices(SHAKESPEARE_CHARACTERS, k=4000)
+    (folder / "text.txt").write_text(SHAKESPEARE_CHARACTERS + "".join(letters))
+    start = START.format(root=str(ROOT), share=0.25 if arguments.evaluations else 0.01)
+    command = [sys.executable, "-c", start, "--port", "0", "--dashboard-port", "0", "--data",
+               "text.txt", "--size", arguments.size, "--inner-steps", "1", "--steps", "1000000000",
+               "--min-peers", str(peers)]
+    log = folder / "log.txt"
+    with open(log, "w") as output:
+        process = subprocess.Popen(command, cwd=str(folder), stdout=output,
+                                   stderr=subprocess.STDOUT, env=environment(folder))
+    try:
+        address, until = None, time.monotonic() + 120
+        while not (address and (folder / "runs/hive/last.pt").exists()):
+            if process.poll() is not None or time.monotonic() > until:
+                raise SystemExit("The coordinator did not start:\n" + log.read_text())
+            time.sleep(0.1)
+            address = re.search(r"--server ws://localhost:(\d+)", log.read_text())
+        time.sleep(0.5)
+        yield f"ws://127.0.0.1:{address[1]}", Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def environment(folder: Path) -> Dict[str, str]:
+    """For the processes: no key, no proxy, and nothing left behind in the user's cache."""
+    kept = {name: value for name, value in os.environ.items() if name != "HIVE_KEY"}
+    return {**kept, "XDG_CACHE_HOME": str(folder), "no_proxy": "127.0.0.1"}
+
+
+class Sample(NamedTuple):
+    """What a peer sees when a commit message arrives."""
+
+    seconds: float
+    cpu: float  # seconds of the coordinator
+    up: int
+    down: int  # bytes on this peer's connection, by TCP
+
+
+def sample(server: Process, connection: socket.socket) -> Sample:
+    info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    up, down = struct.unpack_from("QQ", info, 120)  # tcpi_bytes_acked, tcpi_bytes_received
+    return Sample(time.monotonic(), server.cpu(), up, down)
+
+
+# --------------------------------------------------------------------------------------------------
+# Light peers
+# --------------------------------------------------------------------------------------------------
+
+class LightPeer:
+    """Speaks like a peer. With `keep` it keeps what it receives, so that it can be checked."""
+
+    def __init__(self, address: str, server: Process, update: bytes, keep: bool):
+        self.address, self.server, self.update, self.keep = address, server, update, keep
+        self.blob = protocol.name_of(update)
+        self.samples: List[Sample] = []
+        self.weights = b""  # of the version it joined with
+        self.commits: List[Tuple[Dict[str, Any], bytes]] = []
+        self.socket: Any = None
+
+    async def send(self, kind: str, **values: Any) -> None:
+        await self.socket.send(pack(kind, **values))
+
+    async def expect(self, *kinds: str) -> Dict[str, Any]:
+        """The next message of one of these kinds; others are none of a light peer's business."""
+        while True:
+            message = await self.socket.recv()
+            if isinstance(message, str):
+                said = unpack(message)
+                if said["type"] in ("refused", "finished"):
+                    raise SystemExit(f"The coordinator ended it: {said['reason']}")
+                if said["type"] in kinds:
+                    return said
+
+    async def fetch(self, blob: str) -> bytes:
+        """The blob; an empty one where it is not kept."""
+        await self.send("fetch", blob=blob, offset=0)
+        left, parts = (await self.expect("blob"))["bytes"], []
+        while left:
+            message = await self.socket.recv()
+            if isinstance(message, bytes):
+                left -= len(message) - protocol.CHUNK_HEADER.size
+                if self.keep:
+                    parts.append(message[protocol.CHUNK_HEADER.size:])
+        return b"".join(parts)
+
+    async def join(self) -> None:
+        from websockets.asyncio.client import connect
+        self.socket = await connect(self.address, compression=None, open_timeout=120,
+                                    max_size=protocol.MESSAGE_BYTES, ping_interval=None)
+        challenge, nonce = await self.expect("challenge"), protocol.make_token()
+        await self.send("hello", protocol=protocol.VERSION, nonce=nonce, name="light",
+                        proof=protocol.proof("", "peer", challenge["nonce"], nonce),
+                        device="none", process=protocol.make_token(), token=None, text=None)
+        self.job = Job.from_json((await self.expect("welcome"))["job"])
+        await self.send("ready", version=0, weights=None, batch_size=1)
+        self.version = await self.expect("version")
+        self.weights = await self.fetch(self.version["weights"])
+
+    async def take_part(self, rounds: int) -> List[Sample]:
+        """Until so many commits have come. Returns what it saw at each."""
+        connection = self.socket.transport.get_extra_info("socket")
+        now = self.version
+        for _ in range(rounds):
+            await self.send("ready", version=now["version"], weights=now["weights"], batch_size=1)
+            task = await self.expect("train")
+            await self.send("offer", version=now["version"], weights=now["weights"],
+                            codec=task["codec"], update=self.blob, bytes=len(self.update), steps=1,
+                            tokens=self.job.config.block_size, loss=1.0, seconds=0.001)
+            await self.expect("send")
+            for chunk in protocol.chunks(self.blob, self.update):
+                await self.socket.send(chunk)
+            now = await self.expect("commit")
+            self.samples.append(sample(self.server, connection))
+            update = await self.fetch(now["update"])
+            if self.keep:
+                self.commits.append((now, update))
+        return self.samples
+
+    async def leave(self) -> None:
+        await self.send("goodbye")
+        await self.socket.close()
+        if self.keep:
+            self.check()
+
+    def check(self) -> None:
+        """Do the updates lead to the weights that the coordinator has?"""
+        weights = from_bytes(self.weights)
+        for said, update in self.commits:
+            weights = apply_update(weights, said["codec"], update)
+            assert digest(weights) == said["weights"], f"round {said['version']} differs"
+
+
+# --------------------------------------------------------------------------------------------------
+# Real peers
+# --------------------------------------------------------------------------------------------------
+
+class Untrained(Worker):
+    """Instead of training, the weights move by the same random vector in every round."""
+
+    def __init__(self, *values: Any, **named: Any):
+        super().__init__(*values, **named)
+        self.walk = [1e-3 * torch.randn_like(p) for p in self.trainer.model.parameters()]
+
+    @torch.no_grad()
+    def train(self, step: int, total: Optional[int], quota: int, seconds: float, window: int,
+              stop: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> Work:
+        began = clock()
+        for parameter, walk in zip(self.trainer.model.parameters(), self.walk):
+            parameter.add_(walk)
+        return Work(1, self.trainer.model.config.block_size, 1.0, clock() - began)
+
+
+def untrained(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Untrained:
+    return Untrained(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
+                     noise_seed=0)
+
+
+class RealPeer(Peer):
+    """A peer that tells its parent process when it has joined and what it saw, and then waits."""
+
+    def __init__(self, server: Process, rounds: int, *values: Any):
+        super().__init__(*values)
+        self.watched, self.left = server, rounds
+        self.samples: List[Sample] = []
+        self.joined = False
+
+    def tell(self, values: List[Any]) -> None:
+        say(json.dumps(values))
+        sys.stdin.readline()  # the parent has understood; go on
+
+    def report(self) -> None:
+        if self.hash and not self.joined:
+            self.joined = True
+            self.tell([])
+        super().report()
+
+    def on_commit(self, said: Dict[str, Any]) -> None:
+        self.samples.append(sample(self.watched, self.socket.socket))
+        self.left -= 1
+        if not self.left:
+            self.tell(self.samples)
+            raise Stopped
+        super().on_commit(said)
+
+
+def be_a_peer(address: str, pid: int, rounds: int) -> None:
+    torch.set_num_threads(1)
+    runtime = start_runtime(TrainConfig(device="cpu"))
+    options = argparse.Namespace(server=address, name="real", data=None)
+    with mock.patch.object(hive.peer, "make_worker", untrained), Interrupts(runtime) as interrupts:
+        with contextlib.suppress(Stopped):
+            RealPeer(Process(pid), rounds, Crew(runtime), {"device": "cpu"}, options, "").run(
+                interrupts)
+
+
+class RealPeerProcess:
+    """The same as a LightPeer, from outside."""
+
+    def __init__(self, folder: Path, address: str, server: Process, rounds: int):
+        self.environment = environment(folder)
+        self.command = [sys.executable, __file__, "--one", address, server.folder.name, str(rounds)]
+
+    async def hear(self) -> List[Any]:
+        """The next thing it tells, between what it says to a person."""
+        while True:
+            line = await self.process.stdout.readline()
+            if not line:
+                raise SystemExit("A peer ended early.")
+            if line.startswith(b"["):
+                return json.loads(line)
+
+    async def join(self) -> None:
+        self.process: Any = await asyncio.create_subprocess_exec(
+            *self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            limit=MIB)
+        await self.hear()
+
+    async def take_part(self, rounds: int) -> List[Sample]:
+        self.process.stdin.write(b"\n")
+        return [Sample(*values) for values in await self.hear()]
+
+    async def leave(self) -> None:
+        self.process.stdin.write(b"\n")
+        await self.process.wait()
+
+
+# --------------------------------------------------------------------------------------------------
+# Measuring
+# --------------------------------------------------------------------------------------------------
+
+class Row(NamedTuple):
+    peers: int
+    seconds: List[float]  # of every round, as every peer saw it
+    up: float
+    down: float  # bytes per parameter
+    cpu: float  # seconds of the coordinator per update
+    before: int
+    joined: int  # resident bytes of the coordinator, before and after all have joined
+    joining: int
+    peak: int  # at most: while they joined, and in the rounds
+    missed: int  # updates that did not count in their round
+
+    def show(self) -> str:
+        return (f"{self.peers:5}  {statistics.median(self.seconds):7.3f} "
+                f"{f'({min(self.seconds):.3f} to {max(self.seconds):.3f})':18}"
+                f"{self.up:8.4f}{self.down:9.4f}{1000 * self.cpu:12.1f}{self.before / MIB:10,.0f}"
+                f"{(self.joined - self.before) / MIB / self.peers:11.2f}"
+                f"{self.joining / MIB:10,.0f}{self.peak / MIB:11,.0f}")
+
+
+HEAD = ("       seconds per round          bytes/param.     CPU ms per  MiB of the coordinator:\n"
+        "peers  median (min to max)          up     down      update    alone   per peer   "
+        "joining     rounds")
+
+
+async def measure(peers: int, parameters: int, arguments: argparse.Namespace) -> Row:
+    rounds = WARM_UP + arguments.rounds
+    real = peers <= arguments.real
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        folder = Path(name)
+        with coordinator(folder, peers, arguments) as (address, server):
+            if real:
+                all_peers: List[Any] = [RealPeerProcess(folder, address, server, rounds)
+                                        for _ in range(peers)]
+            else:
+                update = encode(SYNCS["diloco"].up, 1e-3 * torch.randn(parameters))
+                all_peers = [LightPeer(address, server, update, keep=not number)
+                             for number in range(peers)]
+            before = server.memory("VmRSS")
+            server.forget_peak()
+            await asyncio.gather(*(peer.join() for peer in all_peers))
+            await asyncio.sleep(0.5)
+            joined, joining = server.memory("VmRSS"), server.memory("VmHWM")
+            server.forget_peak()
+            seen = await asyncio.gather(*(peer.take_part(rounds) for peer in all_peers))
+            peak = server.memory("VmHWM")
+            await asyncio.gather(*(peer.leave() for peer in all_peers))
+        journal = Journal(folder / "runs" / "hive", read_only=True)
+        missed = sum(peers - row["peers"] for row in journal.history())
+        journal.close()
+    kept = [samples[WARM_UP - 1:] for samples in seen]
+    times = [b.seconds - a.seconds for samples in kept for a, b in zip(samples, samples[1:])]
+    updates = arguments.rounds * peers
+    up, down = (sum(getattr(samples[-1], way) - getattr(samples[0], way) for samples in kept)
+                / updates / parameters for way in ("up", "down"))
+    return Row(peers, times, up, down, (kept[0][-1].cpu - kept[0][0].cpu) / updates, before, joined,
+               joining, peak, missed)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--peers", type=int, nargs="+", default=[2, 16, 64, 256])
+    parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each")
+    parser.add_argument("--real", type=int, default=2, help="up to so many peers are real ones")
+    parser.add_argument("--size", choices=list(PRESETS), default="2.7m")
+    parser.add_argument("--evaluations", action="store_true", help="as many as there usually are")
+    parser.add_argument("--folder", help="where the coordinator writes (default: the system's "
+                        "folder for temporary files); its disk is part of what is measured")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if not sys.platform.startswith("linux"):
+        sys.exit("This benchmark reads /proc and counts bytes with TCP_INFO: it needs Linux.")
+    try:
+        import websockets
+    except ImportError:
+        sys.exit("The Hive needs the package websockets: pip install websockets")
+    if arguments.one:
+        address, pid, rounds = arguments.one
+        be_a_peer(address, int(pid), int(rounds))
+        return
+    os.environ["no_proxy"] = "127.0.0.1"
+    config = replace(PRESETS[arguments.size][0], vocab_size=len(SHAKESPEARE_CHARACTERS))
+    parameters = parameters_of(config)
+    version = getattr(websockets, "__version__", "?")
+    print(f"{parameters:,} parameters, {arguments.rounds} rounds after {WARM_UP} to warm up; "
+          f"{os.cpu_count()} cores, PyTorch {torch.__version__}, websockets {version}\n{HEAD}")
+    for peers in arguments.peers:
+        row = asyncio.run(measure(peers, parameters, arguments))
+        late = f"  ({row.missed} updates came too late for their round)" if row.missed else ""
+        print(row.show() + late, flush=True)
+
+
+if __name__ == "__main__":
+    main()
