@@ -35,8 +35,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
@@ -47,7 +46,6 @@ from gltch_2_7m import (
     Interrupts,
     Runtime,
     TrainConfig,
-    say,
     start_runtime,
 )
 from hive import protocol
@@ -60,6 +58,7 @@ from hive.protocol import pack, unpack
 from hive.sync import SYNCS
 from hive.worker import Crew, Work, Worker
 
+ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # rounds
 MIB = 2**20
 START = ("import sys; sys.path.insert(0, {root!r}); from hive import coordinator, server; "
@@ -263,8 +262,9 @@ class RealPeer(Peer):
         self.joined = False
 
     def tell(self, values: List[Any]) -> None:
-        say(json.dumps(values))
-        sys.stdin.readline()  # the parent has understood; go on
+        print(json.dumps(values), flush=True)
+        if not sys.stdin.readline():  # the parent says to go on, or is no more
+            raise Stopped
 
     def report(self) -> None:
         if self.hash and not self.joined:
@@ -295,22 +295,21 @@ class RealPeerProcess:
     """The same as a LightPeer, from outside."""
 
     def __init__(self, folder: Path, address: str, server: Process, rounds: int):
-        self.environment = environment(folder)
+        self.environment, self.log = environment(folder), folder / "peers.txt"
         self.command = [sys.executable, __file__, "--one", address, server.folder.name, str(rounds)]
 
     async def hear(self) -> List[Any]:
-        """The next thing it tells, between what it says to a person."""
-        while True:
-            line = await self.process.stdout.readline()
-            if not line:
-                raise SystemExit("A peer ended early.")
-            if line.startswith(b"["):
-                return json.loads(line)
+        """The next thing it tells."""
+        line = await self.process.stdout.readline()
+        if not line:
+            raise SystemExit("A peer ended early:\n" + self.log.read_text())
+        return json.loads(line)
 
     async def join(self) -> None:
-        self.process: Any = await asyncio.create_subprocess_exec(
-            *self.command, env=self.environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            limit=MIB)
+        with open(self.log, "a") as log:
+            self.process: Any = await asyncio.create_subprocess_exec(
+                *self.command, env=self.environment, stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE, stderr=log, limit=MIB)
         await self.hear()
 
     async def take_part(self, rounds: int) -> List[Sample]:

@@ -111,9 +111,8 @@ class Coordinator:
         version, _, self.step = journal.head()
         weights = from_bytes(journal.weights_at(version, apply_bytes))
         self.outer = Outer(weights, job.sync)
-        extra = journal.extra(version)
-        if extra is not None:
-            self.outer.load_state(extra)
+        known, state = journal.newest_extra()
+        self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)))
         self.rounds = Rounds(version, self.outer.hash, pace or Pace(), least)
         past = journal.history()
         self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training

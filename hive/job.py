@@ -11,9 +11,11 @@ from gltch_2_7m import (
     TrainConfig,
     Vocabulary,
     encode_chunks,
+    is_number,
     require,
 )
 from hive.codec import CODECS
+from hive.protocol import BLOB_BYTES, Digest, Whole
 from hive.sync import Sync
 
 LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
@@ -29,6 +31,13 @@ class Limits:
     rounds: Optional[int] = None
     minutes: Optional[float] = None
     target_loss: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, whole = getattr(self, f.name), f.name in ("steps", "rounds")
+            require(value is None or (type(value) is int if whole else is_number(value))
+                    and 0 < value <= 1e15, f"{f.name} must be a {'whole ' if whole else ''}number "
+                    f"above 0, not {value!r}.")
 
     def total(self, step: int, version: int, seconds: float) -> Optional[int]:
         """Length of the whole run in steps, as far as it can be told so far: the learning rate and
@@ -79,7 +88,7 @@ class Job:
 
     def corpus(self, content: bytes) -> Corpus:
         """The text of the run from its bytes. Raises GltchError when it is another one."""
-        ids, characters, digest = encode_chunks([content.decode()], self.characters)
+        ids, characters, digest = encode_chunks([content.decode(errors="replace")], self.characters)
         require(digest == self.text, "The text is not the one this hive trains on.")
         return Corpus("the text of the hive", ids, Vocabulary(characters), digest)
 
@@ -95,13 +104,14 @@ class Job:
             job = cls(**{**value, **{name: build(kind, value[name])
                                      for name, kind in parts.items()}})
             require(len(job.vocabulary) == job.config.vocab_size, "the vocabulary does not fit")
-            plain = {"hive": str, "size": str, "mode": str, "text": str, "text_bytes": int}
-            require(all(type(getattr(job, name)) is kind for name, kind in plain.items()),
-                    "a field has the wrong type")
+            require(all(type(getattr(job, name)) is str for name in
+                        ("hive", "size", "mode", "characters")) and Digest().holds(job.text)
+                    and Whole(0, BLOB_BYTES).holds(job.text_bytes), "a field has the wrong type")
             require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
-        except (KeyError, TypeError, ValueError) as error:
-            raise GltchError(f"The coordinator's description of the run cannot be used ({error}): "
-                             "it may be of another version.") from error
+        except (GltchError, KeyError, TypeError, ValueError) as error:
+            raise GltchError(f"The coordinator's description of the run cannot be used "
+                             f"({str(error).rstrip('.')}): it may be of another version."
+                             ) from error
         for name, most in LARGEST.items():
             require(getattr(job.config, name) <= most, f"The hive's network is larger than this "
                     f"peer agrees to build: {name} is {getattr(job.config, name):,}.")

@@ -438,6 +438,14 @@ class Journal:
         digest, extra = content[:DIGEST], content[DIGEST:]
         return extra if hashlib.sha256(extra).digest() == digest else None
 
+    def newest_extra(self) -> Tuple[int, bytes]:
+        """The newest version of which an intact extra is there, and the extra; (0, b"") if none."""
+        for number in sorted(numbers(self.snapshots, ".extra"), reverse=True):
+            extra = self.extra(number) if number <= self.last else None
+            if extra is not None:
+                return number, extra
+        return 0, b""
+
     def _intact_snapshot(self, number: int) -> Optional[bytes]:
         weights = read(self._snapshot_path(number))
         intact = weights is not None and sha256(weights) == self.at(number)[0]

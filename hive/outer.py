@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from typing import Deque, List, NamedTuple
+from typing import Deque, Iterable, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -69,7 +69,7 @@ class Outer:
     def add(self, codec: str, content: bytes, weight: float) -> float:
         """Count one peer's update. Returns its length before clipping; raises Rejected."""
         if codec != self.sync.up:
-            raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec}.")
+            raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec!r}.")
         try:
             update = decode(codec, content, len(self.weights))
         except GltchError as error:
@@ -78,38 +78,52 @@ class Outer:
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")
-        usual = statistics.median(self.lengths) if len(self.lengths) >= 3 else math.inf
+        usual = (statistics.median(self.lengths) if len(self.lengths) >= 3 else 0) or math.inf
         self.lengths.append(length)
         self.total.add_(update, alpha=weight * min(1.0, CLIP * usual / max(length, 1e-30)))
         self.weight += weight
         return length
 
     def step(self) -> Committed:
-        """Nesterov momentum over the weighted mean (DiLoCo, arXiv 2311.08105, algorithm 1), or a
-        plain step when the momentum is 0. Changes nothing but the error feedback and the momentum
-        until `accept`."""
+        """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv
+        2311.08105, algorithm 1). Changes only the error feedback until `accept`."""
         assert self.weight > 0, "a step needs an update"
-        sync, mean = self.sync, self.total / self.weight
-        if sync.outer_momentum:
-            self.momentum.mul_(sync.outer_momentum).add_(mean)
-            mean = mean + sync.outer_momentum * self.momentum
-        update = self.feedback.encode(sync.down, sync.outer_lr * mean)
+        mean, mu = self.total / self.weight, self.sync.outer_momentum
+        update = self.sync.outer_lr * (mean + mu * (mu * self.momentum + mean))
+        content = self.feedback.encode(self.sync.down, update)
         self.feedback.settle(counted=True)
-        weights = apply_update(self.weights, sync.down, update)
-        return Committed(sync.down, update, self.hash, weights, digest(weights))
+        weights = apply_update(self.weights, self.sync.down, content)
+        return Committed(self.sync.down, content, self.hash, weights, digest(weights))
 
     def accept(self, committed: Committed) -> None:
         """Move on to the committed weights; the next round begins."""
         self.weights, self.hash = committed.weights, committed.result
+        self.follow(committed.codec, committed.update)
         self.begin()
+
+    def follow(self, codec: str, update: bytes) -> None:
+        """The momentum b after an update u that was broadcast. With u = lr (mean + mu b) and
+        b = mu b' + mean, u alone tells the new b from the old b': so the journal's updates bring
+        the momentum back after a crash, bit for bit."""
+        lr, mu = self.sync.outer_lr, self.sync.outer_momentum
+        if mu:
+            broadcast = decode(codec, update, len(self.weights))
+            self.momentum.mul_(mu).add_(broadcast, alpha=1 / lr).div_(1 + mu)
 
     def state(self) -> bytes:
         """What a restarted coordinator needs besides the weights."""
         return to_bytes(torch.cat([self.momentum, self.feedback.residual]))
 
-    def load_state(self, content: bytes) -> None:
-        values = from_bytes(content)
-        require(len(values) == 2 * len(self.weights), "The state of the outer optimizer has another"
-                " size than the weights.")
-        parts: List[Tensor] = list(values.split(len(self.weights)))
-        self.momentum, self.feedback.residual = parts[0].clone(), parts[1].clone()
+    def recover(self, state: bytes, since: Iterable[Tuple[str, bytes]]) -> None:
+        """Go on after a restart, from the state at a snapshot (empty: the run's beginning) and the
+        updates (codec, content) committed since. What the error feedback held is known only if
+        there were none; then nothing differs from a coordinator that never stopped."""
+        if state:
+            values = from_bytes(state)
+            require(len(values) == 2 * len(self.weights), "The state of the outer optimizer has "
+                    "another size than the weights.")
+            momentum, residual = values.split(len(self.weights))
+            self.momentum, self.feedback.residual = momentum.clone(), residual.clone()
+        for codec, update in since:
+            self.follow(codec, update)
+            self.feedback.residual.zero_()

@@ -135,6 +135,7 @@ class Peer:
         """Show that both sides have the key, learn what is trained, get the text."""
         self.inbox.clear()
         challenge = self.expect("challenge")
+        protocol.check_versions(protocol.VERSION, challenge["protocol"])
         nonce = protocol.make_token()
         self.hive = challenge["hive"]
         require(challenge["locked"] or not self.key, "This hive needs no key: leave it out, or "
@@ -441,7 +442,7 @@ class Peer:
         self.progress.line(
             trainer.step / total if total else 0.0,
             f"round {self.version + 1:,}  step {done}  loss {loss:.3f}  val {self.val_loss:.3f}  "
-            f"{self.speed:,.0f} chars/s  {self.peers} peers  up {size(self.up)}  "
+            f"{self.speed:,.0f} chars/s  peers {self.peers}  up {size(self.up)}  "
             f"down {size(self.down)}")
 
 
@@ -514,6 +515,8 @@ def run(args: argparse.Namespace) -> int:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
     require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
             f"wss://, not {args.server!r}.")
+    direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    os.environ["no_proxy"] = direct + ",localhost,127.0.0.1,::1"  # no proxy can reach these
     recipe: Dict[str, Any] = {"device": args.device, "precision": args.dtype,
                               "low_memory": args.low_memory}
     if args.batch_size is not None:

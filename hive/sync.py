@@ -1,10 +1,10 @@
 """How peers stay together: how far they walk alone, what they send, how the walks are combined."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Dict, Optional
 
-from gltch_2_7m import TrainConfig, lr_factor
+from gltch_2_7m import TrainConfig, is_number, lr_factor, require
 
 
 @dataclass(frozen=True)
@@ -19,20 +19,31 @@ class Sync:
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name in ("inner_steps", "most_inner_steps"):
+            value = getattr(self, name)
+            require(type(value) is int and 1 <= value < 2**31,
+                    f"{name} must be a whole number of at least 1, not {value!r}.")
+        for name, least, most in [("beta", 0, 1), ("outer_lr", 1e-3, 100),
+                                  ("outer_momentum", 0, 1)]:
+            value = getattr(self, name)
+            require(is_number(value) and least <= value <= most,
+                    f"{name} must be a number from {least:g} to {most}, not {value!r}.")
+
     def quota(self, step: int, total: Optional[int], recipe: TrainConfig) -> int:
         """Inner steps of the round that begins at a global step.
 
         The further the learning rate has fallen, the slower the weights move and the longer peers
         may walk alone (post-local SGD, arXiv 1808.07217; quadratic rule, 2310.14423).
         """
-        factor = max(lr_factor(max(step, recipe.warmup), total, recipe), 1e-9)
+        factor = max(lr_factor(step, total, replace(recipe, warmup=0)), 1e-9)
         steps = min(self.most_inner_steps, int(self.inner_steps / factor))
         return max(1, steps if total is None else min(steps, total - step))
 
 
 # docs/experiments.md tells why these values.
 SYNCS: Dict[str, Sync] = {
-    "diloco": Sync(inner_steps=4, most_inner_steps=20, up="q4", down="q4"),
+    "diloco": Sync(inner_steps=4, most_inner_steps=20, up="q4", down="q4", outer_momentum=0.5),
     "sparse": Sync(inner_steps=4, most_inner_steps=20, up="top64", down="q4", beta=0.95),
     "every-step": Sync(up="q4", down="q4"),
 }

@@ -213,10 +213,8 @@ def test_fp32_is_exact_to_the_last_bit(length):
 @pytest.mark.parametrize("scale", [1e-30, 1e-4, 1.0, 1e30])
 def test_q4_misses_by_at_most_half_a_unit_of_the_block(length, scale):
     vector = normal(length, scale=scale) * torch.logspace(-3, 3, length)  # blocks of many sizes
-    unit = units(vector) * (1 + 2**-8)  # the unit itself is rounded to bf16
     error = (passed("q4", vector) - vector).abs()
-    assert (error <= unit * (0.5 + 7 * 2**-8 / 100)).all()
-    assert (error.max() > unit.max() / 1e9) or length < 3
+    assert (error <= 0.5 * units(vector) * (1 + 2**-8)).all()  # the unit is rounded to bf16
 
 
 @quick
@@ -224,7 +222,7 @@ def test_q4_misses_by_at_most_half_a_unit_of_the_block(length, scale):
 def test_q4_misses_by_at_most_half_a_unit_whatever_the_values(values):
     vector = torch.tensor(values)
     error = (passed("q4", vector) - vector).abs()
-    assert (error <= units(vector) * (0.5 + 2**-7) + 1e-37).all()
+    assert (error <= 0.5 * units(vector) * (1 + 2**-8) + 1e-37).all()  # or too small for bf16
 
 
 def test_q4_keeps_the_fifteen_levels_of_a_block_exactly():
@@ -313,7 +311,7 @@ def test_huge_and_tiny_values_never_become_nan(codec, scale):
     decoded = passed(codec, vector)
     assert not decoded.isnan().any()
     if scale <= 1e15:
-        assert float(decoded.abs().max()) <= 4 * scale  # denormals: up to one bf16 unit more
+        assert float(decoded.abs().max()) <= 1.6 * scale
 
 
 @every_codec

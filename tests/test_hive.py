@@ -1,0 +1,933 @@
+"""The Hive, end to end: real processes, real sockets, and what happens when they fail."""
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, deque
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import ENVIRONMENT, PROGRAM
+
+import gltch_2_7m as gltch
+from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
+from hive import peer, protocol, server
+from hive.codec import digest, encode, flatten, from_bytes, to_bytes, unflatten
+from hive.coordinator import apply_bytes
+from hive.job import parameters_of
+from hive.journal import Journal
+
+pytest.importorskip("websockets")
+connect = pytest.importorskip("websockets.sync.client").connect
+
+HIVE = PROGRAM.parent / "hive"
+TINY = ("--size", "1m", "--batch-size", "2", "--dropout", "0", "--warmup", "2",
+        "--inner-steps", "1")
+ON_CPU = ("--device", "cpu", "--dtype", "fp32")
+LIMIT = 120  # seconds; only a broken program takes so long
+posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+
+
+# --------------------------------------------------------------------------------------------------
+# Processes and their words
+# --------------------------------------------------------------------------------------------------
+
+def until(condition, what):
+    """Wait for a condition and return what it gave."""
+    deadline = time.monotonic() + LIMIT
+    while True:
+        value = condition()
+        if value:
+            return value
+        assert time.monotonic() < deadline, what() if callable(what) else what
+        time.sleep(0.02)
+
+
+def free_ports(count):
+    with contextlib.ExitStack() as held:
+        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0)))
+                     for _ in range(count)]
+        return [listener.getsockname()[1] for listener in listeners]
+
+
+class Program:
+    """A process whose words go into a file. Its cache is its own: it stands for a machine."""
+
+    def __init__(self, folder, name, *command, machine=None, environment=None):
+        self.folder, self.name = folder, name
+        self.log = folder / f"{name}.log"
+        self.before = len(self.said())  # of an earlier process with this name
+        settings = {**os.environ, **ENVIRONMENT, "HIVE_KEY": None, **(environment or {}),
+                    "XDG_CACHE_HOME": str(folder / "machines" / (machine or name))}
+        with open(self.log, "ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log, env={k: v for k, v in settings.items() if v is not None})
+
+    def said(self):
+        if not self.log.exists():
+            return ""
+        words = self.log.read_text(encoding="utf-8", errors="replace")
+        return words[getattr(self, "before", 0):]
+
+    def hears(self, text):
+        def there():
+            ended = self.process.poll() is not None
+            return text in self.said() or ended and pytest.fail(
+                f"{self.name} ended and never said {text!r}:\n{self.said()}", pytrace=False)
+        until(there, lambda: f"{self.name} never said {text!r}:\n{self.said()}")
+
+    def end(self):
+        """Exit status, once it is over by itself."""
+        until(lambda: self.process.poll() is not None,
+              lambda: f"{self.name} does not end:\n{self.said()}")
+        return self.process.returncode
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait(timeout=LIMIT)
+
+    def interrupt(self):
+        self.process.send_signal(signal.SIGINT)
+        return self.end()
+
+
+class Coordinator(Program):
+    """A coordinator, once it listens."""
+
+    def __init__(self, folder, *options, run="hive", **settings):
+        super().__init__(folder, f"server-{run}", HIVE / "server.py", "--name", run, *options,
+                         **settings)
+        self.hears("--name my-node")
+        lines = self.said().splitlines()
+        self.join = lines[-1].split()  # the command it printed
+        self.port = int(self.join[self.join.index("--server") + 1].rsplit(":", 1)[1])
+        self.page = int(next(line for line in lines if "dashboard" in line).rsplit(":", 1)[1])
+        self.key = self.join[self.join.index("--key") + 1] if "--key" in self.join else ""
+        self.address = f"ws://localhost:{self.port}"
+        self.run = folder / "runs" / run
+
+    def ask(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.page, timeout=LIMIT)
+        with contextlib.closing(connection):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            return answer.status, answer.headers, answer.read()
+
+    def state(self):
+        return json.loads(self.ask("/api/state")[2])
+
+    def reaches(self, version):
+        until(lambda: self.state()["version"] >= version,
+              lambda: f"version {version} never came:\n{self.said()}")
+
+    def goes_on(self):
+        self.reaches(self.state()["version"] + 1)
+
+    def member(self, name):
+        """What the dashboard knows of a connected peer, None when it is not there."""
+        return next((one for one in self.state()["peers"] if one["name"] == name), None)
+
+    def journal(self):
+        return contextlib.closing(Journal(self.run, read_only=True))
+
+    def contributor(self, name):
+        with self.journal() as journal:
+            rows = [row for row in journal.contributors() if row["name"] == name]
+        assert len(rows) == 1, rows
+        return rows[0]
+
+    def contributions(self, number):
+        """(name, verdict, tokens, reason) of a round, by name."""
+        with contextlib.closing(sqlite3.connect(str(self.run / "journal.db"))) as db:
+            return sorted(db.execute("SELECT name, verdict, tokens, reason FROM contributions "
+                                     "WHERE number = ?", (number,)).fetchall())
+
+    def counted(self, number):
+        return [name for name, verdict, *_ in self.contributions(number) if verdict == "counted"]
+
+
+class Place:
+    """A folder for one test, or for several that share a hive. In the end nothing is left."""
+
+    def __init__(self, folder, text):
+        self.folder, self.text = folder, text
+        self.programs, self.clients = [], []
+
+    def coordinator(self, *options, **settings):
+        ports = () if "--port" in options else ("--port", "0", "--dashboard-port", "0")
+        self.programs.append(Coordinator(self.folder, "--data", self.text, *TINY, *ports,
+                                         *options, **settings))
+        return self.programs[-1]
+
+    def peer(self, hive, name, *options, **settings):
+        self.programs.append(Program(
+            self.folder, name, HIVE / "peer.py", "--server", hive.address, "--name",
+            name, *ON_CPU, *options, **settings))
+        return self.programs[-1]
+
+    def paste(self, command, *options, name):
+        """Start what the coordinator printed, in the folder where a clone would be."""
+        python, *words = command
+        assert python == "python"
+        words[words.index("hive/peer.py")] = HIVE / "peer.py"
+        words[words.index("my-node")] = name
+        self.programs.append(Program(self.folder, name, *words, *options))
+        return self.programs[-1]
+
+    def client(self, hive, name, **hello):
+        self.clients.append(Client(hive, name, **hello))
+        return self.clients[-1]
+
+    def pair(self, hive, *names):
+        """Clients that have the same task."""
+        both = [self.client(hive, name).enter() for name in names]
+        for client in both:
+            client.ready()
+        for client in both:
+            client.hear("train")
+        return both
+
+    def clean(self):
+        for client in self.clients:
+            client.vanish()
+        for program in self.programs:
+            program.kill()
+        for program in self.programs:
+            assert "Traceback" not in program.said(), program.said()
+
+
+@pytest.fixture
+def here(tmp_path, text_file):
+    place = Place(tmp_path, text_file)
+    yield place
+    place.clean()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, text_file):
+    """A place for the hives that several tests share."""
+    place = Place(tmp_path_factory.mktemp("hive"), text_file)
+    yield place
+    place.clean()
+
+
+def join_here(hive, *options):
+    """A real peer in this process, which saves a start; returns its exit status."""
+    return peer.main(["--server", hive.address, *ON_CPU, *map(str, options)])
+
+
+# --------------------------------------------------------------------------------------------------
+# A peer that does exactly what a test says
+# --------------------------------------------------------------------------------------------------
+
+def open_socket(port, path="", **settings):
+    """A WebSocket past any proxy."""
+    return connect(f"ws://localhost:{port}{path}", compression=None, **settings,
+                   sock=socket.create_connection(("127.0.0.1", port)))
+
+
+class Client:
+    """Speaks the protocol word by word, also when it lies."""
+
+    def __init__(self, hive, name="client", *, key="", token=None, process=None, **hello):
+        self.closing, self.later = contextlib.ExitStack(), deque()
+        self.socket = self.closing.enter_context(open_socket(hive.port))
+        self.name, self.process = name, process or protocol.make_token()
+        challenge, nonce = self.hear("challenge"), protocol.make_token()
+        self.say("hello", **{
+            "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
+            "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
+            "process": self.process, "token": token, "text": None, **hello})
+
+    def enter(self):
+        """Get in, and learn which weights are the newest."""
+        welcome = self.hear("welcome")
+        self.identity, self.token = welcome["peer"], welcome["token"]
+        self.parameters = parameters_of(Config(**welcome["job"]["config"]))
+        self.say("ready", version=0, weights=None, batch_size=2)
+        self.hold(self.hear("version"))
+        return self
+
+    def hold(self, said):
+        self.version, self.weights = said["version"], said["weights"]
+
+    def say(self, kind, **values):
+        self.socket.send(protocol.pack(kind, **values))
+
+    def hear(self, *kinds):
+        """The next message of these kinds; others wait until they are asked for."""
+        for said in self.later:
+            if said["type"] in kinds:
+                self.later.remove(said)
+                return said
+        while True:
+            message = self.socket.recv(timeout=LIMIT)
+            said = {"type": "chunk", "content": message} if isinstance(message, bytes) else (
+                protocol.unpack(message))
+            if said["type"] in kinds:
+                return said
+            assert said["type"] != "refused", said
+            self.later.append(said)
+
+    def ready(self):
+        self.say("ready", version=self.version, weights=self.weights, batch_size=2)
+
+    def update(self, size=1e-4):
+        return encode("q4", size * torch.randn(self.parameters))
+
+    def offer(self, update, **changes):
+        self.say("offer", **{
+            "version": self.version, "weights": self.weights, "codec": "q4", "steps": 1,
+            "update": protocol.name_of(update), "bytes": len(update), "tokens": 256, "loss": 3.5,
+            "seconds": 0.5, **changes})
+        return self.hear("send", "verdict", "refused")
+
+    def deliver(self, update, **changes):
+        """Offer and upload; returns the last word on it."""
+        said = self.offer(update, **changes)
+        if said["type"] != "send":
+            return said
+        for chunk in protocol.chunks(said["blob"], update, said["offset"]):
+            self.socket.send(chunk)
+        return self.hear("verdict", "refused")
+
+    def begin(self, hive, update):
+        """Upload the first chunk and no more."""
+        assert self.offer(update)["offset"] == 0
+        self.socket.send(next(protocol.chunks(protocol.name_of(update), update)))
+        until(lambda: hive.member(self.name)["bytes_up"] > protocol.CHUNK_BYTES, "no chunk came")
+
+    def fetch(self, blob):
+        self.say("fetch", blob=blob, offset=0)
+        size, content = self.hear("blob")["bytes"], b""
+        while len(content) < size:
+            content += self.hear("chunk")["content"][protocol.CHUNK_HEADER.size:]
+        return content
+
+    def vanish(self):
+        """The end of a process that was killed: no word, no closing handshake."""
+        with contextlib.suppress(OSError):
+            self.socket.socket.shutdown(socket.SHUT_RDWR)
+        self.closing.close()
+
+    def train_on(self):
+        """Contribute to one round after the other, until the connection ends."""
+        from websockets.exceptions import ConnectionClosed
+        update = self.update()
+        with contextlib.suppress(ConnectionClosed):
+            while True:
+                self.ready()
+                said = self.hear("train", "commit")
+                if said["type"] == "train":
+                    self.deliver(update)
+                    said = self.hear("commit")
+                self.hold(said)
+                time.sleep(0.1)
+
+
+# --------------------------------------------------------------------------------------------------
+# A run from its start to its end
+# --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def trained(shared):
+    """Two peers, started by the command that the coordinator printed, and a run that is over."""
+    hive = shared.coordinator("--rounds", 8, "--min-peers", 2, run="trained")
+    peers = [shared.paste(hive.join, *ON_CPU, name=name) for name in ("ada", "bob")]
+    statuses = [program.end() for program in (*peers, hive)]
+    return SimpleNamespace(hive=hive, run=hive.run, peers=peers, statuses=statuses)
+
+
+def test_two_peers_train_one_network_and_the_run_ends(trained):
+    assert trained.statuses == [0, 0, 0], [p.said() for p in (*trained.peers, trained.hive)]
+    with trained.hive.journal() as journal:
+        version, _, step = journal.head()
+        losses = dict(journal.evaluations())
+    assert version == step == 8
+    assert losses[8] < losses[min(losses)] - 0.05
+    assert {"ada", "bob"} == {name for number in range(1, 9)
+                              for name in trained.hive.counted(number)}
+    for program in trained.peers:
+        assert "all 8 rounds are done" in program.said()
+    assert "all 8 rounds are done" in trained.hive.said()
+
+
+def test_every_round_starts_from_exactly_the_weights_that_the_last_one_led_to(
+        trained, monkeypatch, capsys):
+    """A peer's update counts only for the SHA-256 of the weights it has; nobody was rejected."""
+    for number in range(1, 9):
+        assert {verdict for _, verdict, *_ in trained.hive.contributions(number)} == {"counted"}
+    monkeypatch.chdir(trained.hive.folder)
+    assert server.main(["--name", "trained", "--verify"]) == 0
+    with trained.hive.journal() as journal:
+        _, head, _ = journal.head()
+    assert head in capsys.readouterr().err
+    state = read_checkpoint(trained.run / "last.pt")
+    model = gltch.GLTCH(Config(**state["config"]))
+    model.load_state_dict(state["ema"])
+    assert digest(flatten(model)) == head
+
+
+def test_the_trained_network_writes(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.hive.folder)
+    assert gltch.main(["sample", "--checkpoint", "runs/trained", "--length", "40"]) == 0
+    assert len(capsys.readouterr().out) >= 40
+
+
+def test_an_earlier_version_can_be_taken_out_and_writes(trained, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(trained.hive.folder)
+    output = tmp_path / "early.pt"
+    assert server.main(["--name", "trained", "--at-round", "3", "--output", str(output)]) == 0
+    early, final = read_checkpoint(output), read_checkpoint(trained.run / "last.pt")
+    assert (early["step"], final["step"]) == (3, 8)
+    assert not torch.equal(early["ema"]["head.weight"], final["ema"]["head.weight"])
+    assert gltch.main(["sample", "--checkpoint", str(output), "--length", "20"]) == 0
+    assert server.main(["--name", "trained", "--at-round", "9", "--output", str(output)]) == 2
+    assert "holds no version 9" in capsys.readouterr().err
+
+
+def test_a_change_of_the_record_does_not_pass_the_verification(trained, here, capsys):
+    with trained.hive.journal() as journal:
+        copy = here.folder / "runs" / "copy"
+        (copy / "snapshots").mkdir(parents=True)
+        for path in (trained.run / "snapshots").iterdir():
+            (copy / "snapshots" / path.name).write_bytes(path.read_bytes())
+        with contextlib.closing(sqlite3.connect(str(copy / "journal.db"))) as db:
+            journal._db.backup(db)
+            db.execute("UPDATE contributions SET name = 'eve' WHERE number = 5")
+            db.commit()
+    assert server.main(["--name", "copy", "--verify"]) == 2
+    assert "Round 5 is broken" in capsys.readouterr().err
+
+
+def test_a_run_that_is_complete_says_so(trained, monkeypatch, capsys):
+    monkeypatch.chdir(trained.hive.folder)
+    assert server.main(["--name", "trained"]) == 2
+    assert "is complete: all 8 rounds are done" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [
+    ("--size", "2.7m"), ("--sync", "sparse"), ("--rounds", "9"), ("--seed", "1"),
+    ("--data", str(PROGRAM)), ("--steps", "4"), ("--batch-size", "3")])
+def test_an_option_that_contradicts_the_run_is_refused(trained, monkeypatch, capsys, option):
+    monkeypatch.chdir(trained.hive.folder)
+    assert server.main(["--name", "trained", *option]) == 2
+    error = capsys.readouterr().err
+    assert f"was started with another {option[0]}: leave it out" in error
+
+
+# --------------------------------------------------------------------------------------------------
+# What is computed
+# --------------------------------------------------------------------------------------------------
+
+def test_two_peers_equal_one_process_with_twice_the_batch(here, text_file):
+    """Plain gradient descent, exact values, a synchronization after every step."""
+    steps, recipe = 6, ("--optimizer", "sgd", "--learning-rate", "0.1", "--steps", 6)
+    hive = here.coordinator("--sync", "every-step", "--codec", "fp32", *recipe, "--min-peers", 2)
+    other = here.peer(hive, "other")
+    assert join_here(hive, "--name", "here") == 0
+    assert (other.end(), hive.end()) == (0, 0)
+    assert [hive.counted(number) for number in range(1, steps + 1)] == [["here", "other"]] * steps
+
+    assert server.main(["--at-round", str(steps), "--output", "hive.pt"]) == 0
+    state = read_checkpoint(here.folder / "hive.pt")
+    config = Config(**state["config"])
+    trainer = Trainer(config, TrainConfig(optimizer="sgd", learning_rate=0.1, steps=steps,
+                                          batch_size=4, warmup=2, device="cpu"),
+                      load_corpus([str(text_file)]), Runtime(torch.device("cpu")))
+    first = flatten(trainer.model)
+    with hive.journal() as journal:
+        unflatten(from_bytes(journal.weights_at(0, apply_bytes)), trainer.model)
+    for _ in range(steps):
+        trainer.train_step()
+    one, model = flatten(trainer.model), gltch.GLTCH(config)
+    model.load_state_dict(state["ema"])
+    assert (one - first).abs().max() > 1e-3
+    torch.testing.assert_close(flatten(model), one, rtol=0, atol=1e-5)
+
+
+def test_a_peer_of_two_processes_is_one_peer(here):
+    """Started as torchrun would start them."""
+    hive = here.coordinator("--sync", "every-step", "--rounds", 4, "--min-peers", 2)
+    port, = free_ports(1)
+    crew = [here.peer(hive, "crew", environment={
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "USE_LIBUV": "0"}) for rank in range(2)]
+    assert join_here(hive, "--name", "here") == 0
+    assert [program.end() for program in (*crew, hive)] == [0, 0, 0], crew[0].said()
+    with hive.journal() as journal:
+        rows = {row["name"]: row for row in journal.contributors()}
+    assert set(rows) == {"crew", "here"}
+    assert rows["crew"]["rounds"] >= 1 and rows["crew"]["device"].startswith("2 x CPU")
+    assert crew[0].said().count("finished  all 4 rounds are done") == 1
+
+
+def test_a_low_loss_ends_the_run(here):
+    hive = here.coordinator("--target-loss", 3.4, "--minutes", 10)
+    assert join_here(hive) == 0
+    assert hive.end() == 0
+    assert "is low enough" in hive.said()
+    with hive.journal() as journal:
+        assert journal.evaluations()[-1][1] <= 3.4 and journal.last >= 1
+
+
+def test_the_minutes_end_the_run(here):
+    hive = here.coordinator("--minutes", 0.02)
+    assert join_here(hive) == 0
+    assert hive.end() == 0
+    assert "the 0.02 minutes are over" in hive.said()
+    with hive.journal() as journal:
+        rounds = journal.history()
+    assert sum(row["committed"] - row["opened"] for row in rounds) >= 1.2
+
+
+# --------------------------------------------------------------------------------------------------
+# The coordinator dies and comes back
+# --------------------------------------------------------------------------------------------------
+
+def head_of(hive):
+    with hive.journal() as journal:
+        return journal.head()
+
+
+def test_a_coordinator_that_is_killed_goes_on_and_its_peers_come_back_by_themselves(here):
+    ports = free_ports(2)
+    command = ("--port", ports[0], "--dashboard-port", ports[1], "--rounds", 16, "--sync",
+               "sparse")
+    hive = here.coordinator(*command)
+    peers = [here.peer(hive, name) for name in ("ada", "bob")]
+    hive.reaches(2)
+    hive.kill()
+    version, weights, step = head_of(hive)
+    assert version >= 2
+
+    hive = here.coordinator(*command)
+    assert f"round {version}, step {step}" in hive.said()
+    assert [program.end() for program in (*peers, hive)] == [0, 0, 0]
+    with hive.journal() as journal:
+        assert journal.at(version)[0] == weights and journal.last == 16
+    assert server.main(["--verify"]) == 0
+    for program in peers:
+        assert program.said().count("joined ") == 2
+        assert hive.contributor(program.name)["rounds"] >= 1
+
+
+# --------------------------------------------------------------------------------------------------
+# A quiet hive: it waits for two, so nothing happens but what a test does
+# --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def quiet(shared):
+    return shared.coordinator("--rounds", 1000, "--min-peers", 2, run="quiet")
+
+
+def test_a_peer_that_dies_mid_upload_does_not_count_and_the_others_go_on(here, quiet):
+    steady, doomed = here.pair(quiet, "steady", "doomed")
+    update = doomed.update()
+    doomed.begin(quiet, update)
+    doomed.vanish()
+    quiet.hears("left      doomed")
+    assert steady.deliver(steady.update())["verdict"] == "accepted"
+    number = steady.hear("commit")["version"]
+    assert quiet.counted(number) == ["steady"]
+
+
+@pytest.mark.parametrize("end", ["noticed", "unnoticed"])
+def test_an_interrupted_upload_goes_on_where_it_stopped_and_counts_once(here, quiet, end):
+    name = f"broken-{end}"
+    steady, broken = here.pair(quiet, f"steady-{end}", name)
+    update = broken.update()
+    broken.begin(quiet, update)
+    if end == "noticed":
+        broken.vanish()
+        quiet.hears(f"left      {name}")
+    again = here.client(quiet, name, token=broken.token, process=broken.process)
+    again.enter()
+    assert again.identity == broken.identity
+    said = again.offer(update)
+    assert (said["type"], said["offset"]) == ("send", protocol.CHUNK_BYTES)
+    for chunk in protocol.chunks(said["blob"], update, said["offset"]):
+        again.socket.send(chunk)
+    assert again.hear("verdict")["verdict"] == "accepted"
+    assert again.offer(update)["verdict"] == "accepted"  # it reconnected before it heard
+    assert steady.deliver(steady.update())["verdict"] == "accepted"
+    commit = again.hear("commit")
+    assert commit["counted"]
+    assert quiet.counted(commit["version"]) == [name, steady.name]
+
+
+def test_an_update_that_has_counted_does_not_count_again(here, quiet):
+    steady, greedy = here.pair(quiet, "first", "greedy")
+    update = greedy.update()
+    for client in (steady, greedy):
+        assert client.deliver(client.update() if client is steady else update)[
+            "verdict"] == "accepted"
+    number = greedy.hear("commit")["version"]
+    assert greedy.deliver(update)["verdict"] == "rejected"
+    for client in (steady, greedy):
+        client.hold(steady.hear("commit") if client is steady else {
+            "version": number, "weights": steady.weights})
+        client.ready()
+    steady.hear("train")
+    assert steady.deliver(steady.update())["verdict"] == "accepted"
+    greedy.vanish()
+    assert steady.hear("commit")["version"] == number + 1
+    assert (quiet.counted(number), quiet.counted(number + 1)) == (["first", "greedy"], ["first"])
+
+
+def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weights(here, quiet):
+    absent = here.client(quiet, "absent").enter()
+    weights, start = absent.fetch(absent.weights), absent.version
+    assert protocol.name_of(weights) == absent.weights
+    for _ in range(2):
+        here.pair(quiet, "left", "right")
+        for client in here.clients[-2:]:
+            assert client.deliver(client.update())["verdict"] == "accepted"
+        for client in here.clients[-2:]:
+            client.hear("commit")
+            client.say("goodbye")
+            until(lambda name=client.name: not quiet.member(name), "it never left")
+    absent.later.clear()
+    absent.ready()
+    for number in (start + 1, start + 2):
+        said = absent.hear("commit")
+        assert said["version"] == number
+        weights = apply_bytes(weights, said["codec"], absent.fetch(said["update"]))
+        assert protocol.name_of(weights) == said["weights"]
+    assert (said["version"], said["weights"]) == head_of(quiet)[:2]
+    assert len(to_bytes(from_bytes(weights))) == 4 * absent.parameters
+
+
+def test_a_peer_brings_no_other_text(quiet, text_file, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_bytes(text_file.read_bytes()[::-1])
+    assert join_here(quiet, "--name", "reader", "--data", other) == 2
+    assert "another text than the one this hive trains on" in capsys.readouterr().err
+    quiet.hears("reader: The peer brought another text")
+
+
+def test_a_peer_of_another_version_is_told_which_side_to_update(here, quiet):
+    for version, behind in ((999, "coordinator"), (0, "peer")):
+        client = here.client(quiet, f"version-{version}", protocol=version)
+        sentence = f"The peer speaks version {version} of the protocol, the coordinator version 1"
+        reason = client.hear("refused")["reason"]
+        assert sentence in reason and f"update the {behind}" in reason
+        quiet.hears(sentence)
+
+
+def test_a_coordinator_of_another_version_is_refused_by_the_peer(capsys):
+    sync_server = pytest.importorskip("websockets.sync.server")
+
+    def answer(connection):
+        connection.send(protocol.pack("challenge", protocol=999, hive="x", locked=False,
+                                      nonce=protocol.make_token()))
+        connection.recv(timeout=LIMIT)
+
+    with sync_server.serve(answer, "127.0.0.1", 0) as listener:
+        thread = threading.Thread(target=listener.serve_forever, daemon=True)
+        thread.start()
+        port = listener.socket.getsockname()[1]
+        assert join_here(SimpleNamespace(address=f"ws://localhost:{port}")) == 2
+        listener.shutdown()
+        thread.join(LIMIT)
+    error = capsys.readouterr().err
+    assert "the coordinator version 999: update the peer" in error
+
+
+def test_a_key_for_a_hive_without_one_is_questioned(quiet, capsys):
+    assert join_here(quiet, "--key", "secret") == 2
+    assert "This hive needs no key" in capsys.readouterr().err
+
+
+def test_two_coordinators_do_not_work_in_one_folder(quiet, monkeypatch, capsys):
+    monkeypatch.chdir(quiet.folder)
+    assert server.main(["--name", "quiet", "--port", "0", "--dashboard-port", "0"]) == 2
+    assert "Another coordinator works in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--port", "--dashboard-port"])
+def test_a_port_in_use_is_named(quiet, text_file, capsys, option):
+    ports = {"--port": "0", "--dashboard-port": "0", option: str(quiet.port)}
+    options = [word for pair in ports.items() for word in pair]
+    assert server.main(["--data", str(text_file), *TINY, *options]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("server.py: error:") and str(quiet.port) in error and "in use" in error
+
+
+@pytest.mark.parametrize("address", ["localhost:8765", "http://localhost:8765", ""])
+def test_an_address_that_is_no_websocket_is_refused(address, capsys):
+    assert peer.main(["--server", address, *ON_CPU]) == 2
+    assert "--server must begin with ws:// or wss://" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", "..", ""])
+def test_a_name_is_one_folder(name, capsys, tmp_path):
+    assert server.main(["--name", name]) == 2
+    assert "--name is a folder's name under runs/" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
+FIRST_WORDS = [
+    ("nonsense", "is not JSON"),
+    (b"nonsense", "A control message was expected"),
+    (protocol.pack("goodbye"), "The first message must be a hello"),
+]
+LATER_WORDS = [
+    ("nonsense", "is not JSON"),
+    ("[1, 2]", "is not a JSON object"),
+    ("[" * 100_000, "is not JSON"),
+    ('{"type": "shutdown"}', "There is no message type 'shutdown'"),
+    ('{"type": ["ready"]}', "There is no message type"),
+    ('{"type": "goodbye", "more": 1}', "a goodbye message has the fields none"),
+    ('{"type": "progress", "version": 1, "steps": -1}', "The field steps of a progress message"),
+    ('{"type": "progress", "version": true, "steps": 1}', "The field version of a progress"),
+    (protocol.pack("finished", reason="me"), "A peer does not send finished messages"),
+    (json.dumps({"type": "offer", "version": 0, "weights": "0" * 64, "codec": "q4",
+                 "update": "0" * 64, "bytes": 8, "steps": 1, "tokens": 1, "loss": 10 ** 400,
+                 "seconds": 1}), "The field loss of a offer message"),
+]
+
+
+@pytest.mark.parametrize("word, sentence", FIRST_WORDS)
+def test_nonsense_before_the_handshake_is_answered_with_a_sentence(quiet, word, sentence):
+    with open_socket(quiet.port) as connection:
+        connection.recv(timeout=LIMIT)
+        connection.send(word)
+        assert sentence in json.loads(connection.recv(timeout=LIMIT))["reason"]
+    assert quiet.ask("/healthz")[0] == 200
+
+
+@pytest.mark.parametrize("word, sentence", LATER_WORDS)
+def test_nonsense_after_the_handshake_is_answered_with_a_sentence(here, quiet, word, sentence):
+    client = here.client(quiet, f"rude-{random.getrandbits(64):x}").enter()
+    client.socket.send(word)
+    assert sentence.lower() in client.hear("refused")["reason"].lower()
+    until(lambda: not quiet.member(client.name), "it stayed")
+
+
+def test_a_message_that_is_too_long_ends_the_connection(here, quiet):
+    from websockets.exceptions import ConnectionClosedError
+    client = here.client(quiet, "shouting").enter()
+    with pytest.raises(ConnectionClosedError) as closed:
+        client.socket.send("x" * (protocol.MESSAGE_BYTES + 1))
+        client.hear("refused")
+    assert closed.value.rcvd.code == 1009
+    quiet.hears("left      shouting")
+
+
+def test_a_chunk_that_nobody_asked_for_goes_nowhere(here, quiet):
+    client = here.client(quiet, "eager").enter()
+    client.socket.send(protocol.CHUNK_HEADER.pack(b"8 bytes!", 0) + b"surprise")
+    client.say("progress", version=0, steps=1)
+    until(lambda: quiet.member("eager")["steps"] == 1, "the connection is dead")
+
+
+def test_a_chunk_that_does_not_go_on_is_answered_with_a_sentence(here, quiet):
+    client = here.client(quiet, "hasty").enter()
+    update = client.update()
+    assert client.offer(update)["offset"] == 0
+    client.socket.send(list(protocol.chunks(protocol.name_of(update), update))[1])
+    assert "does not continue a transfer" in client.hear("refused")["reason"]
+
+
+def test_an_upload_that_arrives_damaged_is_answered_with_a_sentence(here, quiet):
+    client = here.client(quiet, "noisy").enter()
+    update = client.update()
+    damaged = update[:-1] + bytes([update[-1] ^ 1])
+    said = client.offer(update)
+    for chunk in protocol.chunks(said["blob"], damaged):
+        client.socket.send(chunk)
+    assert "its SHA-256 differs" in client.hear("refused")["reason"]
+
+
+@posix
+def test_a_terminal_or_a_full_disk_gets_no_words_from_a_peer_but_printable_ones(here, quiet):
+    client = here.client(quiet, "\x1b[2J\u202eevil\nname").enter()
+    until(lambda: quiet.member("[2Jevilname"), lambda: str(quiet.state()["peers"]))
+    client.say("goodbye")
+    quiet.hears("left      [2Jevilname")
+    assert "\x1b" not in quiet.said() and "\u202e" not in quiet.said()
+
+
+# --------------------------------------------------------------------------------------------------
+# Lies
+# --------------------------------------------------------------------------------------------------
+
+def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
+    hive = here.coordinator("--rounds", 4, "--min-peers", 2)
+    honest = here.peer(hive, "honest")
+    liar = here.client(hive, "liar").enter()
+    blank = encode("q4", torch.zeros(liar.parameters))
+    scales = 2 * (-(-liar.parameters // 128))
+    lies = [
+        ({}, blank[:-scales] + b"\xc0\x7f" * (scales // 2), "not finite"),
+        ({}, blank[:-scales] + b"\x80\x7f" * (scales // 2), "not finite"),
+        ({}, blank[:-1], "bytes, not"),
+        ({}, b"short", "bytes, not"),
+        ({"codec": "fp32"}, blank, "Updates are sent as q4 here"),
+        ({"codec": "\ud800"}, blank, ""),
+        ({"steps": 10 ** 6}, blank, "more than anybody was asked for"),
+        ({"weights": "0" * 64}, blank, "weights that this hive never had"),
+        ({"version": 10 ** 6}, blank, "weights that this hive never had"),
+        ({"bytes": 10 ** 9}, blank, "at most"),
+    ]
+    for changes, update, sentence in lies:
+        liar.ready()
+        liar.hear("train")
+        said = liar.deliver(update, **changes)
+        assert said.get("verdict", "refused") in ("rejected", "refused"), said
+        assert sentence in said["reason"]
+        if said["type"] == "refused":
+            until(lambda: not hive.member("liar"), "it stayed")
+            liar = here.client(hive, "liar", token=liar.token).enter()
+    liar.ready()
+    liar.hear("train")
+    assert liar.deliver(blank, tokens=10 ** 15)["verdict"] == "accepted"
+    liar.hold(liar.hear("commit"))
+    (name, verdict, tokens, _), = [one for one in hive.contributions(1)
+                                   if one[0] == "liar" and one[1] == "counted"]
+    assert tokens < 10 ** 14
+    assert "honest" in hive.counted(1)
+    while True:
+        liar.ready()
+        said = liar.hear("train", "finished", "commit")
+        if said["type"] == "finished":
+            break
+        if said["type"] == "train":
+            liar.deliver(blank)
+            said = liar.hear("commit")
+        liar.hold(said)
+    assert (honest.end(), hive.end()) == (0, 0)
+    assert server.main(["--verify"]) == 0
+    assert Counter(name for number in range(1, 5) for name in hive.counted(number))["honest"] >= 2
+
+
+# --------------------------------------------------------------------------------------------------
+# A hive at work, open to others: peers come and go
+# --------------------------------------------------------------------------------------------------
+
+BUSY = ("--host", "0.0.0.0", "--rounds", 100_000)
+
+
+@pytest.fixture(scope="module")
+def busy(shared):
+    """A coordinator that others can reach, so it has a key, and a peer that goes on and on."""
+    hive = shared.coordinator(*BUSY, run="busy")
+    steady = shared.client(hive, "steady", key=hive.key).enter()
+    threading.Thread(target=steady.train_on, daemon=True).start()
+    hive.reaches(2)
+    return hive
+
+
+def test_a_hive_that_others_can_reach_makes_a_key_and_keeps_it_to_itself(busy):
+    assert len(busy.key) >= 32
+    assert (busy.run / "key").read_text().strip() == busy.key
+    if os.name == "posix":
+        assert (busy.run / "key").stat().st_mode & 0o077 == 0
+    assert busy.said().count(busy.key) == 1  # in the command that it printed
+    for path in ("/", "/api/state"):
+        assert busy.key.encode() not in busy.ask(path)[2]
+
+
+@pytest.mark.parametrize("key", [(), ("--key", "wrong"), ("--key-file", "key.txt")])
+def test_without_the_right_key_nobody_gets_in(busy, tmp_path, capsys, key):
+    (tmp_path / "key.txt").write_text("f" * 32)
+    assert join_here(busy, "--name", "stranger", *key) == 2
+    assert "The key is wrong or missing: paste the join command" in capsys.readouterr().err
+    busy.hears("stranger: The key is wrong or missing")
+    assert not busy.member("stranger")
+    busy.goes_on()
+
+
+def test_the_dashboard_answers_what_it_should_and_nothing_else(busy):
+    status, headers, content = busy.ask("/")
+    assert status == 200 and headers["Content-Type"].startswith("text/html")
+    assert "default-src 'self'" in headers["Content-Security-Policy"] and b"<html" in content
+    assert busy.ask("/healthz")[::2] == (200, b"ok\n")
+    state = busy.state()
+    assert state["version"] >= 2 and state["finished"] == ""
+    assert busy.member("steady")["device"] == "a test"
+    for path in ("/../server.py", "/%2e%2e/server.py", "/server.py", "/key", "/runs/busy/key",
+                 "//etc/passwd", "/journal.db", "/../runs/busy/last.pt", "/api", "/hive.js/.."):
+        assert busy.ask(path)[0] == 404, path
+
+
+def test_a_page_of_another_site_cannot_use_a_visitors_browser_to_join(busy):
+    from websockets.exceptions import InvalidHandshake
+    for port in (busy.port, busy.page):
+        with pytest.raises(InvalidHandshake) as refused, open_socket(
+                port, "/hive", origin="http://elsewhere.example"):
+            pass
+        assert refused.value.response.status_code == 403
+
+
+def test_the_network_is_there_during_the_run(busy, tmp_path, capsys):
+    until(lambda: (busy.run / "last.pt").exists(), "no checkpoint came")
+    status, _, content = busy.ask("/last.pt")
+    assert status == 200
+    (tmp_path / "download.pt").write_bytes(content)
+    for source in (tmp_path / "download.pt", busy.run / "last.pt"):
+        assert gltch.main(["sample", "--checkpoint", str(source), "--length", "10"]) == 0
+    assert len(capsys.readouterr().out) >= 20
+    assert not busy.state()["finished"]
+
+
+@posix
+def test_a_late_joiner_catches_up_is_killed_comes_back_as_itself_and_says_goodbye(here, busy):
+    """By the printed command, but the dashboard's port; with nothing of its own."""
+    command = list(busy.join)
+    command[command.index("--server") + 1] = f"ws://localhost:{busy.page}/hive"
+    guest = here.paste(command, *ON_CPU, name="guest")
+    until(lambda: busy.member("guest"), guest.said)
+    began = busy.state()["version"]
+    until(lambda: busy.contributor("guest")["rounds"] >= 1, guest.said)
+    identity = busy.member("guest")["peer"]
+    cache = here.folder / "machines" / "guest" / "gltch" / "hive"
+    texts = [path.read_bytes() for path in cache.glob("*.txt")]
+    assert texts == [(busy.run / "text.txt").read_bytes()] == [here.text.read_bytes()]
+
+    guest.kill()
+    until(lambda: not busy.member("guest"), "it stayed")
+    assert "left      guest" in busy.said()
+    busy.goes_on()
+    counted = busy.contributor("guest")["rounds"]
+
+    guest = here.paste(command, *ON_CPU, name="guest")
+    until(lambda: busy.contributor("guest")["rounds"] > counted, guest.said)
+    assert busy.member("guest")["peer"] == identity == busy.contributor("guest")["peer"]
+    assert began >= 2
+
+    left = busy.said().count("left      guest")
+    assert guest.interrupt() == 130
+    assert "Left the hive." in guest.said()
+    until(lambda: busy.said().count("left      guest") == left + 1, busy.said)
+    busy.goes_on()
+
+
+def test_nobody_waits_for_a_peer_that_stands_still(here, busy):
+    frozen = here.client(busy, "frozen", key=busy.key).enter()
+    frozen.ready()
+    frozen.hear("train")
+    for _ in range(3):
+        busy.goes_on()
+    assert busy.member("frozen")["state"] == "lagging"
+
+
+@posix
+def test_a_coordinator_that_is_stopped_goes_on_where_it_was(shared, busy):
+    assert busy.interrupt() == 130
+    version, _, step = head_of(busy)
+    assert f"Stopped after round {version}; the same command goes on." in busy.said()
+    again = shared.coordinator(*BUSY, run="busy")
+    assert f"round {version}, step {step}" in again.said()
+    assert again.key == busy.key
