@@ -2,7 +2,7 @@
 
 An update (a pseudo-gradient going up, an outer update coming down) is a vector with one fp32 number
 per parameter. A codec turns it into 4 bytes per parameter (`fp32`), about a half (`q4`), a quarter
-(`q2`) or a thirty-fifth (`top64`). What a codec rounds away, `ErrorFeedback` adds to the next update.
+(`q2`) or a 35th (`top64`). What a codec rounds away, `ErrorFeedback` adds to the next update.
 
 Decoding is bit-identical on every machine: each value is one number times a bf16 scale, a single
 fp32 product, or one of the scales themselves.
