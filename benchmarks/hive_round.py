@@ -11,8 +11,9 @@ each speaks the whole protocol over a connection of its own, but all send the sa
 the commits undecoded; afterwards one of them computes the weights of every round and compares.
 
 A round lasts from one commit message to the next, as its peers see it. Bytes are counted by TCP, so
-framing and control messages are among them. The coordinator evaluates in a hundredth of the time
-rather than in a quarter, which is not what is measured here; --evaluations leaves it as it is.
+framing and control messages are among them. CPU seconds are all the coordinator's, shared out over
+the updates: with few peers most of them are the outer step's. It evaluates in a hundredth of the
+time rather than in a quarter, which is not what is measured here; --evaluations leaves it as it is.
 """
 from __future__ import annotations
 
@@ -219,6 +220,11 @@ class LightPeer:
         if self.keep:
             self.check()
 
+    def drop(self) -> None:
+        """Whatever happened, leave nothing behind."""
+        if self.socket:
+            self.socket.transport.abort()
+
     def check(self) -> None:
         """Do the updates lead to the weights that the coordinator has?"""
         weights = from_bytes(self.weights)
@@ -297,6 +303,7 @@ class RealPeerProcess:
     def __init__(self, folder: Path, address: str, server: Process, rounds: int):
         self.environment, self.log = environment(folder), folder / "peers.txt"
         self.command = [sys.executable, __file__, "--one", address, server.folder.name, str(rounds)]
+        self.process: Any = None
 
     async def hear(self) -> List[Any]:
         """The next thing it tells."""
@@ -307,7 +314,7 @@ class RealPeerProcess:
 
     async def join(self) -> None:
         with open(self.log, "a") as log:
-            self.process: Any = await asyncio.create_subprocess_exec(
+            self.process = await asyncio.create_subprocess_exec(
                 *self.command, env=self.environment, stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log, limit=MIB)
         await self.hear()
@@ -320,12 +327,17 @@ class RealPeerProcess:
         self.process.stdin.write(b"\n")
         await self.process.wait()
 
+    def drop(self) -> None:
+        if self.process and self.process.returncode is None:
+            self.process.kill()
+
 
 # --------------------------------------------------------------------------------------------------
 # Measuring
 # --------------------------------------------------------------------------------------------------
 
 class Row(NamedTuple):
+    name: str
     peers: int
     seconds: List[float]  # of every round, as every peer saw it
     up: float
@@ -338,16 +350,16 @@ class Row(NamedTuple):
     missed: int  # updates that did not count in their round
 
     def show(self) -> str:
-        return (f"{self.peers:5}  {statistics.median(self.seconds):7.3f} "
-                f"{f'({min(self.seconds):.3f} to {max(self.seconds):.3f})':18}"
-                f"{self.up:8.4f}{self.down:9.4f}{1000 * self.cpu:12.1f}{self.before / MIB:10,.0f}"
-                f"{(self.joined - self.before) / MIB / self.peers:11.2f}"
-                f"{self.joining / MIB:10,.0f}{self.peak / MIB:11,.0f}")
+        spread = f"({min(self.seconds):.3f} to {max(self.seconds):.3f})"
+        growth = (self.joined - self.before) / self.peers
+        return (f"{self.name}  {statistics.median(self.seconds):6.3f} {spread:18}"
+                f"{self.up:7.4f}{self.down:8.4f}{1000 * self.cpu:8.1f}{self.before / MIB:8,.0f}"
+                f"{growth / MIB:9.2f}{self.joining / MIB:9,.0f}{self.peak / MIB:8,.0f}")
 
 
-HEAD = ("       seconds per round          bytes/param.     CPU ms per  MiB of the coordinator:\n"
-        "peers  median (min to max)          up     down      update    alone   per peer   "
-        "joining     rounds")
+HEAD = ("             seconds per round        bytes/parameter  CPU ms    MiB of the coordinator\n"
+        "      peers  median (min to max)          up    down /update   alone    /peer  joining"
+        "  rounds")
 
 
 async def measure(peers: int, parameters: int, arguments: argparse.Namespace) -> Row:
@@ -363,15 +375,19 @@ async def measure(peers: int, parameters: int, arguments: argparse.Namespace) ->
                 update = encode(SYNCS["diloco"].up, 1e-3 * torch.randn(parameters))
                 all_peers = [LightPeer(address, server, update, keep=not number)
                              for number in range(peers)]
-            before = server.memory("VmRSS")
-            server.forget_peak()
-            await asyncio.gather(*(peer.join() for peer in all_peers))
-            await asyncio.sleep(0.5)
-            joined, joining = server.memory("VmRSS"), server.memory("VmHWM")
-            server.forget_peak()
-            seen = await asyncio.gather(*(peer.take_part(rounds) for peer in all_peers))
-            peak = server.memory("VmHWM")
-            await asyncio.gather(*(peer.leave() for peer in all_peers))
+            try:
+                before = server.memory("VmRSS")
+                server.forget_peak()
+                await asyncio.gather(*(peer.join() for peer in all_peers))
+                await asyncio.sleep(0.5)
+                joined, joining = server.memory("VmRSS"), server.memory("VmHWM")
+                server.forget_peak()
+                seen = await asyncio.gather(*(peer.take_part(rounds) for peer in all_peers))
+                peak = server.memory("VmHWM")
+                await asyncio.gather(*(peer.leave() for peer in all_peers))
+            finally:
+                for peer in all_peers:
+                    peer.drop()
         journal = Journal(folder / "runs" / "hive", read_only=True)
         missed = sum(peers - row["peers"] for row in journal.history())
         journal.close()
@@ -380,8 +396,9 @@ async def measure(peers: int, parameters: int, arguments: argparse.Namespace) ->
     updates = arguments.rounds * peers
     up, down = (sum(getattr(samples[-1], way) - getattr(samples[0], way) for samples in kept)
                 / updates / parameters for way in ("up", "down"))
-    return Row(peers, times, up, down, (kept[0][-1].cpu - kept[0][0].cpu) / updates, before, joined,
-               joining, peak, missed)
+    cpu = (kept[0][-1].cpu - kept[0][0].cpu) / updates
+    return Row(f"{peers:5,} {'real ' if real else 'light'}", peers, times, up, down, cpu, before,
+               joined, joining, peak, missed)
 
 
 def main() -> None:
@@ -412,7 +429,8 @@ def main() -> None:
     print(f"{parameters:,} parameters, {arguments.rounds} rounds after {WARM_UP} to warm up; "
           f"{os.cpu_count()} cores, PyTorch {torch.__version__}, websockets {version}\n{HEAD}")
     for peers in arguments.peers:
-        row = asyncio.run(measure(peers, parameters, arguments))
+        limit = 300 + peers * (WARM_UP + arguments.rounds)  # seconds
+        row = asyncio.run(asyncio.wait_for(measure(peers, parameters, arguments), limit))
         late = f"  ({row.missed} updates came too late for their round)" if row.missed else ""
         print(row.show() + late, flush=True)
 

@@ -120,7 +120,8 @@ class Rounds:
     def tasks(self, now: float) -> Dict[str, Task]:
         """Tasks for all that are ready, once there are enough; each is handed out once."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        if self.closed or not ready or self.plan is None and len(ready) < self.least:
+        there = len(ready) + len(self.delivered)  # who delivered late to this round takes part
+        if self.closed or not ready or self.plan is None and there < self.least:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:
             known = (member.step_seconds for member in self.members.values())

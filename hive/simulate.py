@@ -75,6 +75,7 @@ STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
 UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found dead
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
+MOST_REJECTED = 20  # updates per peer in one round, before the simulation gives up
 ANYTHING = ("version", "commit", "train", "send", "verdict")
 
 
@@ -278,6 +279,7 @@ class SyntheticWorker:
             slope.add_(world.noise[begin: begin + count])
             rate = world.recipe.matrix_learning_rate * lr_factor(step, task.total, world.recipe)
             self.weights.sub_(slope, alpha=rate)
+        require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
         return Work(steps, steps * self.batch_size, loss / steps, step_seconds * steps)
 
 
@@ -387,10 +389,13 @@ class Peer:
         """A blob, or the rest of one; None when the coordinator offers newer weights instead."""
         offset = self.received[1] if self.received[0] == blob else 0
         self.send("fetch", blob=blob)
-        said = yield from self.expect("blob", "version")
-        if said["type"] == "version":
-            self.inbox.appendleft(said)
-            return None
+        while True:
+            said = yield from self.expect("blob", "version")
+            if said["type"] == "version":
+                self.inbox.appendleft(said)
+                return None
+            if said["blob"] == blob:  # not one that was given up for a newer version
+                break
         began, size = self.hive.now, said["bytes"] - offset
         try:
             yield from self.sleep(size / self.down)
@@ -807,11 +812,12 @@ class Simulation:
             self.tell_version(link)
             return
         size, content = self.blobs[said["blob"]]
-        self.tell(link, "blob", bytes=size, content=content)
+        self.tell(link, "blob", blob=said["blob"], bytes=size, content=content)
 
     def on_offer(self, link: Link, said: Message) -> None:
-        if link.peer.name in self.rounds.delivered:
-            self.tell(link, "verdict", verdict=ACCEPTED)
+        if link.peer.name in self.rounds.delivered or (
+                self.last_counted.get(link.peer.name, 0) > said["version"]):
+            self.tell(link, "verdict", verdict=ACCEPTED)  # the commit says that it has counted
             return
         verdict = self.rounds.offer(link.peer.name, said["version"], said["weights"],
                                     said["work"].steps)
@@ -857,6 +863,8 @@ class Simulation:
     def judge(self, link: Link, verdict: Verdict) -> None:
         self.partial.pop(link.peer.name, None)
         self.refused[verdict.verdict] += 1
+        require(self.refused[REJECTED] < MOST_REJECTED * len(self.peers), "No update can be used: "
+                f"training breaks down on all peers; use a lower --learning-rate. {verdict.reason}")
         self.tell(link, "verdict", verdict=verdict.verdict)
 
     # The end

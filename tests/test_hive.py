@@ -4,6 +4,7 @@ import http.client
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import sqlite3
@@ -16,12 +17,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, PROGRAM
+from conftest import ENVIRONMENT, PROGRAM, set_environment
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, protocol, server
-from hive.codec import digest, encode, flatten, from_bytes, to_bytes, unflatten
+from hive.codec import digest, encode, flatten
 from hive.coordinator import apply_bytes
 from hive.job import parameters_of
 from hive.journal import Journal
@@ -49,7 +50,7 @@ def until(condition, what):
         if value:
             return value
         assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def free_ports(count):
@@ -397,15 +398,11 @@ def test_an_earlier_version_can_be_taken_out_and_writes(trained, monkeypatch, ca
 
 
 def test_a_change_of_the_record_does_not_pass_the_verification(trained, here, capsys):
-    with trained.hive.journal() as journal:
-        copy = here.folder / "runs" / "copy"
-        (copy / "snapshots").mkdir(parents=True)
-        for path in (trained.run / "snapshots").iterdir():
-            (copy / "snapshots" / path.name).write_bytes(path.read_bytes())
-        with contextlib.closing(sqlite3.connect(str(copy / "journal.db"))) as db:
-            journal._db.backup(db)
-            db.execute("UPDATE contributions SET name = 'eve' WHERE number = 5")
-            db.commit()
+    copy = here.folder / "runs" / "copy"
+    shutil.copytree(str(trained.run), str(copy))
+    with contextlib.closing(sqlite3.connect(str(copy / "journal.db"))) as db:
+        db.execute("UPDATE contributions SET name = 'eve' WHERE number = 5")
+        db.commit()
     assert server.main(["--name", "copy", "--verify"]) == 2
     assert "Round 5 is broken" in capsys.readouterr().err
 
@@ -430,55 +427,53 @@ def test_an_option_that_contradicts_the_run_is_refused(trained, monkeypatch, cap
 # What is computed
 # --------------------------------------------------------------------------------------------------
 
-def test_two_peers_equal_one_process_with_twice_the_batch(here, text_file):
-    """Plain gradient descent, exact values, a synchronization after every step."""
-    steps, recipe = 6, ("--optimizer", "sgd", "--learning-rate", "0.1", "--steps", 6)
-    hive = here.coordinator("--sync", "every-step", "--codec", "fp32", *recipe, "--min-peers", 2)
-    other = here.peer(hive, "other")
-    assert join_here(hive, "--name", "here") == 0
-    assert (other.end(), hive.end()) == (0, 0)
-    assert [hive.counted(number) for number in range(1, steps + 1)] == [["here", "other"]] * steps
-
-    assert server.main(["--at-round", str(steps), "--output", "hive.pt"]) == 0
-    state = read_checkpoint(here.folder / "hive.pt")
-    config = Config(**state["config"])
-    trainer = Trainer(config, TrainConfig(optimizer="sgd", learning_rate=0.1, steps=steps,
-                                          batch_size=4, warmup=2, device="cpu"),
-                      load_corpus([str(text_file)]), Runtime(torch.device("cpu")))
-    first = flatten(trainer.model)
-    with hive.journal() as journal:
-        unflatten(from_bytes(journal.weights_at(0, apply_bytes)), trainer.model)
-    for _ in range(steps):
-        trainer.train_step()
-    one, model = flatten(trainer.model), gltch.GLTCH(config)
-    model.load_state_dict(state["ema"])
-    assert (one - first).abs().max() > 1e-3
-    torch.testing.assert_close(flatten(model), one, rtol=0, atol=1e-5)
+STEPS = 6
 
 
-def test_a_peer_of_two_processes_is_one_peer(here):
-    """Started as torchrun would start them."""
-    hive = here.coordinator("--sync", "every-step", "--rounds", 4, "--min-peers", 2)
+@pytest.fixture(scope="module")
+def exact(shared):
+    """Plain gradient descent, exact values, a synchronization after every step. One of the two
+    peers is two processes, started as torchrun would start them."""
+    hive = shared.coordinator(
+        "--sync", "every-step", "--codec", "fp32", "--optimizer", "sgd", "--learning-rate", "0.1",
+        "--steps", STEPS, "--min-peers", 2, run="exact")
     port, = free_ports(1)
-    crew = [here.peer(hive, "crew", environment={
+    crew = [shared.peer(hive, "crew", environment={
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
         "RANK": str(rank), "LOCAL_RANK": str(rank), "USE_LIBUV": "0"}) for rank in range(2)]
-    assert join_here(hive, "--name", "here") == 0
-    assert [program.end() for program in (*crew, hive)] == [0, 0, 0], crew[0].said()
-    with hive.journal() as journal:
-        rows = {row["name"]: row for row in journal.contributors()}
-    assert set(rows) == {"crew", "here"}
-    assert rows["crew"]["rounds"] >= 1 and rows["crew"]["device"].startswith("2 x CPU")
-    assert crew[0].said().count("finished  all 4 rounds are done") == 1
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_environment(monkeypatch, shared.folder)
+        assert join_here(hive, "--name", "here") == 0
+    return SimpleNamespace(hive=hive, crew=crew, ends=[one.end() for one in (*crew, hive)])
 
 
-def test_a_low_loss_ends_the_run(here):
-    hive = here.coordinator("--target-loss", 3.4, "--minutes", 10)
-    assert join_here(hive) == 0
-    assert hive.end() == 0
-    assert "is low enough" in hive.said()
-    with hive.journal() as journal:
-        assert journal.evaluations()[-1][1] <= 3.4 and journal.last >= 1
+def test_a_peer_of_two_processes_is_one_peer(exact):
+    assert exact.ends == [0, 0, 0], exact.crew[0].said()
+    assert exact.hive.contributor("crew")["device"].startswith("2 x CPU")
+    for number in range(1, STEPS + 1):
+        assert exact.hive.counted(number) == ["crew", "here"]
+    assert exact.crew[0].said().count(f"finished  all {STEPS} steps are done") == 1
+
+
+def test_two_peers_equal_one_process_with_twice_the_batch(
+        exact, text_file, monkeypatch, tmp_path):
+    monkeypatch.chdir(exact.hive.folder)
+    output = tmp_path / "hive.pt"
+    assert server.main(["--name", "exact", "--at-round", str(STEPS), "--output", str(output)]) == 0
+    state = read_checkpoint(output)
+    config = Config(**state["config"])
+    together = gltch.GLTCH(config)
+    together.load_state_dict(state["ema"])
+    recipe = TrainConfig(optimizer="sgd", learning_rate=0.1, steps=STEPS, batch_size=4, warmup=2,
+                         device="cpu")
+    alone = Trainer(config, recipe, load_corpus([str(text_file)]), Runtime(torch.device("cpu")))
+    start = flatten(alone.model)
+    with exact.hive.journal() as journal:
+        assert journal.at(0)[0] == digest(start)
+    for _ in range(STEPS):
+        alone.train_step()
+    assert (flatten(alone.model) - start).abs().max() > 1e-3
+    torch.testing.assert_close(flatten(together), flatten(alone.model), rtol=0, atol=1e-5)
 
 
 def test_the_minutes_end_the_run(here):
@@ -492,7 +487,7 @@ def test_the_minutes_end_the_run(here):
 
 
 # --------------------------------------------------------------------------------------------------
-# The coordinator dies and comes back
+# The coordinator dies, comes back, and ends the run when the loss is low enough
 # --------------------------------------------------------------------------------------------------
 
 def head_of(hive):
@@ -500,10 +495,10 @@ def head_of(hive):
         return journal.head()
 
 
-def test_a_coordinator_that_is_killed_goes_on_and_its_peers_come_back_by_themselves(here):
+def test_a_killed_coordinator_goes_on_where_it_was_and_its_peers_come_back_by_themselves(here):
     ports = free_ports(2)
-    command = ("--port", ports[0], "--dashboard-port", ports[1], "--rounds", 16, "--sync",
-               "sparse")
+    command = ("--port", ports[0], "--dashboard-port", ports[1], "--target-loss", 3.3,
+               "--sync", "sparse", "--min-peers", 2)
     hive = here.coordinator(*command)
     peers = [here.peer(hive, name) for name in ("ada", "bob")]
     hive.reaches(2)
@@ -515,7 +510,9 @@ def test_a_coordinator_that_is_killed_goes_on_and_its_peers_come_back_by_themsel
     assert f"round {version}, step {step}" in hive.said()
     assert [program.end() for program in (*peers, hive)] == [0, 0, 0]
     with hive.journal() as journal:
-        assert journal.at(version)[0] == weights and journal.last == 16
+        assert journal.at(version)[0] == weights and journal.last > version
+        assert journal.evaluations()[-1][1] <= 3.3
+    assert "is low enough" in hive.said()
     assert server.main(["--verify"]) == 0
     for program in peers:
         assert program.said().count("joined ") == 2
@@ -566,23 +563,23 @@ def test_an_interrupted_upload_goes_on_where_it_stopped_and_counts_once(here, qu
     assert quiet.counted(commit["version"]) == [name, steady.name]
 
 
-def test_an_update_that_has_counted_does_not_count_again(here, quiet):
-    steady, greedy = here.pair(quiet, "first", "greedy")
-    update = greedy.update()
-    for client in (steady, greedy):
-        assert client.deliver(client.update() if client is steady else update)[
-            "verdict"] == "accepted"
-    number = greedy.hear("commit")["version"]
-    assert greedy.deliver(update)["verdict"] == "rejected"
-    for client in (steady, greedy):
-        client.hold(steady.hear("commit") if client is steady else {
-            "version": number, "weights": steady.weights})
-        client.ready()
-    steady.hear("train")
-    assert steady.deliver(steady.update())["verdict"] == "accepted"
-    greedy.vanish()
-    assert steady.hear("commit")["version"] == number + 1
-    assert (quiet.counted(number), quiet.counted(number + 1)) == (["first", "greedy"], ["first"])
+def test_a_late_update_counts_in_the_next_round_and_for_the_number_it_waits_for(here, quiet):
+    prompt, late = here.pair(quiet, "prompt", "late")
+    update = late.update()
+    late.vanish()
+    quiet.hears("left      late")
+    assert prompt.deliver(prompt.update())["verdict"] == "accepted"
+    prompt.hold(prompt.hear("commit"))
+    again = here.client(quiet, "late", token=late.token, process=late.process).enter()
+    assert again.version == late.version + 1
+    assert again.deliver(update, version=late.version, weights=late.weights)[
+        "verdict"] == "accepted"
+    prompt.ready()
+    prompt.hear("train")
+    assert prompt.deliver(prompt.update())["verdict"] == "accepted"
+    number = prompt.hear("commit")["version"]
+    assert quiet.counted(number) == ["late", "prompt"]
+    assert quiet.contributions(number)[0][3] == "1 rounds late"
 
 
 def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weights(here, quiet):
@@ -605,7 +602,25 @@ def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weigh
         weights = apply_bytes(weights, said["codec"], absent.fetch(said["update"]))
         assert protocol.name_of(weights) == said["weights"]
     assert (said["version"], said["weights"]) == head_of(quiet)[:2]
-    assert len(to_bytes(from_bytes(weights))) == 4 * absent.parameters
+    assert len(weights) == 4 * absent.parameters
+
+
+def test_an_update_that_has_counted_does_not_count_again(here, quiet):
+    honest, greedy = here.pair(quiet, "honest", "greedy")
+    update = greedy.update()
+    assert greedy.deliver(update)["verdict"] == "accepted"
+    assert honest.deliver(honest.update())["verdict"] == "accepted"
+    commit = greedy.hear("commit")
+    assert commit["counted"]
+    assert greedy.deliver(update)["verdict"] == "rejected"  # for the version it started from
+    greedy.hold(commit)
+    honest.hold(honest.hear("commit"))
+    greedy.ready()
+    honest.ready()
+    honest.hear("train")
+    greedy.vanish()
+    assert honest.deliver(honest.update())["verdict"] == "accepted"
+    assert quiet.counted(honest.hear("commit")["version"]) == ["honest"]
 
 
 def test_a_peer_brings_no_other_text(quiet, text_file, tmp_path, capsys):
@@ -721,7 +736,7 @@ def test_a_message_that_is_too_long_ends_the_connection(here, quiet):
     with pytest.raises(ConnectionClosedError) as closed:
         client.socket.send("x" * (protocol.MESSAGE_BYTES + 1))
         client.hear("refused")
-    assert closed.value.rcvd.code == 1009
+    assert closed.value.rcvd is None or closed.value.rcvd.code == 1009  # None: cut while sending
     quiet.hears("left      shouting")
 
 
@@ -750,8 +765,7 @@ def test_an_upload_that_arrives_damaged_is_answered_with_a_sentence(here, quiet)
     assert "its SHA-256 differs" in client.hear("refused")["reason"]
 
 
-@posix
-def test_a_terminal_or_a_full_disk_gets_no_words_from_a_peer_but_printable_ones(here, quiet):
+def test_of_a_peers_name_only_what_can_be_shown_reaches_a_terminal(here, quiet):
     client = here.client(quiet, "\x1b[2J\u202eevil\nname").enter()
     until(lambda: quiet.member("[2Jevilname"), lambda: str(quiet.state()["peers"]))
     client.say("goodbye")
@@ -802,6 +816,7 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
         liar.ready()
         said = liar.hear("train", "finished", "commit")
         if said["type"] == "finished":
+            liar.vanish()
             break
         if said["type"] == "train":
             liar.deliver(blank)
