@@ -38,7 +38,7 @@ from hive.job import Job
 from hive.journal import Contribution, Journal, Record
 from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
 from hive.protocol import ProtocolError, Receiver, pack, unpack
-from hive.rounds import ACCEPTED, REJECTED, Pace, Rounds, Verdict
+from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
@@ -46,6 +46,7 @@ HANDSHAKE_SECONDS = 20.0
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
+MOST_WAITING = 256  # messages for one peer
 SNAPSHOT_EVERY = 10  # rounds
 EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
 
@@ -124,8 +125,8 @@ class Coordinator:
         self.evaluated = evaluations[-1][0] if evaluations else -1
         self.links: Dict[str, Link] = {}
         self.addresses: Counter[str] = Counter()
-        self.partial: Dict[str, Receiver] = {}  # by peer: uploads, also interrupted ones
-        self.contributions: List[Contribution] = []  # of the open round
+        self.partial: Dict[str, Tuple[int, Receiver]] = {}  # by peer: base version and upload
+        self.contributions: List[Contribution] = []  # since the last round closed
         self.opened = 0.0  # unix time
         self.blobs: OrderedDict[str, bytes] = OrderedDict()  # what peers may fetch
         self.bytes_up = self.bytes_down = 0  # of links that are gone
@@ -147,8 +148,9 @@ class Coordinator:
         self.total = self.job.limits.total(self.step, version, self.seconds)
         self.rounds.open_round(version, name,
                                self.job.sync.quota(self.step, self.total, self.job.recipe))
-        self.contributions, self.opened = [], 0.0
-        self.partial.clear()
+        self.opened = 0.0
+        self.partial = {peer: upload for peer, upload in self.partial.items()
+                        if peer in self.links or version - upload[0] <= STALEST}
 
     async def work(self, task: Callable[..., Any], *values: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.updates, task, *values)
@@ -203,14 +205,15 @@ class Coordinator:
         if committed is None:
             self.rounds.reopen()
             return
-        counted = [c for c in self.contributions if c.verdict == "counted"]
+        contributions, self.contributions = self.contributions, []
+        counted = [c for c in contributions if c.verdict == "counted"]
         tokens = sum(c.tokens for c in counted)
         self.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
         step = self.step + max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
         now = time.time()
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
                         committed.update, step, self.loss, min(self.opened, now), now,
-                        tuple(self.contributions))
+                        tuple(contributions))
         await self.work(self.keep, record, committed)
         self.step, self.seconds = step, self.seconds + record.committed - record.opened
         self.remember(protocol.name_of(committed.update), committed.update)
@@ -448,6 +451,7 @@ class Coordinator:
         if content is None:  # it was in the middle of fetching something that is now too old
             self.tell_version(link)
             return
+        protocol.demand(link.outbox.qsize() < MOST_WAITING, "The peer asks for more than it takes.")
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
         link.outbox.put_nowait((blob, content, offset))
 
@@ -470,19 +474,21 @@ class Coordinator:
         if verdict.verdict != ACCEPTED:
             self.judge(link, said, verdict)
             return
-        receiver = self.partial.get(link.peer)
+        _, receiver = self.partial.get(link.peer, (0, None))
         if receiver is None or receiver.blob != said["update"]:
             limit = 4 * len(self.weights) + 1024
-            receiver = self.partial[link.peer] = Receiver(said["update"], said["bytes"], limit)
+            receiver = Receiver(said["update"], said["bytes"], limit)
+        self.partial[link.peer] = said["version"], receiver
         link.offer = said
         link.send("send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
             await self.deliver(link, receiver)
 
     async def on_chunk(self, link: Link, message: bytes) -> None:
-        receiver = self.partial.get(link.peer)
-        if link.offer is None or receiver is None:
-            return  # the round closed while the chunk was on its way; the peer has been told
+        _, receiver = self.partial.get(link.peer, (0, None))
+        protocol.demand(link.offer is not None and receiver is not None,
+                        "A chunk came that belongs to no transfer.")
+        assert receiver is not None
         receiver.add(message)
         if receiver.complete:
             await self.deliver(link, receiver)
@@ -491,6 +497,7 @@ class Coordinator:
         """The whole update is there: it counts if the round is open and `outer` admits it."""
         said, link.offer = link.offer, None
         assert said is not None
+        del self.partial[link.peer]
         content = receiver.result()
         now = time.monotonic()
         stale = self.rounds.version - said["version"]
@@ -520,9 +527,11 @@ class Coordinator:
     def judge(self, link: Link, said: Dict[str, Any], verdict: Verdict) -> None:
         """Tell a peer, and write down, that its update does not count."""
         self.partial.pop(link.peer, None)
-        self.contributions.append(Contribution(
+        once = [c for c in self.contributions
+                if (c.peer, c.verdict) != (link.peer, verdict.verdict)]
+        self.contributions = [*once, Contribution(
             link.peer, link.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
-            verdict.verdict, verdict.reason))
+            verdict.verdict, verdict.reason)]
         if verdict.verdict == REJECTED:
             self.progress.say(f"rejected  {link.name}: {verdict.reason}")
         link.send("verdict", version=said["version"], verdict=verdict.verdict,

@@ -94,6 +94,7 @@ class Peer:
         self.pending: Optional[Pending] = None
         self.carried = 0  # tokens whose update has not counted yet
         self.failures = 0
+        self.offered = 0.0  # when the pending update was
         self.told = 0.0  # when the coordinator last heard how far training is
         self.inbox: Deque[Dict[str, Any]] = deque()
         self.receiver: Optional[Receiver] = None  # a download, also an interrupted one
@@ -395,6 +396,7 @@ class Peer:
 
     def make_offer(self) -> None:
         assert self.pending is not None
+        self.offered = time.monotonic()
         version, weights, codec, update, work = self.pending
         self.send("offer", version=version, weights=weights, codec=codec,
                   update=protocol.name_of(update), bytes=len(update), steps=work.steps,
@@ -408,6 +410,7 @@ class Peer:
         for chunk in protocol.chunks(said["blob"], self.pending.update, said["offset"]):
             self.up += len(chunk)
             self.socket.send(chunk)
+            self.offered = time.monotonic()
             if self.interrupts.signal:
                 raise Stopped
 
@@ -429,6 +432,8 @@ class Peer:
             self.carried = 0
 
     def on_status(self, said: Dict[str, Any]) -> None:
+        if self.pending and time.monotonic() - self.offered > SILENCE_SECONDS:
+            self.make_offer()  # nobody ever said what became of it
         self.peers = said["peers"]
         self.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]
         self.show(0)

@@ -54,6 +54,7 @@ from hive.sync import SYNCS
 from hive.web import Web
 
 PORT, DASHBOARD_PORT = 8765, 8080
+PONG_SECONDS = 120.0  # a peer in the middle of a long step may be slow to answer a ping
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -121,8 +122,8 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
                 f"{value}.")
     for name in ("minutes", "target_loss", "round_seconds"):
         value = getattr(args, name)
-        require(value is None or 0 < value < math.inf,
-                f"--{name.replace('_', '-')} must be a number above 0, not {value}.")
+        require(value is None or 0 < value <= 1e6,
+                f"--{name.replace('_', '-')} must be above 0 and at most 1000000, not {value}.")
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
@@ -212,7 +213,8 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
             loop.add_signal_handler(number, stop, number)
     web = Web(coordinator.state, coordinator.folder)
     settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
-                                "origins": [None], "open_timeout": HANDSHAKE_SECONDS}
+                                "origins": [None], "open_timeout": HANDSHAKE_SECONDS,
+                                "ping_timeout": PONG_SECONDS}
     try:
         async with listen(coordinator.serve, args.host, args.port, **settings) as peers, listen(
                 coordinator.serve, args.host, args.dashboard_port, process_request=web.answer,
