@@ -478,7 +478,7 @@ class Life(RuleBasedStateMachine):
         assert not (tasks and self.closed)
         for name, task in tasks.items():
             assert task.version == self.rounds.version, "a task for other weights"
-            assert 1 <= task.quota and 0 <= task.seconds <= self.pace.seconds
+            assert 1 <= task.quota and 0 <= task.seconds <= self.pace.seconds + 1e-6
             assert name not in self.delivered
             self.peers[name].task = task.version, task.quota
         return tasks
