@@ -170,7 +170,7 @@ class Coordinator:
                     continue
                 left = self.rounds.deadline - time.monotonic()
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self.wake.wait(), max(0.0, min(left, 3600.0)))
+                    await asyncio.wait_for(self.wake.wait(), left if 0 < left < 3600 else 3600)
                 self.wake.clear()
                 for task in background:
                     if task.done():
@@ -448,8 +448,8 @@ class Coordinator:
             content: Optional[bytes] = (self.folder / TEXT).read_bytes()
         else:
             content = self.blobs.get(blob)
-        if content is None:  # it was in the middle of fetching something that is now too old
-            self.tell_version(link)
+        if content is None:  # it took so long that this is history; it will ask for what is new
+            link.send("gone", blob=blob)
             return
         protocol.demand(link.outbox.qsize() < MOST_WAITING, "The peer asks for more than it takes.")
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
@@ -467,7 +467,9 @@ class Coordinator:
     # Updates arrive
 
     async def on_offer(self, link: Link, said: Dict[str, Any]) -> None:
-        if link.peer in self.rounds.delivered:  # it reconnected before it heard
+        if (link.peer in self.rounds.delivered
+                or self.journal.last_counted(link.peer) > said["version"]):
+            # It reconnected before it heard; the commit will tell, or is already on its way.
             link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
             return
         verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"])

@@ -94,6 +94,7 @@ class Peer:
         self.pending: Optional[Pending] = None
         self.carried = 0  # tokens whose update has not counted yet
         self.failures = 0
+        self.moved = False  # the network's weights are no longer those of the hive
         self.offered = 0.0  # when the pending update was
         self.told = 0.0  # when the coordinator last heard how far training is
         self.inbox: Deque[Dict[str, Any]] = deque()
@@ -163,7 +164,7 @@ class Peer:
         self.crew.share(content)
         self.worker = make_worker(job, content, self.recipe, self.crew.runtime)
         count = sum(p.numel() for p in self.worker.trainer.model.parameters())
-        self.job, self.hash, self.pending = job, "", None
+        self.job, self.hash, self.pending, self.carried = job, "", None, 0
         self.feedback = ErrorFeedback(count, job.sync.beta)
         say(f"network   {job.size}: {count:,} parameters; {job.mode}, "
             f"{self.worker.batch_size} sequences a step")
@@ -179,8 +180,10 @@ class Peer:
         """The next control message, None when there is none in time. Chunks go where they belong.
 
         Raises Stopped after Ctrl-C, Refused when the coordinator says so."""
-        if self.inbox:
-            return self.inbox.popleft()
+        return self.inbox.popleft() if self.inbox else self.listen(seconds)
+
+    def listen(self, seconds: float) -> Optional[Dict[str, Any]]:
+        """The same, from the socket only."""
         until = time.monotonic() + seconds
         while True:
             left = until - time.monotonic()
@@ -216,20 +219,20 @@ class Peer:
                 if said["type"] != "chunk":
                     later.append(said)
         finally:
-            self.inbox.extend(later)
+            self.inbox.extendleft(reversed(later))
 
     # Blobs
 
     def fetch(self, blob: str, limit: int) -> Optional[bytes]:
         """Ask for a blob, or for the rest of one that was interrupted; None when the coordinator
-        offers newer weights instead."""
+        no longer has it."""
         offset = 0
         if self.receiver and self.receiver.blob == blob:
             offset = len(self.receiver.content)
         self.send("fetch", blob=blob, offset=offset)
-        said = self.expect("blob", "version")
-        if said["type"] == "version":
-            self.inbox.appendleft(said)
+        said = self.expect("blob", "gone")
+        protocol.demand(said["blob"] == blob, "The coordinator answers another question.")
+        if said["type"] == "gone":
             return None
         if not offset:
             self.receiver = Receiver(blob, said["bytes"], limit)
@@ -315,6 +318,7 @@ class Peer:
         """The weights as a whole: at the start, or after too long an absence."""
         content = self.fetch(said["weights"], 4 * len(self.feedback.residual))
         if content is None:
+            self.report()  # there are newer ones
             return
         if self.pending and said["counted"] > self.pending.version:
             self.settle(counted=True)
@@ -331,6 +335,7 @@ class Peer:
             return
         update = self.fetch(said["update"], said["bytes"])
         if update is None:
+            self.report()
             return
         if said["counted"]:
             self.settle(counted=True)
@@ -343,16 +348,24 @@ class Peer:
             self.hash = ""  # never train from weights that nobody else has
         else:
             self.weights, self.version, self.hash = weights, version, expected
-            self.crew.order(do="load")
-            self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
-            self.worker.load(weights)
+            self.load()
         if not self.pending:  # otherwise first hear what becomes of the last update
             self.report()
+
+    def load(self) -> None:
+        """Put the hive's weights into the network, in all processes of this peer."""
+        self.crew.order(do="load")
+        self.crew.share(to_bytes(self.weights) if self.crew.runtime.world > 1 else b"")
+        self.worker.load(self.weights)
+        self.moved = False
 
     def on_train(self, task: Dict[str, Any]) -> None:
         """Train from the weights of this round and offer what came out."""
         if (task["version"], task["weights"]) != (self.version, self.hash) or self.pending:
             return
+        if self.moved:  # the connection broke while training: these steps are not counted
+            self.load()
+        self.moved = True
         order = {name: task[name] for name in ("step", "total", "quota", "seconds", "window")}
         self.crew.order(do="train", **order)
         try:
@@ -376,11 +389,10 @@ class Peer:
             self.told = time.monotonic()
             self.send("progress", version=self.version, steps=steps)
         try:
-            said = self.receive(0.0)
+            for said in iter(lambda: self.listen(0.0), None):
+                self.inbox.append(said)
         except Stopped:
             return True
-        if said is not None:
-            self.inbox.append(said)
         return any(word["type"] in ("commit", "finished") for word in self.inbox)
 
     def recover(self, error: GltchError) -> None:

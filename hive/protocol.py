@@ -116,6 +116,7 @@ MESSAGES: Dict[str, Dict[str, Any]] = {
     "verdict": {"version": Whole(), "verdict": Text(16), "reason": Text(1000)},
     "fetch": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
     "blob": {"blob": Digest(), "bytes": Whole(0, BLOB_BYTES), "offset": Whole(0, BLOB_BYTES)},
+    "gone": {"blob": Digest()},
     "progress": {"version": Whole(), "steps": Whole()},
     "goodbye": {},
 }

@@ -82,13 +82,16 @@ class Rounds:
 
     def __init__(self, version: int, weights: str, pace: Pace, least: int = 1):
         self.pace, self.least = pace, least
+        self.timed_out = False  # the last round ended without waiting any longer
         self.members: Dict[str, Member] = {}
         self.hashes: Dict[int, str] = {}  # of the weights of the latest versions
+        self.quotas: Deque[int] = deque(maxlen=STALEST + 1)  # of the latest rounds
         self.open_round(version, weights, quota=1)
 
     def open_round(self, version: int, weights: str, quota: int) -> None:
         """Begin the round that starts from this version; its clock starts with the first task."""
         self.version, self.weights, self.quota = version, weights, quota
+        self.quotas.append(quota)
         self.hashes[version] = weights
         self.hashes.pop(version - STALEST - 1, None)
         self.plan: Optional[Task] = None
@@ -99,7 +102,9 @@ class Rounds:
             if member.state == "delivered":
                 member.state = "waiting"
             elif member.state in BUSY:
-                member.state, member.prompt = "lagging", False
+                member.state = "lagging"
+                member.prompt = member.prompt and not self.timed_out
+        self.timed_out = False
 
     # Members come and go
 
@@ -149,7 +154,7 @@ class Rounds:
                                  "it comes with the next update.")
         if peer in self.delivered:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
-        most = max(self.quota, self.pace.longest)
+        most = max(*self.quotas, self.pace.longest)
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")
@@ -191,7 +196,8 @@ class Rounds:
         busy = [member for member in self.members.values() if member.state in BUSY]
         prompt = any(member.prompt for member in self.members.values())
         waited_for = [member for member in busy if member.prompt or not prompt]
-        self.closed = not waited_for or now >= self.deadline
+        self.timed_out = bool(waited_for) and now >= self.deadline
+        self.closed = not waited_for or self.timed_out
         return self.closed
 
     def reopen(self) -> None:

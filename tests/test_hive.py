@@ -333,7 +333,7 @@ class Client:
                     self.deliver(update)
                     said = self.hear("commit")
                 self.hold(said)
-                time.sleep(0.1)
+                time.sleep(0.4)  # others should keep up, also on a busy machine
 
 
 # --------------------------------------------------------------------------------------------------
@@ -740,11 +740,10 @@ def test_a_message_that_is_too_long_ends_the_connection(here, quiet):
     quiet.hears("left      shouting")
 
 
-def test_a_chunk_that_nobody_asked_for_goes_nowhere(here, quiet):
+def test_a_chunk_that_nobody_asked_for_is_answered_with_a_sentence(here, quiet):
     client = here.client(quiet, "eager").enter()
     client.socket.send(protocol.CHUNK_HEADER.pack(b"8 bytes!", 0) + b"surprise")
-    client.say("progress", version=0, steps=1)
-    until(lambda: quiet.member("eager")["steps"] == 1, "the connection is dead")
+    assert "belongs to no transfer" in client.hear("refused")["reason"]
 
 
 def test_a_chunk_that_does_not_go_on_is_answered_with_a_sentence(here, quiet):
