@@ -9,6 +9,7 @@ fp32 product, or one of the scales themselves.
 """
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from typing import Any, Dict
 
@@ -29,11 +30,8 @@ LOW, HIGH, BETWEEN = 0.4528, 1.510, 0.9816  # best four levels of a normal distr
 
 def to_bytes(values: Tensor) -> bytes:
     """The memory of a contiguous CPU tensor, little-endian on every machine PyTorch supports."""
-    raw = values.contiguous().view(-1).view(torch.uint8)
-    content = bytearray(raw.numel())
-    if content:
-        torch.frombuffer(content, dtype=torch.uint8).copy_(raw)
-    return bytes(content)
+    values = values.contiguous()  # its memory lives while it has this name
+    return ctypes.string_at(values.data_ptr(), values.numel() * values.element_size())
 
 
 def from_bytes(content: bytes, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -61,7 +59,9 @@ def unflatten(vector: Tensor, model: nn.Module) -> None:
 
 def digest(vector: Tensor) -> str:
     """SHA-256 of the fp32 bytes of a flat vector: equal exactly when every bit is."""
-    return hashlib.sha256(to_bytes(vector)).hexdigest()
+    vector = vector.contiguous()
+    memory = ctypes.c_char * (vector.numel() * vector.element_size())
+    return hashlib.sha256(memory.from_address(vector.data_ptr())).hexdigest()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -69,7 +69,8 @@ def digest(vector: Tensor) -> str:
 # --------------------------------------------------------------------------------------------------
 
 def blocks_of(vector: Tensor, size: int) -> Tensor:  # (P,) -> (ceil(P / size), size)
-    return F.pad(vector, (0, -len(vector) % size)).view(-1, size)
+    missing = -len(vector) % size
+    return (F.pad(vector, (0, missing)) if missing else vector).reshape(-1, size)
 
 
 def divide(values: Tensor, scale: Tensor) -> Tensor:

@@ -139,6 +139,7 @@ class Coordinator:
         device = torch.device("cpu")
         self.runtime = Runtime(device, pick_precision("auto", device))
         self.progress = Progress()
+        self.saving: Optional[asyncio.Future[None]] = None  # the latest snapshot
         self.begin_round(version, weights, self.outer.hash)
 
     # Running
@@ -201,6 +202,8 @@ class Coordinator:
 
     async def commit(self) -> None:
         """Combine what was delivered, write it down, and only then tell the peers."""
+        if self.saving:
+            await self.saving  # raises what went wrong there
         committed = await self.work(self.combine)
         if committed is None:
             self.rounds.reopen()
@@ -225,6 +228,8 @@ class Coordinator:
                              committed.update, step, link.peer in peers)
         self.finished = self.job.limits.reached(step, record.number, self.seconds)
         self.begin_round(record.number, committed.weights, committed.result)
+        if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
+            self.saving = asyncio.ensure_future(self.work(self.snapshot))
         self.show(len(counted), tokens, record)
 
     def combine(self) -> Optional[Committed]:
@@ -235,8 +240,6 @@ class Coordinator:
         """In the worker thread: the round is durable when this returns."""
         self.journal.commit(record)
         self.outer.accept(committed)
-        if record.number % SNAPSHOT_EVERY == 0:
-            self.snapshot()
 
     def snapshot(self) -> None:
         self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
@@ -433,7 +436,8 @@ class Coordinator:
 
     def tell_version(self, link: Link) -> None:
         """Offer the newest weights as a whole."""
-        self.remember(self.rounds.weights, to_bytes(self.weights))
+        if self.rounds.weights not in self.blobs:  # one copy, however many download it
+            self.remember(self.rounds.weights, to_bytes(self.weights))
         link.send("version", version=self.rounds.version, weights=self.rounds.weights,
                   step=self.step, counted=self.journal.last_counted(link.peer))
 

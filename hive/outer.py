@@ -29,7 +29,8 @@ class Rejected(GltchError):
 
 def apply_update(weights: Tensor, codec: str, content: bytes) -> Tensor:
     """The weights (P,) after a committed update; the one way they ever change."""
-    return weights - decode(codec, content, len(weights))
+    update = decode(codec, content, len(weights))
+    return torch.sub(weights, update, out=update)
 
 
 def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
@@ -88,8 +89,9 @@ class Outer:
         """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv
         2311.08105, algorithm 1). Changes only the error feedback until `accept`."""
         assert self.weight > 0, "a step needs an update"
-        mean, mu = self.total / self.weight, self.sync.outer_momentum
-        update = self.sync.outer_lr * (mean + mu * (mu * self.momentum + mean))
+        mu = self.sync.outer_momentum
+        update = self.total * ((1 + mu) / self.weight)  # mean + mu (mu b + mean), in place
+        update.add_(self.momentum, alpha=mu * mu).mul_(self.sync.outer_lr)
         content = self.feedback.encode(self.sync.down, update)
         self.feedback.settle(counted=True)
         weights = apply_update(self.weights, self.sync.down, content)
