@@ -920,7 +920,7 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
-    return min(warm, (total - step) / (recipe.cooldown * total))
+    return min(warm, max(0.0, (total - step) / (recipe.cooldown * total)))
 
 # %% [markdown]
 # ## Checkpoints

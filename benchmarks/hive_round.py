@@ -200,10 +200,10 @@ class LightPeer:
         now = self.version
         for _ in range(rounds):
             await self.send("ready", version=now["version"], weights=now["weights"], batch_size=1)
-            task = await self.expect("train")
+            await self.expect("train")
             await self.send("offer", version=now["version"], weights=now["weights"],
-                            codec=task["codec"], update=self.blob, bytes=len(self.update), steps=1,
-                            tokens=self.job.config.block_size, loss=1.0, seconds=0.001)
+                            codec=self.job.sync.up, update=self.blob, bytes=len(self.update),
+                            steps=1, tokens=self.job.config.block_size, loss=1.0, seconds=0.001)
             await self.expect("send")
             for chunk in protocol.chunks(self.blob, self.update):
                 await self.socket.send(chunk)

@@ -128,9 +128,12 @@ class Coordinator:
         self.partial: Dict[str, Tuple[int, Receiver]] = {}  # by peer: base version and upload
         self.contributions: List[Contribution] = []  # since the last round closed
         self.opened = 0.0  # unix time
-        self.blobs: OrderedDict[str, bytes] = OrderedDict()  # what peers may fetch
+        self.blobs: OrderedDict[str, bytes] = OrderedDict()  # updates that peers may fetch
+        self.whole = "", b""  # the newest weights that were asked for, and their name
+        self.text = b""
         self.bytes_up = self.bytes_down = 0  # of links that are gone
-        self.finished = job.limits.reached(self.step, version, self.seconds)
+        self.finished = (job.limits.reached(self.step, version, self.seconds)
+                         or self.good_enough(self.best))
         self.wake: asyncio.Event  # made in the event loop
         self.failure: Optional[GltchError] = None  # of a conversation, and not the peer's fault
         self.updates = ThreadPoolExecutor(1, "updates")
@@ -148,7 +151,8 @@ class Coordinator:
         self.weights = weights  # `outer` is already ahead while a round is being written down
         self.total = self.job.limits.total(self.step, version, self.seconds)
         self.rounds.open_round(version, name,
-                               self.job.sync.quota(self.step, self.total, self.job.recipe))
+                               self.job.sync.quota(self.step, self.total, self.job.recipe),
+                               self.total and max(1, self.total - self.step))
         self.opened = 0.0
         self.partial = {peer: upload for peer, upload in self.partial.items()
                         if peer in self.links or version - upload[0] <= STALEST}
@@ -191,13 +195,16 @@ class Coordinator:
             await asyncio.sleep(0.05)
 
     def hand_out_tasks(self) -> None:
-        for peer, task in self.rounds.tasks(time.monotonic()).items():
-            self.opened = self.opened or time.time()
+        before = self.rounds.plan
+        tasks = self.rounds.tasks(time.monotonic())
+        if self.rounds.plan is not before:  # also when nobody made it and all begin again
+            self.opened = time.time()
+        for peer, task in tasks.items():
             link = self.links[peer]
             link.steps = 0
             link.send("train", version=task.version, weights=self.rounds.weights, step=self.step,
                       total=self.total, quota=task.quota, seconds=task.seconds,
-                      window=self.windows, codec=self.job.sync.up)
+                      window=self.windows)
             self.windows += task.quota * link.batch_size
 
     async def commit(self) -> None:
@@ -226,7 +233,7 @@ class Coordinator:
                 link.counted_at = time.monotonic()
             self.tell_commit(link, record.number, committed.codec, committed.result,
                              committed.update, step, link.peer in peers)
-        self.finished = self.job.limits.reached(step, record.number, self.seconds)
+        self.finished = self.finished or self.job.limits.reached(step, record.number, self.seconds)
         self.begin_round(record.number, committed.weights, committed.result)
         if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
             self.saving = asyncio.ensure_future(self.work(self.snapshot))
@@ -274,10 +281,14 @@ class Coordinator:
             self.evaluations, self.examine, self.weights, version, self.step, self.best)
         self.val_loss = await job
         self.evaluated, self.best = version, min(self.best, self.val_loss)
+        self.finished = self.finished or self.good_enough(self.val_loss)
+        self.wake.set()
+
+    def good_enough(self, val_loss: float) -> str:
         target = self.job.limits.target_loss
-        if target is not None and self.val_loss <= target and not self.finished:
-            self.finished = f"the validation loss of {self.val_loss:.4f} is low enough"
-            self.wake.set()
+        if target is None or not val_loss <= target:
+            return ""
+        return f"the validation loss of {val_loss:.4f} is low enough"
 
     def examine(self, weights: Tensor, version: int, step: int, best: float) -> float:
         """In the evaluation thread."""
@@ -288,7 +299,7 @@ class Coordinator:
         self.journal.add_evaluation(version, loss, time.monotonic() - began)
         text = "".join(generate(self.model, self.vocabulary, "", 200, seed=version))
         self.journal.add_sample(version, text)
-        state = checkpoint(self.job, self.model, step, loss)
+        state = checkpoint(self.job, self.model, step, loss, self.folder)
         for name in ["best.pt", "last.pt"] if loss < best else ["last.pt"]:
             save_checkpoint(self.folder / name, state)
         return loss
@@ -313,8 +324,10 @@ class Coordinator:
             await self.converse(link)
         except ConnectionClosed:
             pass  # the usual end; `leave` tells who it was
-        except (asyncio.TimeoutError, ProtocolError) as error:
-            reason = str(error) or "The handshake took too long."
+        except asyncio.TimeoutError:
+            await socket.close(1008, "The handshake took too long.")
+        except ProtocolError as error:
+            reason = str(error)
             self.progress.say(f"refused   {name}: {reason}")
             with contextlib.suppress(ConnectionClosed):
                 await socket.send(pack("refused", reason=reason))
@@ -349,7 +362,7 @@ class Coordinator:
         old = self.links.get(peer)
         if old:  # the same process came back before its old connection was found dead
             self.leave(old)
-            await old.socket.close(1000)
+            self.closing = asyncio.ensure_future(old.socket.close(1000))
         self.journal.remember_peer(peer, name, hashlib.sha256(token.encode()).hexdigest(),
                                    link.device, time.time())
         self.links[peer] = link
@@ -398,6 +411,10 @@ class Coordinator:
                    "progress": self.on_progress}
         try:
             async for message in link.socket:
+                if self.links.get(link.peer) is not link:
+                    break  # it has a newer connection
+                protocol.demand(link.outbox.qsize() < MOST_WAITING,
+                                "The peer asks for more than it takes.")
                 link.up += len(message)
                 if isinstance(message, bytes):
                     await self.on_chunk(link, message)
@@ -419,9 +436,9 @@ class Coordinator:
         if weights and self.rounds.ready(link.peer, version, weights):
             self.wake.set()
             return
-        missed = self.journal.updates_since(version) if weights else []
-        known = weights == self.hash_of(version)
-        if known and 0 < len(missed) <= REMEMBERED_UPDATES and (
+        near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
+        missed = self.journal.updates_since(version) if near else []
+        if near and weights == self.journal.at(version)[0] and (
                 sum(size for *_, size, _ in missed) < 4 * len(self.weights)):
             for number, codec, result, _, _, step in missed:
                 _, update = self.journal.update(number)
@@ -431,13 +448,10 @@ class Coordinator:
             return
         self.tell_version(link)
 
-    def hash_of(self, version: int) -> Optional[str]:
-        return self.journal.at(version)[0] if version <= self.journal.last else None
-
     def tell_version(self, link: Link) -> None:
         """Offer the newest weights as a whole."""
-        if self.rounds.weights not in self.blobs:  # one copy, however many download it
-            self.remember(self.rounds.weights, to_bytes(self.weights))
+        if self.whole[0] != self.rounds.weights:  # one copy, however many download it
+            self.whole = self.rounds.weights, to_bytes(self.weights)
         link.send("version", version=self.rounds.version, weights=self.rounds.weights,
                   step=self.step, counted=self.journal.last_counted(link.peer))
 
@@ -449,13 +463,12 @@ class Coordinator:
     async def on_fetch(self, link: Link, said: Dict[str, Any]) -> None:
         blob, offset = said["blob"], said["offset"]
         if blob == self.job.text:
-            content: Optional[bytes] = (self.folder / TEXT).read_bytes()
-        else:
-            content = self.blobs.get(blob)
+            self.text = self.text or (self.folder / TEXT).read_bytes()
+        content = {self.job.text: self.text, self.whole[0]: self.whole[1]}.get(
+            blob, self.blobs.get(blob))
         if content is None:  # it took so long that this is history; it will ask for what is new
             link.send("gone", blob=blob)
             return
-        protocol.demand(link.outbox.qsize() < MOST_WAITING, "The peer asks for more than it takes.")
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
         link.outbox.put_nowait((blob, content, offset))
 
@@ -465,7 +478,7 @@ class Coordinator:
     def remember(self, blob: str, content: bytes) -> None:
         self.blobs[blob] = content
         self.blobs.move_to_end(blob)
-        while len(self.blobs) > REMEMBERED_UPDATES + 2:
+        while len(self.blobs) > REMEMBERED_UPDATES:
             self.blobs.popitem(last=False)
 
     # Updates arrive
@@ -514,8 +527,8 @@ class Coordinator:
             return
         self.opened = self.opened or time.time()
         tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.weights))
-        if said["seconds"] > 0:
-            link.speed = said["tokens"] / said["seconds"]
+        characters = said["steps"] * link.batch_size * self.job.config.block_size
+        link.speed = characters / max(said["seconds"], 1e-3)
         loss = math.nan if said["loss"] is None else said["loss"]
         weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
         try:
@@ -582,15 +595,17 @@ def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
 
 
 def finite(value: float) -> Optional[float]:
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= 1e6 else None  # JSON knows no NaN
 
 
 def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
     return to_bytes(apply_update(from_bytes(weights), codec, update))
 
 
-def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float) -> Dict[str, Any]:
+def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,
+               folder: Path) -> Dict[str, Any]:
     """A finished network that `gltch_2_7m.py sample` and the others open."""
     return {"config": asdict(job.config), "recipe": asdict(job.recipe),
-            "vocabulary": job.characters, "text": job.text, "step": step, "val_loss": val_loss,
+            "vocabulary": job.characters, "text": job.text,
+            "paths": [str((folder / TEXT).resolve())], "step": step, "val_loss": val_loss,
             "ema": model.state_dict()}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from gltch_2_7m import GltchError, require
-from hive.codec import ErrorFeedback, decode, digest, from_bytes, to_bytes
+from hive.codec import decode, digest, encode, from_bytes, to_bytes
 from hive.sync import Sync
 
 CLIP = 3.0  # an update longer than this many median lengths is shortened to that
@@ -49,6 +49,7 @@ class Committed(NamedTuple):
     base: str  # SHA-256 of the weights before
     weights: Tensor  # (P,)
     result: str  # SHA-256 of the weights after
+    residual: Tensor  # (P,), what the encoded update leaves out
 
 
 class Outer:
@@ -58,7 +59,7 @@ class Outer:
         self.weights, self.sync = weights, sync
         self.hash = digest(weights)
         self.momentum = torch.zeros_like(weights)
-        self.feedback = ErrorFeedback(len(weights))  # of what is broadcast
+        self.residual = torch.zeros_like(weights)  # what the broadcasts left out so far
         self.lengths: Deque[float] = deque(maxlen=REMEMBERED)
         self.begin()
 
@@ -79,7 +80,8 @@ class Outer:
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")
-        usual = (statistics.median(self.lengths) if len(self.lengths) >= 3 else 0) or math.inf
+        known = statistics.median(self.lengths) if len(self.lengths) >= 3 else 0.0
+        usual = known or float(self.weights.norm()) or math.inf  # at first: no longer than they are
         self.lengths.append(length)
         self.total.add_(update, alpha=weight * min(1.0, CLIP * usual / max(length, 1e-30)))
         self.weight += weight
@@ -87,19 +89,20 @@ class Outer:
 
     def step(self) -> Committed:
         """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv
-        2311.08105, algorithm 1). Changes only the error feedback until `accept`."""
+        2311.08105, algorithm 1), encoded with error feedback. Changes nothing until `accept`."""
         assert self.weight > 0, "a step needs an update"
         mu = self.sync.outer_momentum
         update = self.total * ((1 + mu) / self.weight)  # mean + mu (mu b + mean), in place
-        update.add_(self.momentum, alpha=mu * mu).mul_(self.sync.outer_lr)
-        content = self.feedback.encode(self.sync.down, update)
-        self.feedback.settle(counted=True)
+        update.add_(self.momentum, alpha=mu * mu).mul_(self.sync.outer_lr).add_(self.residual)
+        content = encode(self.sync.down, update)
+        residual = update.sub_(decode(self.sync.down, content, len(update)))
         weights = apply_update(self.weights, self.sync.down, content)
-        return Committed(self.sync.down, content, self.hash, weights, digest(weights))
+        return Committed(self.sync.down, content, self.hash, weights, digest(weights), residual)
 
     def accept(self, committed: Committed) -> None:
         """Move on to the committed weights; the next round begins."""
         self.weights, self.hash = committed.weights, committed.result
+        self.residual = committed.residual
         self.follow(committed.codec, committed.update)
         self.begin()
 
@@ -114,7 +117,7 @@ class Outer:
 
     def state(self) -> bytes:
         """What a restarted coordinator needs besides the weights."""
-        return to_bytes(torch.cat([self.momentum, self.feedback.residual]))
+        return to_bytes(torch.cat([self.momentum, self.residual]))
 
     def recover(self, state: bytes, since: Iterable[Tuple[str, bytes]]) -> None:
         """Go on after a restart, from the state at a snapshot (empty: the run's beginning) and the
@@ -125,7 +128,7 @@ class Outer:
             require(len(values) == 2 * len(self.weights), "The state of the outer optimizer has "
                     "another size than the weights.")
             momentum, residual = values.split(len(self.weights))
-            self.momentum, self.feedback.residual = momentum.clone(), residual.clone()
+            self.momentum, self.residual = momentum.clone(), residual.clone()
         for codec, update in since:
             self.follow(codec, update)
-            self.feedback.residual.zero_()
+            self.residual.zero_()

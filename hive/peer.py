@@ -10,7 +10,9 @@ learned, and starts again from what all have learned. Ctrl-C says goodbye.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
+import inspect
 import math
 import os
 import platform
@@ -95,7 +97,7 @@ class Peer:
         self.carried = 0  # tokens whose update has not counted yet
         self.failures = 0
         self.moved = False  # the network's weights are no longer those of the hive
-        self.offered = 0.0  # when the pending update was
+        self.offered, self.sent = 0.0, False  # when the pending update was, and whether it went
         self.told = 0.0  # when the coordinator last heard how far training is
         self.inbox: Deque[Dict[str, Any]] = deque()
         self.receiver: Optional[Receiver] = None  # a download, also an interrupted one
@@ -109,19 +111,19 @@ class Peer:
     def run(self, interrupts: Interrupts) -> None:
         """Until the run is over or somebody presses Ctrl-C. Raises Refused, Stopped."""
         from websockets.exceptions import WebSocketException
-        from websockets.sync.client import connect
         self.interrupts, wait = interrupts, FIRST_WAIT
         while True:
+            began = time.monotonic()
             try:
-                with connect(self.server, compression=None, max_size=protocol.MESSAGE_BYTES,
-                             open_timeout=20, close_timeout=2) as self.socket:
+                with open_connection(self.server) as self.socket:
                     self.handshake()
-                    wait = FIRST_WAIT
                     self.progress.say(f"finished  {self.take_part()}")
                     return
-            except (OSError, TimeoutError, WebSocketException, Broken) as error:
+            except (OSError, EOFError, TimeoutError, WebSocketException, Broken) as error:
                 self.progress.say(f"waiting   no connection to {self.server} "
                                   f"({describe(error)}); trying again")
+            if time.monotonic() - began > LONGEST_WAIT:  # it was a good one
+                wait = FIRST_WAIT
             self.sleep(wait * random.uniform(0.5, 1.5))  # so that not all come back at once
             wait = min(2 * wait, LONGEST_WAIT)
 
@@ -137,7 +139,6 @@ class Peer:
         """Show that both sides have the key, learn what is trained, get the text."""
         self.inbox.clear()
         challenge = self.expect("challenge")
-        protocol.check_versions(protocol.VERSION, challenge["protocol"])
         nonce = protocol.make_token()
         self.hive = challenge["hive"]
         require(challenge["locked"] or not self.key, "This hive needs no key: leave it out, or "
@@ -147,6 +148,7 @@ class Peer:
                   proof=protocol.proof(self.key, "peer", challenge["nonce"], nonce),
                   device=device_name(self.crew.runtime), process=self.process, token=self.token,
                   text=self.text)
+        protocol.check_versions(protocol.VERSION, challenge["protocol"])
         welcome = self.expect("welcome")
         protocol.check_welcome(welcome, self.key, challenge["nonce"], nonce)
         self.peer, self.name = welcome["peer"], welcome["name"]
@@ -240,6 +242,7 @@ class Peer:
         while not self.receiver.complete:
             self.expect("chunk")
         receiver, self.receiver = self.receiver, None
+        self.offered = time.monotonic()  # while fetching, nothing else could arrive
         return receiver.result()
 
     def fetch_text(self, job: Job) -> bytes:
@@ -285,7 +288,7 @@ class Peer:
             else:
                 self.report()  # which weights are here, if any
             return self.answer()
-        except ProtocolError as error:
+        except (ProtocolError, Refused) as error:  # it was welcome once: a new start may do
             raise Broken(str(error)) from error
         except Stopped:
             self.send("goodbye")
@@ -320,6 +323,8 @@ class Peer:
         if content is None:
             self.report()  # there are newer ones
             return
+        protocol.demand(len(content) == 4 * len(self.feedback.residual),
+                        "The weights have another size than the network.")
         if self.pending and said["counted"] > self.pending.version:
             self.settle(counted=True)
         self.hold(from_bytes(content), said["version"], said["weights"])
@@ -374,26 +379,30 @@ class Peer:
             self.recover(error)
             return
         self.failures, self.loss, self.speed = 0, work.loss, work.tokens / max(work.seconds, 1e-9)
-        update = self.feedback.encode(task["codec"], self.worker.moved(self.weights))
+        assert self.job is not None
+        codec = self.job.sync.up
+        update = self.feedback.encode(codec, self.worker.moved(self.weights))
         self.carried += work.tokens
-        self.pending = Pending(self.version, self.hash, task["codec"], update,
+        self.pending = Pending(self.version, self.hash, codec, update,
                                replace(work, tokens=self.carried))
         if self.interrupts.signal:
             raise Stopped
-        self.make_offer()
+        if not any(word["type"] == "finished" for word in self.inbox):
+            self.make_offer()
 
     def interrupted(self, steps: int) -> bool:
         """Between two steps: show where we are, listen, and say whether to stop training."""
         self.show(steps)
-        if time.monotonic() - self.told > PROGRESS_SECONDS:
-            self.told = time.monotonic()
-            self.send("progress", version=self.version, steps=steps)
         try:
             for said in iter(lambda: self.listen(0.0), None):
                 self.inbox.append(said)
         except Stopped:
             return True
-        return any(word["type"] in ("commit", "finished") for word in self.inbox)
+        over = any(word["type"] in ("commit", "finished") for word in self.inbox)
+        if not over and time.monotonic() - self.told > PROGRESS_SECONDS:
+            self.told = time.monotonic()
+            self.send("progress", version=self.version, steps=steps)
+        return over
 
     def recover(self, error: GltchError) -> None:
         """Training broke down: begin again from the hive's weights, a few times."""
@@ -408,7 +417,7 @@ class Peer:
 
     def make_offer(self) -> None:
         assert self.pending is not None
-        self.offered = time.monotonic()
+        self.offered, self.sent = time.monotonic(), False
         version, weights, codec, update, work = self.pending
         self.send("offer", version=version, weights=weights, codec=codec,
                   update=protocol.name_of(update), bytes=len(update), steps=work.steps,
@@ -417,8 +426,9 @@ class Peer:
 
     def on_send(self, said: Dict[str, Any]) -> None:
         """Upload the offered update, from where an interrupted transfer stopped."""
-        if not self.pending or said["blob"] != protocol.name_of(self.pending.update):
+        if not self.pending or said["blob"] != protocol.name_of(self.pending.update) or self.sent:
             return
+        self.sent = True
         for chunk in protocol.chunks(said["blob"], self.pending.update, said["offset"]):
             self.up += len(chunk)
             self.socket.send(chunk)
@@ -461,6 +471,24 @@ class Peer:
             f"round {self.version + 1:,}  step {done}  loss {loss:.3f}  val {self.val_loss:.3f}  "
             f"{self.speed:,.0f} chars/s  peers {self.peers}  up {size(self.up)}  "
             f"down {size(self.down)}")
+
+
+def open_connection(server: str) -> Any:
+    """A WebSocket to the coordinator. Raises GltchError for an address that cannot be one."""
+    from websockets.exceptions import InvalidURI
+    from websockets.sync.client import connect
+    newer: Dict[str, Any] = {}  # since version 15 peers ping too; a slow uplink answers late
+    if "ping_timeout" in inspect.signature(connect).parameters:
+        newer["ping_timeout"] = protocol.PONG_SECONDS
+    try:
+        return connect(server, compression=None, max_size=protocol.MESSAGE_BYTES, open_timeout=20,
+                       close_timeout=2, **newer)
+    except (InvalidURI, OverflowError) as error:
+        raise GltchError(f"--server {server!r} is not an address: {describe(error)}.") from None
+    except ValueError as error:
+        if "port" in str(error).lower():
+            raise GltchError(f"--server {server!r} is not an address: {error}.") from None
+        raise Broken(f"it does not answer like a hive: {error}") from None
 
 
 def size(count: float) -> str:
@@ -552,7 +580,8 @@ def run(args: argparse.Namespace) -> int:
             say("\nLeft the hive.")
             return 128 + interrupts.signal
         finally:
-            crew.order(do="stop")
+            with contextlib.suppress(RuntimeError):  # the others may be gone
+                crew.order(do="stop")
     return 0
 
 

@@ -21,6 +21,7 @@ VERSION = 1
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
 MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
+PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
@@ -103,7 +104,7 @@ MESSAGES: Dict[str, Dict[str, Any]] = {
     "ready": {"version": Whole(), "weights": Maybe(Digest()), "batch_size": Whole(1, 1 << 20)},
     "version": {"version": Whole(), "weights": Digest(), "step": Whole(), "counted": Whole()},
     "train": {"version": Whole(), "weights": Digest(), "step": Whole(), "total": Maybe(Whole(1)),
-              "quota": Whole(1, 2**31), "seconds": SECONDS, "window": Whole(), "codec": Text(16)},
+              "quota": Whole(1, 2**31), "seconds": SECONDS, "window": Whole()},
     "commit": {"version": Whole(1), "weights": Digest(), "codec": Text(16), "update": Digest(),
                "bytes": Whole(0, BLOB_BYTES), "step": Whole(), "counted": Flag()},
     "status": {"version": Whole(), "peers": Whole(), "loss": LOSS, "val_loss": LOSS},

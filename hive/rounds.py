@@ -16,7 +16,7 @@ from typing import Deque, Dict, Iterable, List, NamedTuple, Optional
 
 ACCEPTED, LATE, REJECTED = "accepted", "late", "rejected"
 BUSY = ("waiting", "ready", "training", "uploading")  # something is still to come from it
-STALEST = 4  # rounds by which an update may come too late and still count, at a lower weight
+STALEST = 32  # rounds by which an update may come too late and still count, at a lower weight
 
 
 class Verdict(NamedTuple):
@@ -88,9 +88,11 @@ class Rounds:
         self.quotas: Deque[int] = deque(maxlen=STALEST + 1)  # of the latest rounds
         self.open_round(version, weights, quota=1)
 
-    def open_round(self, version: int, weights: str, quota: int) -> None:
-        """Begin the round that starts from this version; its clock starts with the first task."""
-        self.version, self.weights, self.quota = version, weights, quota
+    def open_round(self, version: int, weights: str, quota: int,
+                   most: Optional[int] = None) -> None:
+        """Begin the round that starts from this version; its clock starts with the first task.
+        `most` is how many steps are left of the run."""
+        self.version, self.weights, self.quota, self.most = version, weights, quota, most
         self.quotas.append(quota)
         self.hashes[version] = weights
         self.hashes.pop(version - STALEST - 1, None)
@@ -130,7 +132,8 @@ class Rounds:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:
             known = (member.step_seconds for member in self.members.values())
-            self.plan = self.pace.plan(self.quota, (s for s in known if s is not None))
+            plan = self.pace.plan(self.quota, (s for s in known if s is not None))
+            self.plan = plan._replace(quota=min(plan.quota, self.most or plan.quota))
             self.train_until = now + self.plan.seconds
             self.deadline = self.train_until + self.pace.grace
         task = Task(self.version, self.plan.quota, max(0.0, self.train_until - now))
@@ -193,6 +196,8 @@ class Rounds:
         """
         if self.closed or not self.delivered:
             return False
+        if self.plan is None and len(self.delivered) < self.least and now < self.deadline:
+            return False  # after a restart: the others are on their way back
         busy = [member for member in self.members.values() if member.state in BUSY]
         prompt = any(member.prompt for member in self.members.values())
         waited_for = [member for member in busy if member.prompt or not prompt]

@@ -54,7 +54,6 @@ from hive.sync import SYNCS
 from hive.web import Web
 
 PORT, DASHBOARD_PORT = 8765, 8080
-PONG_SECONDS = 120.0  # a peer in the middle of a long step may be slow to answer a ping
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -134,7 +133,8 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
     corpus = load_corpus(args.data or ())
-    content = corpus.vocabulary.decode(corpus.ids.tolist()).encode()
+    content = b"".join(corpus.vocabulary.decode(part.tolist()).encode()
+                       for part in corpus.ids.split(1 << 18))
     job = new_job(args, corpus, len(content))
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
@@ -180,8 +180,8 @@ def key_for(args: argparse.Namespace, folder: Path) -> str:
         return ""
     path = folder / "key"
     if not path.exists():
-        write_atomically(path, lambda file: file.write(secrets.token_hex(16).encode()))
-        path.chmod(0o600)
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_hex(16))
     return path.read_text().strip()
 
 
@@ -214,17 +214,18 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     web = Web(coordinator.state, coordinator.folder)
     settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
                                 "origins": [None], "open_timeout": HANDSHAKE_SECONDS,
-                                "ping_timeout": PONG_SECONDS}
+                                "ping_timeout": protocol.PONG_SECONDS}
     try:
         async with listen(coordinator.serve, args.host, args.port, **settings) as peers, listen(
                 coordinator.serve, args.host, args.dashboard_port, process_request=web.answer,
                 **settings) as pages:
             port = list(peers.sockets)[0].getsockname()[1]
             page = list(pages.sockets)[0].getsockname()[1]
-            announce(coordinator, args.host, port, page)
+            announce(coordinator, args, port, page)
             try:
                 await runner
             except asyncio.CancelledError:
+                received[0] = received[0] or signal.SIGINT  # Windows has no signal handlers here
                 await coordinator.work(coordinator.snapshot)
             return received[0]
     except OSError as error:
@@ -236,16 +237,23 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
         runner.cancel()
 
 
-def announce(coordinator: Coordinator, host: str, port: int, page: int) -> None:
-    address = reachable_address(host)
+def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int) -> None:
+    """Where the dashboard is and how to join. A key that the user made is not repeated."""
+    address = reachable_address(args.host)
     address = "localhost" if address in ("127.0.0.1", "::1") else address
-    key = f" --key {coordinator.key}" if coordinator.key else ""
+    key = ""
+    if args.key_file:
+        key = f" --key-file {args.key_file}"
+    elif os.environ.get("HIVE_KEY"):
+        key = " (with HIVE_KEY set to the key)"
+    elif coordinator.key:
+        key = f" --key {coordinator.key}"
     job = coordinator.job
     say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.weights):,} "
         f"parameters, {job.mode}, round {coordinator.rounds.version}, step {coordinator.step:,}")
     say(f"dashboard http://{address}:{page}")
     say("join with\n"
-        f"  python hive/peer.py --server ws://{address}:{port}{key} --name my-node")
+        f"  python hive/peer.py --server ws://{address}:{port} --name my-node{key}")
 
 
 def replay(args: argparse.Namespace, folder: Path) -> int:
@@ -264,7 +272,7 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
         output = Path(args.output or f"round-{number}.pt")
         losses = dict(journal.evaluations())
         save_checkpoint(output, checkpoint(job, model, journal.at(number)[1],
-                                           losses.get(number, math.nan)))
+                                           losses.get(number, math.nan), folder))
         say(f"Wrote the network after round {number} to {output}; let it write:\n"
             f"  python gltch_2_7m.py sample --checkpoint {output}")
     return 0
@@ -273,6 +281,9 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
 def run(args: argparse.Namespace) -> int:
     require(args.name == Path(args.name).name and args.name not in ("", ".", ".."),
             f"--name is a folder's name under runs/, not {args.name!r}.")
+    for name in ("port", "dashboard_port"):
+        require(0 <= getattr(args, name) < 2**16, f"--{name.replace('_', '-')} must be from 0 to "
+                f"65535, not {getattr(args, name)}.")
     folder = Path("runs") / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)

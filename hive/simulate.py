@@ -671,7 +671,8 @@ class Simulation:
     def begin_round(self) -> None:
         self.total = self.limits.total(self.step, self.rounds.version, self.seconds)
         self.rounds.open_round(self.rounds.version, self.outer.hash,
-                               self.sync.quota(self.step, self.total, self.task.recipe))
+                               self.sync.quota(self.step, self.total, self.task.recipe),
+                               self.total and max(1, self.total - self.step))
         self.contributions: List[Tuple[Peer, Work, float]] = []  # with their weight
         self.refused = {LATE: 0, REJECTED: 0}
         self.opened: Optional[float] = None

@@ -153,7 +153,7 @@ def test_the_broadcast_loses_nothing_over_several_rounds(codec):
         add(outer, normal(seed))
         wanted += 0.5 * normal(seed)
         arrived += decode(codec, take_step(outer).update, COUNT)
-        assert torch.allclose(arrived + outer.feedback.residual, wanted, atol=1e-4)
+        assert torch.allclose(arrived + outer.residual, wanted, atol=1e-4)
 
 
 def test_a_step_changes_no_weights_until_it_is_accepted():
@@ -325,7 +325,7 @@ def test_the_broadcasts_since_a_snapshot_bring_the_momentum_back_to_the_last_bit
     again = restarted(outer, states[snapshot], updates[snapshot:])
     assert float(outer.momentum.norm()) > 1
     assert digest(again.momentum) == digest(outer.momentum)
-    assert (again.feedback.residual == 0).all()  # it never left the machine that crashed
+    assert (again.residual == 0).all()  # it never left the machine that crashed
 
 
 def test_where_nothing_is_rounded_away_a_crash_at_any_time_changes_nothing():
@@ -437,3 +437,18 @@ def test_the_presets_can_be_used(name):
     outer = Outer(normal(0), sync)
     add(outer, normal(1))
     assert take_step(outer).codec == sync.down
+
+
+def test_the_very_first_update_cannot_throw_the_weights_away():
+    outer = Outer(torch.ones(1000), Sync())
+    outer.add("fp32", encode("fp32", torch.full((1000,), 1e12)), 1.0)
+    assert outer.step().weights.norm() < 10 * outer.weights.norm()
+
+
+def test_a_step_that_is_not_accepted_leaves_no_trace():
+    outer = Outer(torch.zeros(1000), Sync(down="q4", outer_momentum=0.5))
+    before = outer.state()
+    outer.add("fp32", encode("fp32", torch.linspace(-1, 1, 1000)), 1.0)
+    first = outer.step()
+    assert outer.state() == before
+    assert outer.step().result == first.result

@@ -1,6 +1,7 @@
 """Rounds: each update counts once or not at all, nobody waits for ever, all start from the same."""
 import copy
 import math
+from collections import deque
 
 import pytest
 from hypothesis import given, settings
@@ -226,6 +227,23 @@ def test_after_a_restart_the_update_of_the_open_round_can_still_be_delivered():
     assert deliver(rounds, "a", NOW, version=7, steps=20) == ACCEPTED
     assert rounds.close(NOW)
     assert offer(rounds, "a", version=5) == LATE, "those hashes are not known any more"
+
+
+def test_after_a_restart_the_first_to_deliver_does_not_make_a_round_alone():
+    rounds = make_rounds("ann", least=2)
+    assert deliver(rounds, "ann", NOW) == ACCEPTED
+    assert not rounds.close(NOW)
+    rounds.join("bob")
+    assert deliver(rounds, "bob", NOW + 1) == ACCEPTED
+    assert rounds.close(NOW + 1)
+
+
+def test_the_last_round_makes_no_more_steps_than_are_left():
+    rounds = Rounds(7, hash_of(7), Pace(overheads=deque([30.0] * 5)), 1)
+    rounds.open_round(7, hash_of(7), quota=3, most=3)
+    arrive(rounds, "ann")
+    rounds.members["ann"].step_seconds = 0.1
+    assert rounds.tasks(NOW)["ann"].quota == 3
 
 
 def test_after_a_restart_the_delivery_of_one_does_not_make_the_round_wait_for_ever():
