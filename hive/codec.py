@@ -73,9 +73,9 @@ def blocks_of(vector: Tensor, size: int) -> Tensor:  # (P,) -> (ceil(P / size), 
     return (F.pad(vector, (0, missing)) if missing else vector).reshape(-1, size)
 
 
-def divide(values: Tensor, scale: Tensor) -> Tensor:
-    """values / scale, and zero where the scale is zero."""
-    return values / torch.where(scale > 0, scale, torch.full_like(scale, torch.inf))
+def inverse(scale: Tensor) -> Tensor:
+    """1 / scale, and zero where that is no number."""
+    return (1 / scale).nan_to_num_(0, posinf=0)
 
 
 class FP32:
@@ -99,8 +99,10 @@ class Q4:
 
     def encode(self, vector: Tensor) -> bytes:
         blocks = blocks_of(vector, BLOCK)
-        unit = (blocks.abs().amax(1, keepdim=True) / 7).bfloat16()  # (N, 1)
-        whole = divide(blocks, unit.float()).round_().clamp_(-7, 7).add_(8).to(torch.uint8)
+        scratch = blocks.abs()  # memory for two things: a new vector costs as much as using it
+        unit = (scratch.amax(1, keepdim=True) / 7).bfloat16()  # (N, 1)
+        torch.mul(blocks, inverse(unit.float()), out=scratch)
+        whole = scratch.round_().clamp_(-7, 7).add_(8).to(torch.uint8)
         packed = whole[:, : BLOCK // 2] | whole[:, BLOCK // 2:] << 4
         return to_bytes(packed) + to_bytes(unit)
 
@@ -212,16 +214,19 @@ class ErrorFeedback:
     def __init__(self, count: int, beta: float = 1.0):
         self.beta = beta
         self.residual = torch.zeros(count)  # (P,)
-        self.sent = torch.zeros(0)  # what the last encoded update stands for, until it is settled
+        self.sent = "", b""  # the last encoded update, until it is settled
 
     def encode(self, codec: str, update: Tensor) -> bytes:
         """Add an update (P,) and return what to send; `settle` says what became of it."""
-        self.residual.mul_(self.beta).add_(update)
+        if self.beta != 1:
+            self.residual.mul_(self.beta)
+        self.residual.add_(update)
         content = encode(codec, self.residual)
-        self.sent = decode(codec, content, len(self.residual))
+        self.sent = codec, content
         return content
 
     def settle(self, counted: bool) -> None:
-        if counted and len(self.sent):
-            self.residual.sub_(self.sent)
-        self.sent = torch.zeros(0)
+        codec, content = self.sent
+        if counted and codec:
+            self.residual.sub_(decode(codec, content, len(self.residual)))
+        self.sent = "", b""

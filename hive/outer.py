@@ -49,7 +49,8 @@ class Committed(NamedTuple):
     base: str  # SHA-256 of the weights before
     weights: Tensor  # (P,)
     result: str  # SHA-256 of the weights after
-    residual: Tensor  # (P,), what the encoded update leaves out
+    broadcast: Tensor  # (P,), the encoded update as everybody decodes it
+    residual: Tensor  # (P,), what it leaves out
 
 
 class Outer:
@@ -60,12 +61,13 @@ class Outer:
         self.hash = digest(weights)
         self.momentum = torch.zeros_like(weights)
         self.residual = torch.zeros_like(weights)  # what the broadcasts left out so far
+        self.total = torch.zeros_like(weights)  # of what has been added since the last step
         self.lengths: Deque[float] = deque(maxlen=REMEMBERED)
         self.begin()
 
     def begin(self) -> None:
         """Forget what has been added since the last step."""
-        self.total = torch.zeros_like(self.weights)
+        self.total.zero_()
         self.weight = 0.0
 
     def add(self, codec: str, content: bytes, weight: float) -> float:
@@ -95,25 +97,25 @@ class Outer:
         update = self.total * ((1 + mu) / self.weight)  # mean + mu (mu b + mean), in place
         update.add_(self.momentum, alpha=mu * mu).mul_(self.sync.outer_lr).add_(self.residual)
         content = encode(self.sync.down, update)
-        residual = update.sub_(decode(self.sync.down, content, len(update)))
-        weights = apply_update(self.weights, self.sync.down, content)
-        return Committed(self.sync.down, content, self.hash, weights, digest(weights), residual)
+        broadcast = decode(self.sync.down, content, len(update))
+        weights = self.weights - broadcast  # what `apply_update` does with the same bytes
+        return Committed(self.sync.down, content, self.hash, weights, digest(weights), broadcast,
+                         residual=update.sub_(broadcast))
 
     def accept(self, committed: Committed) -> None:
         """Move on to the committed weights; the next round begins."""
         self.weights, self.hash = committed.weights, committed.result
         self.residual = committed.residual
-        self.follow(committed.codec, committed.update)
+        self.follow(committed.broadcast)
         self.begin()
 
-    def follow(self, codec: str, update: bytes) -> None:
+    def follow(self, broadcast: Tensor) -> None:
         """The momentum b after an update u that was broadcast. With u = lr (mean + mu b) and
         b = mu b' + mean, u alone tells the new b from the old b': so the journal's updates bring
         the momentum back after a crash, bit for bit."""
         lr, mu = self.sync.outer_lr, self.sync.outer_momentum
         if mu:
-            broadcast = decode(codec, update, len(self.weights))
-            self.momentum.mul_(mu).add_(broadcast, alpha=1 / lr).div_(1 + mu)
+            self.momentum.mul_(mu / (1 + mu)).add_(broadcast, alpha=1 / (lr * (1 + mu)))
 
     def state(self) -> bytes:
         """What a restarted coordinator needs besides the weights."""
@@ -130,5 +132,5 @@ class Outer:
             momentum, residual = values.split(len(self.weights))
             self.momentum, self.residual = momentum.clone(), residual.clone()
         for codec, update in since:
-            self.follow(codec, update)
+            self.follow(decode(codec, update, len(self.weights)))
             self.residual.zero_()

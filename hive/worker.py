@@ -43,7 +43,8 @@ class Worker:
 
     def moved(self, base: Tensor) -> Tensor:
         """The pseudo-gradient (P,): from where the weights are to where they were."""
-        return base - flatten(self.trainer.model)
+        weights = flatten(self.trainer.model)
+        return torch.sub(base, weights, out=weights)
 
     def train(self, step: int, total: Optional[int], quota: int, seconds: float, window: int,
               stop: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> Work:
