@@ -27,7 +27,7 @@ def test_the_notebook_is_a_valid_one_without_output():
 
 def test_its_last_cell_joins_with_options_that_the_peer_knows(monkeypatch):
     monkeypatch.setattr("getpass.getpass", lambda prompt: "secret")
-    monkeypatch.delenv("HIVE_KEY", raising=False)
+    monkeypatch.setenv("HIVE_KEY", "")  # put back afterwards
     python, shell = code()
     settings = {}
     exec("\n".join(python), settings)
