@@ -301,7 +301,10 @@ class Coordinator:
         self.journal.add_sample(version, text)
         state = checkpoint(self.job, self.model, step, loss, self.folder)
         for name in ["best.pt", "last.pt"] if loss < best else ["last.pt"]:
-            save_checkpoint(self.folder / name, state)
+            try:
+                save_checkpoint(self.folder / name, state)
+            except GltchError as error:  # Windows, while somebody reads it; the journal has it all
+                self.progress.say(f"checkpoint {error} The next evaluation tries again.")
         return loss
 
     # Peers come
