@@ -34,7 +34,7 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import from_bytes, to_bytes, unflatten
-from hive.job import Job
+from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
 from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
 from hive.protocol import ProtocolError, Receiver, pack, unpack
@@ -256,8 +256,9 @@ class Coordinator:
         done = f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}"
         self.progress.line(
             self.step / self.total if self.total else 0.0,
-            f"round {record.number:,}  step {done}  loss {self.loss:.3f}  val {self.val_loss:.3f}"
-            f"  {tokens / seconds:,.0f} chars/s  {peers} of {len(self.links)} peers",
+            f"round {record.number:,}  step {done}  loss {nats(self.loss)}  "
+            f"val {nats(self.val_loss)}  {tokens / seconds:,.0f} chars/s  "
+            f"{peers} of {len(self.links)} peers",
             always=bool(self.finished))
 
     # Evaluation
@@ -271,7 +272,8 @@ class Coordinator:
                 continue
             began = time.monotonic()
             await self.measure(version)
-            await asyncio.sleep((time.monotonic() - began) * (1 / EVALUATION_SHARE - 1))
+            share = EVALUATION_SHARE if self.job.limits.target_loss is None else 1.0
+            await asyncio.sleep((time.monotonic() - began) * (1 / share - 1))
 
     async def measure(self, version: int) -> None:
         """Validation loss, a sample and a checkpoint of the weights as they are now."""
@@ -288,7 +290,7 @@ class Coordinator:
         target = self.job.limits.target_loss
         if target is None or not val_loss <= target:
             return ""
-        return f"the validation loss of {val_loss:.4f} is low enough"
+        return f"the target loss of {target:g} is reached, with {val_loss:.4f}"
 
     def examine(self, weights: Tensor, version: int, step: int, best: float) -> float:
         """In the evaluation thread."""

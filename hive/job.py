@@ -1,6 +1,7 @@
 """What a hive trains: one description that the coordinator keeps and every peer receives."""
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Dict, Optional, Type, TypeVar
 
@@ -58,6 +59,11 @@ class Limits:
         if self.minutes and seconds >= 60 * self.minutes:
             return f"the {self.minutes:g} minutes are over"
         return ""
+
+
+def nats(loss: float) -> str:
+    """A loss for people; a dash while nothing has been measured."""
+    return "-" if math.isnan(loss) else f"{loss:.3f}"
 
 
 def parameters_of(config: Config) -> int:

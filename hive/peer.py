@@ -27,6 +27,7 @@ from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 
 import torch
 
@@ -46,7 +47,7 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
-from hive.job import Job
+from hive.job import Job, nats
 from hive.outer import apply_update
 from hive.protocol import ProtocolError, Receiver, pack, unpack
 from hive.rounds import ACCEPTED, REJECTED
@@ -110,7 +111,7 @@ class Peer:
 
     def run(self, interrupts: Interrupts) -> None:
         """Until the run is over or somebody presses Ctrl-C. Raises Refused, Stopped."""
-        from websockets.exceptions import WebSocketException
+        from websockets.exceptions import InvalidStatus, WebSocketException
         self.interrupts, wait = interrupts, FIRST_WAIT
         while True:
             began = time.monotonic()
@@ -119,9 +120,17 @@ class Peer:
                     self.handshake()
                     self.progress.say(f"finished  {self.take_part()}")
                     return
+            except InvalidStatus as error:
+                status = error.response.status_code
+                require(status >= 500, f"{self.server} answers, but is no hive (HTTP {status}): "
+                        "peers join at the coordinator's port (8765), or at /hive of its "
+                        "dashboard's port (8080).")
+                self.progress.say(f"waiting   {self.server} has no coordinator behind it now "
+                                  f"(HTTP {status}); trying again")
             except (OSError, EOFError, TimeoutError, WebSocketException, Broken) as error:
-                self.progress.say(f"waiting   no connection to {self.server} "
-                                  f"({describe(error)}); trying again")
+                doubt = "" if self.job else "; is it running, and is the address right?"
+                self.progress.say(f"waiting   no connection to {self.server} ({describe(error)}); "
+                                  f"trying again{doubt}")
             if time.monotonic() - began > LONGEST_WAIT:  # it was a good one
                 wait = FIRST_WAIT
             self.sleep(wait * random.uniform(0.5, 1.5))  # so that not all come back at once
@@ -458,7 +467,8 @@ class Peer:
             self.make_offer()  # nobody ever said what became of it
         self.peers = said["peers"]
         self.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]
-        self.show(0)
+        if self.hash:
+            self.show(0)
 
     def show(self, steps: int) -> None:
         trainer = self.worker.trainer
@@ -468,9 +478,9 @@ class Peer:
         del trainer.losses[:-1]
         self.progress.line(
             trainer.step / total if total else 0.0,
-            f"round {self.version + 1:,}  step {done}  loss {loss:.3f}  val {self.val_loss:.3f}  "
-            f"{self.speed:,.0f} chars/s  peers {self.peers}  up {size(self.up)}  "
-            f"down {size(self.down)}")
+            f"round {self.version + 1:,}  step {done}  loss {nats(loss)}  "
+            f"val {nats(self.val_loss)}  {self.speed:,.0f} chars/s  peers {self.peers}  "
+            f"up {size(self.up)}  down {size(self.down)}")
 
 
 def open_connection(server: str) -> Any:
@@ -500,6 +510,12 @@ def size(count: float) -> str:
 
 
 def describe(error: Exception) -> str:
+    from websockets.exceptions import ConnectionClosed
+    if isinstance(error, ConnectionClosed):
+        frame = error.rcvd
+        if frame is None:
+            return "the connection broke"
+        return frame.reason if frame.code == 1008 else "the coordinator stopped"
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
@@ -559,7 +575,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
     require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
-            f"wss://, not {args.server!r}.")
+            f"wss://, for example ws://localhost:8765, not {args.server!r}.")
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = direct + ",localhost,127.0.0.1,::1"  # no proxy can reach these
     recipe: Dict[str, Any] = {"device": args.device, "precision": args.dtype,

@@ -18,6 +18,7 @@ import logging
 import math
 import os
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -27,6 +28,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 
 import torch
 
@@ -53,6 +55,7 @@ from hive.rounds import Pace
 from hive.sync import SYNCS
 from hive.web import Web
 
+ROOT = Path(__file__).resolve().parent.parent
 PORT, DASHBOARD_PORT = 8765, 8080
 
 
@@ -102,6 +105,33 @@ FIXED = ("data", "size", "dropout", "sync", "codec", "inner_steps", "steps", "ro
          "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
 
 
+def runs_folder() -> Path:
+    """runs/ where the program was started, but of the clone when that is its hive/."""
+    return Path("..", "runs") if Path.cwd() == ROOT / "hive" else Path("runs")
+
+
+def sampling(checkpoint: Path) -> str:
+    """The command that lets a checkpoint write, from where the user is."""
+    program, here = ROOT / "gltch_2_7m.py", Path.cwd()
+    path = os.path.relpath(program) if here in program.parents or here.parent == ROOT else program
+    return f"  python {path} sample --checkpoint {checkpoint}"
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raises GltchError for a number that makes no sense."""
+    for name in ("steps", "rounds", "inner_steps", "min_peers"):
+        value = getattr(args, name)
+        require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
+                f"{value}.")
+    for name in ("minutes", "target_loss", "round_seconds"):
+        value = getattr(args, name)
+        require(value is None or 0 < value <= 1e6,
+                f"--{name.replace('_', '-')} must be above 0 and at most 1000000, not {value}.")
+    for name in ("port", "dashboard_port"):
+        require(0 <= getattr(args, name) < 2**16, f"--{name.replace('_', '-')} must be from 0 to "
+                f"65535, not {getattr(args, name)}.")
+
+
 def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
     config, recipe, reference = PRESETS[args.size or "2.7m"]
     config = replace(config, vocab_size=len(corpus.vocabulary))
@@ -115,14 +145,6 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
         sync = replace(sync, up=args.codec, down=args.codec)
     if args.inner_steps is not None:
         sync = replace(sync, inner_steps=args.inner_steps, most_inner_steps=args.inner_steps)
-    for name in ("steps", "rounds", "inner_steps", "min_peers"):
-        value = getattr(args, name)
-        require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
-                f"{value}.")
-    for name in ("minutes", "target_loss", "round_seconds"):
-        value = getattr(args, name)
-        require(value is None or 0 < value <= 1e6,
-                f"--{name.replace('_', '-')} must be above 0 and at most 1000000, not {value}.")
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
@@ -230,7 +252,8 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
             return received[0]
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            raise
+            raise GltchError(f"--host {args.host!r} is no address of this machine, or a port is not"
+                             f" allowed: {error.strerror or error}.") from None
         raise GltchError(f"Port {args.port} or {args.dashboard_port} is in use, perhaps by another "
                          "coordinator: choose others with --port and --dashboard-port.") from None
     finally:
@@ -267,6 +290,8 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
             f"last have the SHA-256\n{journal.head()[1]}")
     if args.at_round is not None:
         number = args.at_round
+        require(0 <= number <= journal.last, f"The run in {folder} has {journal.last} rounds: "
+                f"--at-round must be from 0 to {journal.last}, not {number}.")
         model = GLTCH(job.config)
         unflatten(from_bytes(journal.weights_at(number, apply_bytes)), model)
         output = Path(args.output or f"round-{number}.pt")
@@ -274,17 +299,24 @@ def replay(args: argparse.Namespace, folder: Path) -> int:
         save_checkpoint(output, checkpoint(job, model, journal.at(number)[1],
                                            losses.get(number, math.nan), folder))
         say(f"Wrote the network after round {number} to {output}; let it write:\n"
-            f"  python gltch_2_7m.py sample --checkpoint {output}")
+            + sampling(output))
     return 0
+
+
+def start_over(journal: Journal, folder: Path) -> Journal:
+    """An empty journal in place of one without a single round."""
+    journal.close()
+    for path in folder.glob("journal.db*"):
+        path.unlink()
+    shutil.rmtree(folder / "snapshots")
+    return Journal(folder)
 
 
 def run(args: argparse.Namespace) -> int:
     require(args.name == Path(args.name).name and args.name not in ("", ".", ".."),
             f"--name is a folder's name under runs/, not {args.name!r}.")
-    for name in ("port", "dashboard_port"):
-        require(0 <= getattr(args, name) < 2**16, f"--{name.replace('_', '-')} must be from 0 to "
-                f"65535, not {getattr(args, name)}.")
-    folder = Path("runs") / args.name
+    check_options(args)
+    folder = runs_folder() / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)
     try:
@@ -293,14 +325,15 @@ def run(args: argparse.Namespace) -> int:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # peers may train on this machine
     journal = Journal(folder)
+    if journal.run is not None and journal.last == 0:  # it never got to a first round
+        journal = start_over(journal, folder)
     try:
         job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)
         pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
         coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
                                   pace=pace, least=args.min_peers)
         require(not coordinator.finished, f"The run in {folder} is complete: {coordinator.finished}"
-                f". Let it write with python gltch_2_7m.py sample --checkpoint {folder}, or start "
-                "another with --name.")
+                f". Start another with --name, or let it write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:
         journal.close()
@@ -308,7 +341,7 @@ def run(args: argparse.Namespace) -> int:
         say(f"\nStopped after round {coordinator.rounds.version}; the same command goes on.")
         return 128 + ended_by
     say(f"The run is over: {coordinator.finished}. Validation loss {coordinator.val_loss:.4f} nats "
-        f"per character. Let it write:\n  python gltch_2_7m.py sample --checkpoint {folder}")
+        f"per character. Let it write:\n{sampling(folder)}")
     return 0
 
 

@@ -40,6 +40,7 @@ from typing import (
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 
 import torch
 from torch import Tensor

@@ -394,7 +394,7 @@ def test_an_earlier_version_can_be_taken_out_and_writes(trained, monkeypatch, ca
     assert not torch.equal(early["ema"]["head.weight"], final["ema"]["head.weight"])
     assert gltch.main(["sample", "--checkpoint", str(output), "--length", "20"]) == 0
     assert server.main(["--name", "trained", "--at-round", "9", "--output", str(output)]) == 2
-    assert "holds no version 9" in capsys.readouterr().err
+    assert "--at-round must be from 0 to 8, not 9" in capsys.readouterr().err
 
 
 def test_a_change_of_the_record_does_not_pass_the_verification(trained, here, capsys):
@@ -511,7 +511,7 @@ def test_a_killed_coordinator_goes_on_where_it_was_and_its_peer_comes_back_by_it
     with hive.journal() as journal:
         assert journal.at(version)[0] == weights and journal.last > version
         assert journal.evaluations()[-1][1] <= 2.8
-    assert "is low enough" in hive.said()
+    assert "is reached" in hive.said()
     assert server.main(["--verify"]) == 0
     assert ada.said().count("joined ") == 2
     assert hive.contributor("ada")["rounds"] > version
