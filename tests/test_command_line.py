@@ -77,7 +77,7 @@ def test_every_command_has_help(gltch_cli, poison, command):
     (["--steps", "many"], "many"),
     (["--batch-size", "1.5"], "1.5"),
     (["--size", "3m"], "3m"),
-    (["--optimizer", "sgd"], "sgd"),
+    (["--optimizer", "sdg"], "sdg"),
     (["--name"], "--name"),
     (["smaple"], "smaple"),
     (["sample", "--lenght", "5"], "--lenght"),

@@ -24,7 +24,7 @@ BAD_RECIPES = [
     ("embedding_learning_rate", None), ("head_learning_rate", None),
     *(("weight_decay", value) for value in (-0.1, math.nan, math.inf, "0.1", None)),
     *(("cooldown", value) for value in (-0.1, 1.1, math.nan, "0.5", None)),
-    *(("optimizer", value) for value in ("sgd", "Muon", "", None)),
+    *(("optimizer", value) for value in ("sdg", "Muon", "", None)),
     *(("precision", value) for value in ("int8", "BF16", "", None)),
 ]
 

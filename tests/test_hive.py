@@ -283,6 +283,15 @@ class Client:
     def ready(self):
         self.say("ready", version=self.version, weights=self.weights, batch_size=2)
 
+    def start(self):
+        """Get a task, from the newest weights."""
+        while True:
+            self.ready()
+            said = self.hear("train", "commit")
+            if said["type"] == "train":
+                return
+            self.hold(said)
+
     def update(self, size=1e-4):
         return encode("q4", size * torch.randn(self.parameters))
 
@@ -793,22 +802,19 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
         ({"bytes": 10 ** 9}, blank, "at most"),
     ]
     for changes, update, sentence in lies:
-        liar.ready()
-        liar.hear("train")
+        liar.start()
         said = liar.deliver(update, **changes)
         assert said.get("verdict", "refused") in ("rejected", "refused"), said
         assert sentence in said["reason"]
         if said["type"] == "refused":
             until(lambda: not hive.member("liar"), "it stayed")
             liar = here.client(hive, "liar", token=liar.token).enter()
-    liar.ready()
-    liar.hear("train")
+    liar.start()
     assert liar.deliver(blank, tokens=10 ** 15)["verdict"] == "accepted"
     liar.hold(liar.hear("commit"))
-    (name, verdict, tokens, _), = [one for one in hive.contributions(1)
+    (name, verdict, tokens, _), = [one for one in hive.contributions(liar.version)
                                    if one[0] == "liar" and one[1] == "counted"]
     assert tokens < 10 ** 14
-    assert "honest" in hive.counted(1)
     while True:
         liar.ready()
         said = liar.hear("train", "finished", "commit")
