@@ -188,7 +188,7 @@ class Parser(argparse.ArgumentParser):
         return self.lead + super().format_help()
 
     def error(self, message: str) -> Any:
-        self.exit(2, f"gltch_2_7m.py: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog.split()[0]}: error: {message} (see {self.prog} --help)\n")
 
 
 def build_parser() -> Parser:

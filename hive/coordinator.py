@@ -226,13 +226,14 @@ class Coordinator:
                         tuple(contributions))
         await self.work(self.keep, record, committed)
         self.step, self.seconds = step, self.seconds + record.committed - record.opened
-        self.remember(protocol.name_of(committed.update), committed.update)
+        name = protocol.name_of(committed.update)  # once, not for every peer
+        self.remember(name, committed.update)
         peers = {c.peer for c in counted}
         for link in self.links.values():
             if link.peer in peers:
                 link.counted_at = time.monotonic()
-            self.tell_commit(link, record.number, committed.codec, committed.result,
-                             committed.update, step, link.peer in peers)
+            self.tell_commit(link, record.number, committed.codec, committed.result, name,
+                             len(committed.update), step, link.peer in peers)
         self.finished = self.finished or self.job.limits.reached(step, record.number, self.seconds)
         self.begin_round(record.number, committed.weights, committed.result)
         if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
@@ -324,7 +325,7 @@ class Coordinator:
         name = address
         link: Optional[Link] = None
         try:
-            link = await self.handshake(socket, address)
+            link = await self.handshake(socket)
             name = link.name
             await self.converse(link)
         except ConnectionClosed:
@@ -345,7 +346,7 @@ class Coordinator:
             if link:
                 self.leave(link)
 
-    async def handshake(self, socket: Any, address: str) -> Link:
+    async def handshake(self, socket: Any) -> Link:
         """Who is it, does it have the key, and may it take part?"""
         nonce = protocol.make_token()
         await socket.send(pack("challenge", protocol=protocol.VERSION, hive=self.job.hive,
@@ -445,11 +446,11 @@ class Coordinator:
         missed = self.journal.updates_since(version) if near else []
         if near and weights == self.journal.at(version)[0] and (
                 sum(size for *_, size, _ in missed) < 4 * len(self.weights)):
-            for number, codec, result, _, _, step in missed:
-                _, update = self.journal.update(number)
-                self.remember(protocol.name_of(update), update)
-                self.tell_commit(link, number, codec, result, update, step,
-                                 self.journal.last_counted(link.peer) == number)
+            counted = self.journal.last_counted(link.peer)
+            for number, codec, result, name, size, step in missed:
+                if name not in self.blobs:
+                    self.remember(name, self.journal.update(number)[1])
+                self.tell_commit(link, number, codec, result, name, size, step, counted == number)
             return
         self.tell_version(link)
 
@@ -460,10 +461,10 @@ class Coordinator:
         link.send("version", version=self.rounds.version, weights=self.rounds.weights,
                   step=self.step, counted=self.journal.last_counted(link.peer))
 
-    def tell_commit(self, link: Link, number: int, codec: str, result: str, update: bytes,
-                    step: int, counted: bool) -> None:
-        link.send("commit", version=number, weights=result, codec=codec, step=step,
-                  update=protocol.name_of(update), bytes=len(update), counted=counted)
+    def tell_commit(self, link: Link, number: int, codec: str, result: str, update: str,
+                    size: int, step: int, counted: bool) -> None:
+        link.send("commit", version=number, weights=result, codec=codec, step=step, update=update,
+                  bytes=size, counted=counted)
 
     async def on_fetch(self, link: Link, said: Dict[str, Any]) -> None:
         blob, offset = said["blob"], said["offset"]

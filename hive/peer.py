@@ -23,7 +23,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple, Type
+from typing import Any, Deque, Dict, List, NamedTuple, Optional
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -82,7 +82,7 @@ class Pending(NamedTuple):
 
 
 class Peer:
-    """One peer over all its connections. `connect` opens a WebSocket (or something like one)."""
+    """One peer over all its connections."""
 
     def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str):
         self.crew, self.recipe, self.key = crew, recipe, key
@@ -90,7 +90,6 @@ class Peer:
         self.text = load_corpus(options.data).digest if options.data else None
         self.process = protocol.make_token()
         self.token: Optional[str] = None
-        self.peer = ""
         self.hive = ""
         self.job: Optional[Job] = None
         self.version, self.hash = 0, ""  # of the weights this peer holds
@@ -160,7 +159,7 @@ class Peer:
         protocol.check_versions(protocol.VERSION, challenge["protocol"])
         welcome = self.expect("welcome")
         protocol.check_welcome(welcome, self.key, challenge["nonce"], nonce)
-        self.peer, self.name = welcome["peer"], welcome["name"]
+        self.name = welcome["name"]
         self.keep_token(welcome["token"])
         if self.job is None or self.job.as_json() != welcome["job"]:
             self.begin(Job.from_json(welcome["job"]))
@@ -383,7 +382,7 @@ class Peer:
         order = {name: task[name] for name in ("step", "total", "quota", "seconds", "window")}
         self.crew.order(do="train", **order)
         try:
-            work = self.worker.train(**order, stop=lambda steps: self.interrupted(steps))
+            work = self.worker.train(**order, stop=self.interrupted)
         except GltchError as error:
             self.recover(error)
             return
@@ -538,13 +537,8 @@ def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runti
 # Command line
 # --------------------------------------------------------------------------------------------------
 
-class PeerParser(Parser):
-    def error(self, message: str) -> Any:
-        self.exit(2, f"peer.py: error: {message} (see peer.py --help)\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = PeerParser(prog="peer.py", allow_abbrev=False)
+    parser = Parser(prog="peer.py", allow_abbrev=False)
     parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
     add = parser.add_argument
     add("--server", default="ws://localhost:8765", metavar="URL",
@@ -561,11 +555,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def read_key(name: str) -> str:
+    """The key in a file. Raises GltchError when there is none."""
+    require(Path(name).is_file(), f"There is no key file {name!r}.")
+    try:
+        key = Path(name).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise GltchError(f"The key file {name!r} is not text.") from None
+    require(bool(key), f"The key file {name!r} is empty.")
+    return key
+
+
 def key_of(args: argparse.Namespace) -> str:
     if args.key_file:
-        path = Path(args.key_file)
-        require(path.is_file(), f"There is no key file {args.key_file!r}.")
-        return path.read_text().strip()
+        return read_key(args.key_file)
     return args.key or os.environ.get("HIVE_KEY", "")
 
 
@@ -603,13 +606,12 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
-    errors: Tuple[Type[BaseException], ...] = (GltchError, OSError)
     try:
         return run(args)
     except KeyboardInterrupt:
         say("\nStopped.")
         return 130
-    except errors as error:
+    except (GltchError, OSError) as error:
         print(f"peer.py: error: {error}", file=sys.stderr, flush=True)
         return 2
     finally:

@@ -51,6 +51,7 @@ from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.coordinator import HANDSHAKE_SECONDS, TEXT, Coordinator, apply_bytes, checkpoint
 from hive.job import Job, Limits
 from hive.journal import Journal
+from hive.peer import read_key
 from hive.rounds import Pace
 from hive.sync import SYNCS
 from hive.web import Web
@@ -60,7 +61,7 @@ PORT, DASHBOARD_PORT = 8765, 8080
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = ServerParser(prog="server.py", allow_abbrev=False)
+    parser = Parser(prog="server.py", allow_abbrev=False)
     parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
@@ -92,11 +93,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--at-round", type=int, metavar="N", help="write the network as it was after N rounds")
     add("--output", metavar="FILE", help="where --at-round writes (default: round-N.pt)")
     return parser
-
-
-class ServerParser(Parser):
-    def error(self, message: str) -> Any:
-        self.exit(2, f"server.py: error: {message} (see server.py --help)\n")
 
 
 RECIPE_OPTIONS = ("batch_size", "optimizer", "learning_rate", "embedding_learning_rate",
@@ -171,31 +167,27 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
     """The run in the folder. Options that it was started with may be given again."""
     assert journal.run is not None
     job = Job.from_json(journal.run)
-    new = "leave it out to go on, or start another run with --name"
-    for name in FIXED:
-        value = getattr(args, name)
-        if name == "data" and value:
-            given: Any = load_corpus(value).digest
-            before: Any = job.text
-        else:
-            given, before = value, settings_of(job)[name] if name != "data" else None
-        require(value is None or value == [] or given == before,
-                f"The run in {folder} was started with another --{name.replace('_', '-')}: {new}.")
+    given = {name: getattr(args, name) for name in FIXED if getattr(args, name) is not None}
+    if "data" in given:
+        given["data"] = load_corpus(given["data"]).digest
+    before = settings_of(job)
+    for name, value in given.items():
+        require(value == before[name], f"The run in {folder} was started with another "
+                f"--{name.replace('_', '-')}: leave it out to go on, or start another run with "
+                "--name.")
     return job, job.corpus((folder / TEXT).read_bytes())
 
 
 def settings_of(job: Job) -> Dict[str, Any]:
-    return {**asdict(job.recipe), **asdict(job.limits), "size": job.size, "sync": job.mode,
-            "dropout": job.config.dropout, "codec": job.sync.up,
+    return {**asdict(job.recipe), **asdict(job.limits), "data": job.text, "size": job.size,
+            "sync": job.mode, "dropout": job.config.dropout, "codec": job.sync.up,
             "inner_steps": job.sync.inner_steps}
 
 
 def key_for(args: argparse.Namespace, folder: Path) -> str:
     """The key peers must have: given, or made once for a hive that others can reach."""
     if args.key_file:
-        key = Path(args.key_file).read_text().strip()
-        require(bool(key), f"The key file {args.key_file} is empty.")
-        return key
+        return read_key(args.key_file)
     if os.environ.get("HIVE_KEY"):
         return os.environ["HIVE_KEY"]
     if args.host in ("127.0.0.1", "::1", "localhost"):

@@ -911,13 +911,8 @@ def show(result: Union[Row, Summary]) -> None:
     print(json.dumps(values if isinstance(result, Row) else {"summary": values}), flush=True)
 
 
-class SimulateParser(Parser):
-    def error(self, message: str) -> Any:
-        self.exit(2, f"simulate.py: error: {message} (see simulate.py --help)\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = SimulateParser(prog="simulate.py", allow_abbrev=False)
+    parser = Parser(prog="simulate.py", allow_abbrev=False)
     parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
     for kind in (Settings, TrainConfig):
         for f in fields(kind):

@@ -949,3 +949,15 @@ def test_a_coordinator_that_is_stopped_goes_on_where_it_was(shared, busy):
     again = shared.coordinator(*BUSY, run="busy")
     assert f"round {version}, step {step}" in again.said()
     assert again.key == busy.key
+
+
+@pytest.mark.parametrize("content, sentence", [
+    (None, "There is no key file"), (b"", "is empty"), (b"\xff\xfe\x00", "is not text")])
+@pytest.mark.parametrize("main", [server.main, peer.main])
+def test_a_key_file_without_a_key_is_one_sentence(place, capsys, main, content, sentence):
+    if content is not None:
+        (place / "hive.key").write_bytes(content)
+    data = ["--data", str(place / "text.txt")] if main is server.main else []
+    (place / "text.txt").write_text("to be or not to be, " * 400)
+    assert main(["--key-file", "hive.key", *data]) == 2
+    assert sentence in capsys.readouterr().err
