@@ -600,7 +600,7 @@ def run(args: argparse.Namespace) -> int:
             return 128 + interrupts.signal
         finally:
             with contextlib.suppress(RuntimeError):  # the others may be gone
-                crew.order(do="stop")
+                crew.stop()
     return 0
 
 
@@ -614,10 +614,12 @@ def main(argv: Optional[List[str]] = None) -> int:
     except (GltchError, OSError) as error:
         print(f"peer.py: error: {error}", file=sys.stderr, flush=True)
         return 2
-    finally:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if "WORLD_SIZE" in os.environ:
+        # Nothing is left to do, and taking Gloo apart while others leave can abort the process.
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

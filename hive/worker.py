@@ -90,6 +90,12 @@ class Crew:
     def order(self, **order: Any) -> None:
         self.share(json.dumps(order).encode())
 
+    def stop(self) -> None:
+        """Let the others go, and wait until they have heard it."""
+        self.order(do="stop")
+        if self.runtime.world > 1:
+            torch.distributed.barrier()
+
     def follow(self, begin: Callable[[Dict[str, Any], bytes], Worker]) -> None:
         """What all processes but the first do: as they are told, until they are told to stop."""
         worker: Optional[Worker] = None
@@ -97,6 +103,7 @@ class Crew:
             order = json.loads(self.share())
             kind = order.pop("do")
             if kind == "stop":
+                torch.distributed.barrier()
                 return
             if kind == "begin":
                 worker = begin(order["job"], self.share())
