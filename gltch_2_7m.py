@@ -957,7 +957,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
         if path.suffix == ".safetensors":
             with optional("safetensors").safe_open(str(path), framework="pt") as file:
                 weights = {name: file.get_tensor(name) for name in file.keys()}
-                state = {**json.loads((file.metadata() or {})["gltch"]), "ema": weights}
+                about = json.loads((file.metadata() or {})["gltch"])
+                state = {"val_loss": math.nan, **about, "ema": weights}
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except GltchError:

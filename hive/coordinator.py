@@ -34,11 +34,13 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import from_bytes, to_bytes, unflatten
+from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
 from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
 from hive.protocol import ProtocolError, Receiver, pack, unpack
 from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.standing import Standing, flops_per_character, kind_of
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
@@ -48,6 +50,7 @@ STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for l
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 MOST_WAITING = 256  # messages for one peer
 SNAPSHOT_EVERY = 10  # rounds
+PEER_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the dashboard's events
 EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
 
 
@@ -55,7 +58,9 @@ EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goe
 # One connected peer
 # --------------------------------------------------------------------------------------------------
 
-Sending = Union[str, Tuple[str, bytes, int]]  # a control message, or (blob, content, offset)
+# A control message, or (what it is, blob, content, offset).
+Sending = Union[str, Tuple[str, str, bytes, int]]
+Transferred = Callable[["Link", str, str, int], None]  # (link, up or down, what it is, bytes)
 
 
 @dataclass
@@ -77,20 +82,26 @@ class Link:
     up: int = 0
     down: int = 0  # bytes on the wire
 
+    @property
+    def latency(self) -> Optional[float]:
+        """Seconds for a ping and its answer, None before the first."""
+        return self.socket.latency or None
+
     def send(self, kind: str, **values: Any) -> None:
         self.outbox.put_nowait(pack(kind, **values))
 
-    async def write(self) -> None:
+    async def write(self, transferred: Transferred) -> None:
         """Send what is in the outbox, in order; one message at a time keeps pings moving."""
         while True:
             item = await self.outbox.get()
             if isinstance(item, str):
                 await self.put(item)
                 continue
-            blob, content, offset = item
+            what, blob, content, offset = item
             await self.put(pack("blob", blob=blob, bytes=len(content), offset=offset))
             for chunk in protocol.chunks(blob, content, offset):
                 await self.put(chunk)
+                transferred(self, "down", what, len(chunk))
 
     async def put(self, message: Union[str, bytes]) -> None:
         self.down += len(message)
@@ -116,13 +127,15 @@ class Coordinator:
         self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)))
         self.rounds = Rounds(version, self.outer.hash, pace or Pace(), least)
         past = journal.history()
+        self.standing = Standing(journal.contributors(), journal.reasons(), past)
         self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training
-        self.windows = sum(row["tokens"] for row in past) // job.config.block_size
+        self.windows = self.standing.tokens // job.config.block_size
         self.loss = past[-1]["loss"] if past else math.nan
         evaluations = journal.evaluations()
         self.val_loss = evaluations[-1][1] if evaluations else math.nan
         self.best = min((loss for _, loss in evaluations), default=math.inf)
         self.evaluated = evaluations[-1][0] if evaluations else -1
+        self.events = Events(secrets.token_hex(8))
         self.links: Dict[str, Link] = {}
         self.addresses: Counter[str] = Counter()
         self.partial: Dict[str, Tuple[int, Receiver]] = {}  # by peer: base version and upload
@@ -164,13 +177,14 @@ class Coordinator:
         """Rounds until the run is over, then the last evaluation."""
         self.wake = asyncio.Event()
         background = [asyncio.ensure_future(task()) for task in (
-            self.send_status, self.evaluate_forever)]
+            self.send_status, self.evaluate_forever, self.publish)]
         for task in background:
             task.add_done_callback(lambda _: self.wake.set())
         try:
             while not self.finished:
                 self.hand_out_tasks()
                 if self.rounds.close(time.monotonic()):
+                    self.events.add("closed", version=self.rounds.version)
                     await self.commit()
                     continue
                 left = self.rounds.deadline - time.monotonic()
@@ -187,6 +201,7 @@ class Coordinator:
                 task.cancel()
             await asyncio.gather(*background, return_exceptions=True)
         await self.measure(self.rounds.version)
+        self.events.add("finished", reason=self.finished)
         await self.work(self.snapshot)
         for link in self.links.values():
             link.send("finished", reason=self.finished)
@@ -199,6 +214,9 @@ class Coordinator:
         tasks = self.rounds.tasks(time.monotonic())
         if self.rounds.plan is not before:  # also when nobody made it and all begin again
             self.opened = time.time()
+            assert self.rounds.plan is not None
+            self.events.add("opened", version=self.rounds.version,
+                            quota=self.rounds.plan.quota, seconds=self.rounds.plan.seconds)
         for peer, task in tasks.items():
             link = self.links[peer]
             link.steps = 0
@@ -225,6 +243,7 @@ class Coordinator:
                         committed.update, step, self.loss, min(self.opened, now), now,
                         tuple(contributions))
         await self.work(self.keep, record, committed)
+        self.standing.count(record)
         self.step, self.seconds = step, self.seconds + record.committed - record.opened
         name = protocol.name_of(committed.update)  # once, not for every peer
         self.remember(name, committed.update)
@@ -236,6 +255,13 @@ class Coordinator:
                              len(committed.update), step, link.peer in peers)
         self.finished = self.finished or self.job.limits.reached(step, record.number, self.seconds)
         self.begin_round(record.number, committed.weights, committed.result)
+        self.events.add(
+            "committed", version=record.number, step=step, total=self.total,
+            loss=finite(record.loss), opened=record.opened, committed=now,
+            contributions=[{
+                "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
+                "loss": finite(c.loss), "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
+            } for c in contributions])
         if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
             self.saving = asyncio.ensure_future(self.work(self.snapshot))
         self.show(len(counted), tokens, record)
@@ -280,10 +306,13 @@ class Coordinator:
         """Validation loss, a sample and a checkpoint of the weights as they are now."""
         if version == self.evaluated:
             return
+        step = self.step
         job = asyncio.get_running_loop().run_in_executor(
-            self.evaluations, self.examine, self.weights, version, self.step, self.best)
-        self.val_loss = await job
+            self.evaluations, self.examine, self.weights, version, step, self.best)
+        self.val_loss, text = await job
         self.evaluated, self.best = version, min(self.best, self.val_loss)
+        self.events.add("evaluated", version=version, step=step, val_loss=finite(self.val_loss),
+                        best_val_loss=finite(self.best), text=text)
         self.finished = self.finished or self.good_enough(self.val_loss)
         self.wake.set()
 
@@ -293,8 +322,9 @@ class Coordinator:
             return ""
         return f"the target loss of {target:g} is reached, with {val_loss:.4f}"
 
-    def examine(self, weights: Tensor, version: int, step: int, best: float) -> float:
-        """In the evaluation thread."""
+    def examine(self, weights: Tensor, version: int, step: int, best: float
+                ) -> Tuple[float, str]:
+        """In the evaluation thread: the validation loss, and a sample."""
         began = time.monotonic()
         unflatten(weights, self.model)
         self.model.eval()
@@ -308,7 +338,7 @@ class Coordinator:
                 save_checkpoint(self.folder / name, state)
             except GltchError as error:  # Windows, while somebody reads it; the journal has it all
                 self.progress.say(f"checkpoint {error} The next evaluation tries again.")
-        return loss
+        return loss, text
 
     # Peers come
 
@@ -372,7 +402,9 @@ class Coordinator:
         self.journal.remember_peer(peer, name, hashlib.sha256(token.encode()).hexdigest(),
                                    link.device, time.time())
         self.links[peer] = link
+        self.standing.join(peer, name, link.device, time.time())
         self.rounds.join(peer)
+        self.events.add("joined", peer=self.about(link))
         link.send("welcome", proof=protocol.proof(self.key, "coordinator", nonce, hello["nonce"]),
                   peer=peer, name=name, token=token, counted=self.journal.last_counted(peer),
                   job=self.job.as_json())
@@ -401,6 +433,7 @@ class Coordinator:
             self.rounds.leave(link.peer)
             self.bytes_up += link.up
             self.bytes_down += link.down
+            self.events.add("left", peer=link.peer)
             self.progress.say(f"left      {link.name}")
             self.wake.set()
 
@@ -412,7 +445,7 @@ class Coordinator:
         return unpack(str(message))
 
     async def converse(self, link: Link) -> None:
-        writer = asyncio.ensure_future(link.write())
+        writer = asyncio.ensure_future(link.write(self.transferred))
         answers = {"ready": self.on_ready, "offer": self.on_offer, "fetch": self.on_fetch,
                    "progress": self.on_progress}
         try:
@@ -468,15 +501,17 @@ class Coordinator:
 
     async def on_fetch(self, link: Link, said: Dict[str, Any]) -> None:
         blob, offset = said["blob"], said["offset"]
+        what, content = "update", self.blobs.get(blob)
         if blob == self.job.text:
             self.text = self.text or (self.folder / TEXT).read_bytes()
-        content = {self.job.text: self.text, self.whole[0]: self.whole[1]}.get(
-            blob, self.blobs.get(blob))
+            what, content = "text", self.text
+        elif blob == self.whole[0]:
+            what, content = "weights", self.whole[1]
         if content is None:  # it took so long that this is history; it will ask for what is new
             link.send("gone", blob=blob)
             return
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
-        link.outbox.put_nowait((blob, content, offset))
+        link.outbox.put_nowait((what, blob, content, offset))
 
     async def on_progress(self, link: Link, said: Dict[str, Any]) -> None:
         link.steps = said["steps"]
@@ -515,6 +550,7 @@ class Coordinator:
                         "A chunk came that belongs to no transfer.")
         assert receiver is not None
         receiver.add(message)
+        self.transferred(link, "up", "update", len(message))
         if receiver.complete:
             await self.deliver(link, receiver)
 
@@ -571,26 +607,79 @@ class Coordinator:
                           loss=finite(self.loss), val_loss=finite(self.val_loss))
             await asyncio.sleep(STATUS_SECONDS)
 
+    def transferred(self, link: Link, direction: str, content: str, size: int) -> None:
+        self.events.add("transfer", peer=link.peer, direction=direction, content=content,
+                        bytes=size)
+
+    async def publish(self) -> None:
+        """Tell the pages what peers do as it changes, and once a second what was measured."""
+        told: Dict[str, Tuple[str, int, int]] = {}
+        measured = -math.inf
+        while True:
+            doing = {peer: self.doing(link) for peer, link in self.links.items()}
+            for peer, (state, steps, quota) in doing.items():
+                if told.get(peer) != doing[peer]:
+                    self.events.add("peer", peer=peer, state=state, steps=steps, quota=quota)
+            told = doing
+            now = time.monotonic()
+            if now - measured >= MEASURED_SECONDS:
+                measured = now
+                self.events.add("measured", **self.measured(), peers={
+                    peer: [link.speed, link.up, link.down, link.latency,
+                           *(self.standing.contributors[peer][field] for field in
+                             ("tokens", "counted", "late", "rejected"))]
+                    for peer, link in self.links.items()})
+            await asyncio.sleep(PEER_SECONDS)
+
+    def doing(self, link: Link) -> Tuple[str, int, int]:
+        plan = self.rounds.plan
+        return self.rounds.members[link.peer].state, link.steps, plan.quota if plan else 0
+
+    def about(self, link: Link) -> Dict[str, Any]:
+        """A peer, for the dashboard."""
+        known = self.standing.contributors[link.peer]
+        state, steps, quota = self.doing(link)
+        return {
+            "peer": link.peer, "name": link.name, "device": link.device,
+            "kind": kind_of(link.device), "state": state, "steps": steps, "quota": quota,
+            "speed": link.speed, "bytes_up": link.up, "bytes_down": link.down,
+            "latency": link.latency, "joined": link.joined,
+            "share": self.standing.share(link.peer),
+            **{field: known[field] for field in ("tokens", "counted", "late", "rejected",
+                                                 "reason")}}
+
+    def measured(self) -> Dict[str, Any]:
+        """The numbers of the run that change all the time."""
+        plan, standing = self.rounds.plan, self.standing
+        phase = ("finished" if self.finished else "committing" if self.rounds.closed
+                 else "training" if plan else "waiting")
+        fastest = max(self.links.values(), key=lambda link: link.speed, default=None)
+        if fastest and not fastest.speed:  # nobody has delivered yet
+            fastest = None
+        left = self.rounds.train_until - time.monotonic()
+        return {
+            "phase": phase, "version": self.rounds.version, "step": self.step,
+            "total": self.total,
+            "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
+                               "left": max(0.0, left)},
+            "seconds": self.seconds, "tokens": standing.tokens, "speed": standing.speed,
+            "remaining": standing.remaining(self.total and self.total - self.step),
+            "flops": standing.speed * flops_per_character(self.job.config),
+            "fastest": fastest and {"name": fastest.name, "speed": fastest.speed},
+            "speedup": fastest and standing.speed / fastest.speed,
+            "bytes_up": self.bytes_up + sum(link.up for link in self.links.values()),
+            "bytes_down": self.bytes_down + sum(link.down for link in self.links.values())}
+
     def state(self) -> Dict[str, Any]:
         """What the dashboard shows: measured, never invented."""
-        now = time.monotonic()
-        members = self.rounds.members
+        contributors = self.standing.contributors.values()
         return {
-            "hive": self.job.hive, "size": self.job.size, "sync": self.job.mode,
-            "version": self.rounds.version, "step": self.step, "total": self.total,
+            **self.measured(), "finished": self.finished, "started": self.standing.started,
             "loss": finite(self.loss), "val_loss": finite(self.val_loss),
             "best_val_loss": finite(self.best), "evaluated": self.evaluated,
-            "seconds": self.seconds, "quota": self.rounds.plan and self.rounds.plan.quota,
-            "seconds_left": finite(self.rounds.train_until - now),
-            "finished": self.finished,
-            "bytes_up": self.bytes_up + sum(link.up for link in self.links.values()),
-            "bytes_down": self.bytes_down + sum(link.down for link in self.links.values()),
-            "peers": [{
-                "peer": link.peer, "name": link.name, "device": link.device,
-                "state": members[link.peer].state, "steps": link.steps, "speed": link.speed,
-                "bytes_up": link.up, "bytes_down": link.down, "joined": link.joined,
-            } for link in self.links.values()],
-        }
+            "updates": {verdict: sum(about[verdict] for about in contributors)
+                        for verdict in ("counted", "late", "rejected")},
+            "peers": [self.about(link) for link in self.links.values()]}
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

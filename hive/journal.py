@@ -30,7 +30,19 @@ import sys
 import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Callable, Dict, Iterable, Iterator, List, Optional, Set, Tuple
+from typing import (
+    Any,
+    BinaryIO,
+    Callable,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 from gltch_2_7m import GltchError, require, write_atomically, writing
 
@@ -131,6 +143,10 @@ def next_link(link: str, record: Dict[str, Any], update_sha256: str) -> str:
 
 def number_or_nan(value: Optional[float]) -> float:
     return math.nan if value is None else value  # SQLite keeps NaN as NULL
+
+
+def columns(names: Sequence[str], rows: List[Tuple[Any, ...]]) -> Dict[str, List[Any]]:
+    return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
 def worth_keeping(numbers: Iterable[int]) -> Set[int]:
@@ -526,16 +542,51 @@ class Journal:
         rows = self._query("SELECT number, val_loss FROM evaluations ORDER BY number")
         return [(number, number_or_nan(val_loss)) for number, val_loss in rows]
 
+    def evaluation(self, number: int) -> Optional[float]:
+        """The validation loss of a version, None while there is none."""
+        rows = self._query("SELECT val_loss FROM evaluations WHERE number = ?", number)
+        return rows[0][0] if rows else None
+
     def add_sample(self, number: int, text: str) -> None:
         """Something that a version wrote. Raises GltchError for an unknown version."""
         self.at(number)[0]
         with self._transaction() as db:
             insert(db, "samples", {"number": number, "text": text})
 
-    def samples(self, limit: int = 20) -> List[Tuple[int, str]]:
-        """(version, text), newest first."""
-        rows = self._query("SELECT number, text FROM samples ORDER BY id DESC LIMIT ?", limit)
-        return [(number, text) for number, text in rows]
+    def samples(self, limit: int = 20) -> List[Dict[str, Any]]:
+        """What was written, newest first: round (the version), step, val_loss (None if there is
+        none) and text."""
+        rows = self._query("""
+            SELECT number, step, val_loss, text FROM samples JOIN versions USING (number)
+            LEFT JOIN evaluations USING (number) ORDER BY id DESC LIMIT ?""", limit)
+        return [dict(zip(("round", "step", "val_loss", "text"), row)) for row in rows]
+
+    def curve(self, first: int, last: int, points: int) -> Dict[str, Any]:
+        """The losses from round `first` to `last` in at most so many points, each for `every`
+        rounds in a row; evaluations alike, of several in one point the last. What the lists hold
+        is told in docs/api.md."""
+        every = max(1, math.ceil((last - first + 1) / points))
+        rows = self._query("""
+            SELECT max(number), max(step), avg(loss), min(loss), max(loss), max(committed)
+            FROM versions WHERE number BETWEEN max(?1, 1) AND ?2
+            GROUP BY (number - ?1) / ?3 ORDER BY number""", first, last, every)
+        evaluations = self._query("""
+            SELECT max(number), step, val_loss FROM evaluations JOIN versions USING (number)
+            WHERE number BETWEEN ?1 AND ?2
+            GROUP BY (number - ?1) / ?3 ORDER BY number""", first, last, every)
+        names = ("rounds", "steps", "loss", "low", "high", "committed")
+        return {"first": first, "last": last, "every": every, **columns(names, rows),
+                "evaluations": columns(("rounds", "steps", "val_loss"), evaluations)}
+
+    def round(self, number: int) -> Dict[str, Any]:
+        """Everything recorded about a round but its update. Raises GltchError for an unknown
+        one."""
+        rows = self._query("""
+            SELECT update_sha256, update_bytes, link, val_loss FROM versions
+            LEFT JOIN evaluations USING (number) WHERE number = ?""", number)
+        require(bool(rows) and number > 0, f"{self.path} holds no round {number}.")
+        names = ("update_sha256", "update_bytes", "link", "val_loss")
+        return {**self._record(number), **dict(zip(names, rows[0]))}
 
     def history(self) -> List[Dict[str, Any]]:
         """One dictionary per committed round, in order: number, step, loss (may be NaN), val_loss
@@ -597,3 +648,10 @@ class Journal:
             FROM peers LEFT JOIN contributions ON contributions.peer = peers.peer
             GROUP BY peers.peer ORDER BY counted_tokens DESC, peers.peer""")
         return [dict(zip(names, row)) for row in rows]
+
+    def reasons(self) -> Dict[str, str]:
+        """By peer, why its latest contribution that did not count did not."""
+        rows = self._query("""
+            SELECT peer, reason, max(number) FROM contributions WHERE verdict != 'counted'
+            GROUP BY peer""")
+        return {peer: reason for peer, reason, _ in rows}

@@ -49,12 +49,13 @@ from gltch_2_7m import (
 from hive import protocol
 from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.coordinator import HANDSHAKE_SECONDS, TEXT, Coordinator, apply_bytes, checkpoint
+from hive.facts import HiveFacts
 from hive.job import Job, Limits
 from hive.journal import Journal
 from hive.peer import read_key
 from hive.rounds import Pace
 from hive.sync import SYNCS
-from hive.web import Web
+from hive.web import Web, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT, DASHBOARD_PORT = 8765, 8080
@@ -68,6 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=PORT, help=f"for peers (default: {PORT}; 0: any)")
     add("--dashboard-port", type=int, default=DASHBOARD_PORT,
         help=f"for the dashboard, and for peers at /hive (default: {DASHBOARD_PORT}; 0: any)")
+    add("--allow-host", nargs="+", default=[], metavar="NAME", help="names the dashboard may be "
+        "called, besides localhost and addresses in digits (.example.org: all below it)")
     add("--name", default="hive", help="the run's folder under runs/ (default: hive)")
     add("--key-file", metavar="FILE", help="file with the key that peers must have (or HIVE_KEY)")
     add("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
@@ -225,23 +228,22 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
             loop.add_signal_handler(number, stop, number)
-    web = Web(coordinator.state, coordinator.folder)
     settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
-                                "origins": [None], "open_timeout": HANDSHAKE_SECONDS,
                                 "ping_timeout": protocol.PONG_SECONDS}
     try:
-        async with listen(coordinator.serve, args.host, args.port, **settings) as peers, listen(
-                coordinator.serve, args.host, args.dashboard_port, process_request=web.answer,
-                **settings) as pages:
+        async with listen(coordinator.serve, args.host, args.port, origins=[None],
+                          open_timeout=HANDSHAKE_SECONDS, **settings) as peers:
             port = list(peers.sockets)[0].getsockname()[1]
-            page = list(pages.sockets)[0].getsockname()[1]
-            announce(coordinator, args, port, page)
-            try:
-                await runner
-            except asyncio.CancelledError:
-                received[0] = received[0] or signal.SIGINT  # Windows has no signal handlers here
-                await coordinator.work(coordinator.snapshot)
-            return received[0]
+            web = Web(HiveFacts(coordinator, port), [args.host, *args.allow_host],
+                      coordinator.serve)
+            async with pages(web, args.host, args.dashboard_port, **settings) as page:
+                announce(coordinator, args, port, page)
+                try:
+                    await runner
+                except asyncio.CancelledError:
+                    received[0] = received[0] or signal.SIGINT  # Windows has no handlers here
+                    await coordinator.work(coordinator.snapshot)
+                return received[0]
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise GltchError(f"--host {args.host!r} is no address of this machine, or a port is not"

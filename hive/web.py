@@ -1,51 +1,398 @@
-"""What the dashboard's port answers: a fixed list of pages, and facts as JSON. Read-only."""
+"""What the dashboard's port answers: a fixed list of pages, facts as JSON, weights, live events.
+
+Read-only: all it knows comes from a `Source`, and nothing that is asked here can change the run.
+docs/api.md lists the addresses. Whatever takes longer than a moment runs in a worker thread.
+"""
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import ipaddress
 import json
+import math
+import socket
+import time
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import (
+    Any,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Set,
+    Tuple,
+)
+from urllib.parse import parse_qs, urlsplit
 
-PAGES = {"/": ("index.html", "text/html"), "/style.css": ("style.css", "text/css"),
-         "/hive.js": ("hive.js", "text/javascript")}
+from gltch_2_7m import GltchError
+from hive.events import Events
+
+HERE = Path(__file__).resolve().parent
+FILES = {  # address: file and content type
+    "/": ("index.html", "text/html"), "/style.css": ("style.css", "text/css"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
+    **{f"/{name}.js": (f"{name}.js", "text/javascript")
+       for name in ("hive", "network", "chart", "chat", "model")}}
+EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 HEADERS = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
                                "form-action 'none'",
-    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Connection": "close",
 }
+REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden", 404: "Not Found",
+           421: "Misdirected Request", 503: "Service Unavailable"}
+REQUEST_SECONDS = 20.0  # for a request to arrive
+DOWNLOAD_SECONDS = 900.0  # for an answer to leave
+MOST_PAGES, MOST_DOWNLOADS = 64, 8  # at a time
+EVENTS_SECONDS = 0.05  # between two messages with events
+KEPT_FILES = 4  # weights that were asked for lately, ready to send
+
+
+class Snapshot(NamedTuple):
+    """Weights that can be downloaded. `content` makes the file; it may take seconds."""
+
+    name: str  # another name, another content
+    content: Callable[[], bytes]
+
+
+class Source(Protocol):
+    """Where the facts come from. `state`, `peers` and `snapshot` are asked in the event loop and
+    answer at once, the others in a worker thread. Each raises GltchError for what is not there."""
+
+    events: Events
+    folder: Path
+
+    def state(self) -> Dict[str, Any]: ...
+    def peers(self) -> Dict[str, Any]: ...
+    def snapshot(self, version: Optional[int]) -> Snapshot: ...
+    def history(self, first: Optional[int], last: Optional[int], points: int
+                ) -> Dict[str, Any]: ...
+    def samples(self, limit: int) -> List[Dict[str, Any]]: ...
+    def round(self, number: int) -> Dict[str, Any]: ...
+
+
+class Refusal(Exception):
+    """The answer is no: an HTTP status and a sentence."""
+
+    def __init__(self, status: int, sentence: str):
+        super().__init__(sentence)
+        self.status = status
+
+
+class Reply(NamedTuple):
+    kind: str  # content type
+    content: bytes
+    status: int = 200
+    headers: Dict[str, str] = {}
 
 
 class Web:
-    """Routes of the dashboard's port. `state` gives the current facts, `folder` is the run's."""
+    """The dashboard's port. `names` are the hosts it may be called besides the obvious ones, and
+    `peers` takes over a WebSocket at /hive."""
 
-    def __init__(self, state: Callable[[], Dict[str, Any]], folder: Path):
-        self.state, self.folder = state, folder
-        self.here = Path(__file__).resolve().parent
+    def __init__(self, source: Source, names: Iterable[str] = (),
+                 peers: Optional[Callable[[Any], Awaitable[None]]] = None):
+        self.source, self.serve_peer = source, peers
+        own = socket.gethostname().lower()
+        self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
+        self.pages: Set[Any] = set()
+        self.downloads: Set[Any] = set()
+        self.files: OrderedDict[str, bytes] = OrderedDict()  # weights, the latest last
+        self.reading = ThreadPoolExecutor(1, "web")
+        self.making = ThreadPoolExecutor(1, "weights")
 
-    def find(self, path: str) -> Optional[Tuple[str, bytes]]:
-        """Content type and content of a path, None when there is nothing."""
-        if path in PAGES:
-            name, kind = PAGES[path]
-            return f"{kind}; charset=utf-8", (self.here / name).read_bytes()
-        if path == "/api/state":
-            return "application/json", json.dumps(self.state(), allow_nan=False).encode()
-        if path == "/healthz":
-            return "text/plain; charset=utf-8", b"ok\n"
-        if path in ("/last.pt", "/best.pt") and (self.folder / path[1:]).exists():
-            return "application/octet-stream", (self.folder / path[1:]).read_bytes()
-        return None
+    # One request
 
-    def answer(self, connection: Any, request: Any) -> Any:
-        """For websockets' `process_request`: a response, or None at /hive, where peers may join."""
+    async def answer(self, connection: Any, request: Any) -> Any:
+        """For websockets' `process_request`: a response, or None to open a WebSocket."""
         from websockets.datastructures import Headers
         from websockets.http11 import Response
-        path = request.path.split("?")[0]
-        if path == "/hive":
+        connection.close_timeout = DOWNLOAD_SECONDS  # it bounds how long the answer may take
+        try:
+            reply = await self.find(connection, request)
+        except Refusal as error:
+            again = {"Retry-After": "2"} if error.status == 503 else {}
+            reply = as_json({"error": str(error)}, error.status, again)
+        if reply is None:
+            connection.close_timeout = REQUEST_SECONDS
             return None
-        found = self.find(path)
-        status, reason = (200, "OK") if found else (404, "Not Found")
-        kind, content = found or ("text/plain; charset=utf-8", b"There is nothing here.\n")
-        headers = Headers({**HEADERS, "Content-Type": kind, "Content-Length": str(len(content)),
-                           "Connection": "close"})
-        return Response(status, reason, headers, content)
+        headers = {**HEADERS, "Content-Type": reply.kind,
+                   "Content-Length": str(len(reply.content)), **reply.headers}
+        return Response(reply.status, REASONS[reply.status], Headers(headers), reply.content)
+
+    async def find(self, connection: Any, request: Any) -> Optional[Reply]:
+        address = urlsplit(request.path)
+        path, query = address.path, Query(address.query)
+        origin = request.headers.get("Origin")
+        if path == PEERS and self.serve_peer:
+            demand(origin is None, 403, "Peers join here, not web pages.")
+            return None
+        host = request.headers.get("Host", "")
+        demand(self.knows(host), 421, f"This dashboard is not known as {host[:100]!r}: start it "
+               "with --allow-host and that name if it should be.")
+        if path == EVENTS:
+            demand(origin is None or urlsplit(origin).netloc == host, 403,
+                   "The events are not for pages of other sites.")
+            demand(len(self.pages) < MOST_PAGES, 503, "Too many pages are open; try again later.")
+            return None
+        answers = {"/api/state": self.state, "/api/history": self.history,
+                   "/api/peers": self.peers, "/api/samples": self.samples,
+                   "/metrics": self.metrics, "/healthz": self.health}
+        if path in answers:
+            return await answers[path](query)
+        if path.startswith("/api/rounds/"):
+            return await self.round(path[len("/api/rounds/"):])
+        if path == "/model.safetensors":
+            return await self.weights(connection, query, request.headers.get("If-None-Match", ""))
+        if path in ("/last.pt", "/best.pt"):
+            return await self.checkpoint(connection, self.source.folder / path[1:])
+        demand(path in FILES, 404, "There is nothing here.")
+        name, kind = FILES[path]
+        return Reply(f"{kind}; charset=utf-8", await self.read((HERE / name).read_bytes))
+
+    def knows(self, host: str) -> bool:
+        """Is this one of our names? Against pages whose own name was made to point to us (DNS
+        rebinding); an address in digits is no name."""
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        try:
+            ipaddress.ip_address(name)
+            return True
+        except ValueError:
+            return name in self.names or any(
+                name.endswith(known) for known in self.names if known.startswith("."))
+
+    async def read(self, task: Callable[..., Any], *values: Any) -> Any:
+        """Off the event loop. What is not there becomes a 404."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.reading, task, *values)
+        except GltchError as error:
+            raise Refusal(404, str(error)) from None
+        except FileNotFoundError:
+            raise Refusal(404, "There is nothing here yet.") from None
+
+    # The addresses
+
+    async def state(self, query: Query) -> Reply:
+        return as_json(self.source.state())
+
+    async def peers(self, query: Query) -> Reply:
+        return as_json(self.source.peers())
+
+    async def history(self, query: Query) -> Reply:
+        first, last = query.number("from", 0), query.number("to", 0)
+        points = query.number("points", 1, 5000)
+        return as_json(await self.read(self.source.history, first, last, points or 600))
+
+    async def samples(self, query: Query) -> Reply:
+        limit = query.number("limit", 1, 100) or 20
+        return as_json({"samples": await self.read(self.source.samples, limit)})
+
+    async def round(self, number: str) -> Reply:
+        demand(number.isdecimal() and len(number) < 16, 404, "A round has a number.")
+        return as_json(await self.read(self.source.round, int(number)))
+
+    async def health(self, query: Query) -> Reply:
+        return Reply("text/plain; charset=utf-8", b"ok\n")
+
+    async def metrics(self, query: Query) -> Reply:
+        return Reply("text/plain; version=0.0.4; charset=utf-8", metrics(self.source.state()))
+
+    async def weights(self, connection: Any, query: Query, known: str) -> Reply:
+        try:
+            snapshot = self.source.snapshot(query.number("round", 0))
+        except GltchError as error:
+            raise Refusal(404, str(error)) from None
+        tag = {"ETag": f'"{snapshot.name}"'}
+        if tag["ETag"] in known:
+            return Reply("application/octet-stream", b"", 304, tag)
+        self.begin_download(connection)
+        if snapshot.name not in self.files:
+            loop = asyncio.get_running_loop()
+            content = await loop.run_in_executor(self.making, self.make, snapshot)
+            self.files[snapshot.name] = content
+        self.files.move_to_end(snapshot.name)
+        while len(self.files) > KEPT_FILES:
+            self.files.popitem(last=False)
+        return Reply("application/octet-stream", self.files[snapshot.name], headers=tag)
+
+    def make(self, snapshot: Snapshot) -> bytes:
+        """In the worker thread; whoever waited behind the same weights finds them made."""
+        return self.files.get(snapshot.name) or snapshot.content()
+
+    async def checkpoint(self, connection: Any, path: Path) -> Reply:
+        self.begin_download(connection)
+        return Reply("application/octet-stream", await self.read(path.read_bytes))
+
+    def begin_download(self, connection: Any) -> None:
+        demand(len(self.downloads) < MOST_DOWNLOADS, 503,
+               "Others are downloading just now; try again in a moment.")
+        self.downloads.add(connection)
+        over = asyncio.ensure_future(connection.wait_closed())
+        over.add_done_callback(lambda _: self.downloads.discard(connection))
+
+    def stop(self) -> None:
+        """Whoever still downloads will not hold up the end."""
+        for connection in list(self.downloads):
+            connection.transport.abort()
+
+    # WebSockets
+
+    async def converse(self, connection: Any) -> None:
+        address = urlsplit(connection.request.path)
+        if address.path == EVENTS:
+            await self.follow(connection, Query(address.query))
+        elif self.serve_peer:
+            await self.serve_peer(connection)
+
+    async def follow(self, page: Any, query: Query) -> None:
+        """Tell a page everything that happens, until it leaves."""
+        from websockets.exceptions import ConnectionClosed
+        session, seq = query.text("session"), query.number("since", 0)
+        listening = asyncio.ensure_future(page.recv())
+        self.pages.add(page)
+        try:
+            while not listening.done():
+                events = self.source.events
+                batch = events.since(session, -1 if seq is None else seq)
+                if batch is None:
+                    batch = self.state_event(events)
+                session, seq = events.session, events.seq
+                if batch != "[]":
+                    await page.send(batch)
+                await asyncio.wait([listening], timeout=EVENTS_SECONDS)
+            if not listening.exception():
+                await page.close(1008, "A page only listens.")
+        except ConnectionClosed:
+            pass  # it left
+        finally:
+            self.pages.discard(page)
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+
+    def state_event(self, events: Events) -> str:
+        state = {"seq": events.seq, "at": events.clock(), "type": "state", **self.source.state()}
+        return f"[{json.dumps(finite(state), allow_nan=False)}]"
+
+
+@contextlib.asynccontextmanager
+async def pages(web: Web, host: str, port: int, **settings: Any) -> AsyncIterator[int]:
+    """Open the dashboard's port. Gives its number."""
+    from websockets.asyncio.server import ServerConnection, serve
+
+    class Visitor(ServerConnection):
+        """The time limit of websockets covers request and answer; ours differ."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(REQUEST_SECONDS, self.hurry)
+
+        def hurry(self) -> None:
+            if self.request is None:
+                self.transport.abort()
+
+    async with serve(web.converse, host, port, process_request=web.answer,
+                     create_connection=Visitor, open_timeout=DOWNLOAD_SECONDS,
+                     **settings) as server:
+        try:
+            yield list(server.sockets)[0].getsockname()[1]
+        finally:
+            web.stop()
+
+
+class Query:
+    """What follows the question mark. Raises Refusal for what makes no sense."""
+
+    def __init__(self, text: str):
+        try:
+            self.values = parse_qs(text, max_num_fields=10)
+        except ValueError:
+            raise Refusal(400, "There are too many fields after the question mark.") from None
+
+    def text(self, name: str) -> str:
+        return self.values.get(name, [""])[0]
+
+    def number(self, name: str, least: int, most: int = 10**15) -> Optional[int]:
+        """A whole number, None when it is not there."""
+        text = self.text(name)
+        if not text:
+            return None
+        good = text.isascii() and text.isdecimal() and len(text) < 17
+        demand(good and least <= int(text) <= most,
+               400, f"{name} must be a whole number from {least} to {most}.")
+        return int(text)
+
+
+def demand(condition: bool, status: int, sentence: str) -> None:
+    if not condition:
+        raise Refusal(status, sentence)
+
+
+def as_json(value: Any, status: int = 200, headers: Optional[Dict[str, str]] = None) -> Reply:
+    content = json.dumps(finite(value), allow_nan=False, separators=(",", ":")).encode()
+    return Reply("application/json", content, status, headers or {})
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def metrics(state: Dict[str, Any]) -> bytes:
+    """The state in the text format of Prometheus."""
+    lines: List[str] = []
+
+    def add(name: str, kind: str, text: str, *values: Tuple[Dict[str, str], Optional[float]]
+            ) -> None:
+        lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
+        for labels, value in values:
+            if value is not None:
+                inside = ",".join(f"{key}={json.dumps(label)}" for key, label in labels.items())
+                lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
+
+    about = {name: str(state[name]) for name in ("run", "size", "mode")}
+    add("gltch_info", "gauge", "The run.", (about, 1))
+    for name, kind, field, text in METRICS:
+        add(name, kind, text, ({}, state[field]))
+    add("gltch_finished", "gauge", "1 when the run is over.", ({}, int(bool(state["finished"]))))
+    add("gltch_updates_total", "counter", "Updates of peers, by what became of them.",
+        *(({"verdict": verdict}, count) for verdict, count in state["updates"].items()))
+    states = [peer["state"] for peer in state["peers"]]
+    add("gltch_peers", "gauge", "Connected peers, by what they are doing.",
+        *(({"state": name}, states.count(name)) for name in sorted(STATES)))
+    add("process_start_time_seconds", "gauge", "When the process began, in unix seconds.",
+        ({}, PROCESS_STARTED))
+    add("process_cpu_seconds_total", "counter", "Processor time of the process.",
+        ({}, time.process_time()))
+    return ("\n".join(lines) + "\n").encode()
+
+
+METRICS = [
+    ("gltch_rounds_total", "counter", "version", "Rounds committed."),
+    ("gltch_steps_total", "counter", "step", "Steps made."),
+    ("gltch_characters_total", "counter", "tokens", "Characters trained on in counted updates."),
+    ("gltch_training_seconds_total", "counter", "seconds", "Time spent in rounds."),
+    ("gltch_received_bytes_total", "counter", "bytes_up", "Bytes from peers."),
+    ("gltch_sent_bytes_total", "counter", "bytes_down", "Bytes to peers."),
+    ("gltch_train_loss_nats", "gauge", "loss", "Training loss of the last round."),
+    ("gltch_validation_loss_nats", "gauge", "val_loss", "Validation loss, latest."),
+    ("gltch_characters_per_second", "gauge", "speed", "Characters counted per second, lately."),
+    ("gltch_flops", "gauge", "flops", "Floating point operations per second, lately."),
+]
+STATES = {"joining", "waiting", "ready", "training", "uploading", "delivered", "lagging"}
+PROCESS_STARTED = time.time()  # give or take what loading PyTorch took

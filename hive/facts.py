@@ -1,0 +1,93 @@
+"""What the dashboard of a hive may know: the coordinator as it is now, and its journal.
+
+The journal is read through a connection of its own that cannot write.
+"""
+from __future__ import annotations
+
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from torch import Tensor
+
+from gltch_2_7m import require
+from hive.codec import to_bytes
+from hive.coordinator import Coordinator, apply_bytes
+from hive.journal import Journal
+from hive.web import Snapshot
+from hive.weights_file import header
+
+ROOT = Path(__file__).resolve().parent.parent
+COLAB = "https://colab.research.google.com/github/{}/blob/HEAD/hive/join_colab.ipynb"
+
+
+class HiveFacts:
+    """The `Source` of a coordinator. `port` is where its peers join."""
+
+    def __init__(self, coordinator: Coordinator, port: int):
+        self.coordinator, self.folder = coordinator, coordinator.folder
+        self.events = coordinator.events
+        self.journal = Journal(coordinator.folder, read_only=True)
+        job = coordinator.job
+        self.fixed = {
+            "session": self.events.session, "mode": "hive", "unit": "round",
+            "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
+            "parameters": len(coordinator.weights), "context": job.config.block_size,
+            "vocabulary": len(job.characters), "snapshots": None,
+            "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
+
+    def state(self) -> Dict[str, Any]:
+        return {**self.fixed, "seq": self.events.seq, "now": time.time(),
+                **self.coordinator.state()}
+
+    def peers(self) -> Dict[str, Any]:
+        there = self.coordinator.links
+        return {"peers": self.coordinator.state()["peers"],
+                "contributors": [{**about, "connected": about["peer"] in there}
+                                 for about in self.coordinator.standing.ranking()]}
+
+    # From the journal
+
+    def history(self, first: Optional[int], last: Optional[int], points: int) -> Dict[str, Any]:
+        newest = self.journal.last
+        last = newest if last is None else min(last, newest)
+        return self.journal.curve(0 if first is None else first, last, points)
+
+    def samples(self, limit: int) -> List[Dict[str, Any]]:
+        return self.journal.samples(limit)
+
+    def round(self, number: int) -> Dict[str, Any]:
+        return self.journal.round(number)
+
+    def snapshot(self, version: Optional[int]) -> Snapshot:
+        coordinator, newest = self.coordinator, self.coordinator.rounds.version
+        number = newest if version is None else version
+        require(number <= newest, f"The hive has made {newest} rounds so far; there is no round "
+                f"{number}.")
+        result, step = self.journal.at(number)
+        job, val_loss = coordinator.job, self.journal.evaluation(number)
+        about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
+                 "round": number, "step": step}
+        if val_loss is not None:
+            about["val_loss"] = val_loss
+        weights: Optional[Tensor] = coordinator.weights if number == newest else None
+
+        def content() -> bytes:
+            flat = (self.journal.weights_at(number, apply_bytes) if weights is None
+                    else to_bytes(weights))
+            return header(job.config, **about) + flat
+
+        return Snapshot(f"{result}-{number}" + ("" if val_loss is None else "-evaluated"), content)
+
+
+def colab_link() -> Optional[str]:
+    """The notebook that joins a hive, in Colab, if this is a clone from GitHub."""
+    try:
+        found = subprocess.run(["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"],
+                               capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(\.git)?\s*$", found.stdout)
+    return COLAB.format(name.group(1)) if name else None

@@ -1,0 +1,91 @@
+// Axes: from values to pixels and back, and the round values that are written beside them.
+
+const FORMS = { // how values spread over the pixels
+  linear: [Number, Number],
+  logarithmic: [Math.log, Math.exp],
+};
+const ALMOST = 1e-9; // 0.1 + 0.2 still counts as 0.3
+const MINUTE = 60, HOUR = 3600, DAY = 86400;
+const UNITS = [["d", DAY], ["h", HOUR], ["min", MINUTE], ["s", 1]];
+const DURATIONS = [1, 2, 5, 10, 15, 30, ...[1, 2, 5, 10, 15, 30].map((n) => n * MINUTE),
+  ...[1, 2, 3, 6, 12].map((n) => n * HOUR)];
+
+// The values from low to high lie on the pixels from start to end.
+export class Scale {
+  constructor(low, high, start, end, form = "linear") {
+    [this.bend, this.unbend] = FORMS[form];
+    Object.assign(this, { low, high, start, end, form });
+    this.origin = this.bend(low);
+    this.span = this.bend(high) - this.origin;
+  }
+
+  pixel(value) {
+    return this.start + (this.end - this.start) * (this.bend(value) - this.origin) / this.span;
+  }
+
+  value(pixel) {
+    return this.unbend(this.origin + this.span * (pixel - this.start) / (this.end - this.start));
+  }
+
+  // The same pixels in another unit.
+  times(factor) {
+    return new Scale(this.low * factor, this.high * factor, this.start, this.end, this.form);
+  }
+}
+
+// About `most` round values of a scale.
+export function ticks({ low, high, form }, most) {
+  if (form === "linear" || high / low < 10) {
+    return multiples(low, high, decimalStep((high - low) / most));
+  }
+  const [first, last] = [Math.floor(Math.log10(low)), Math.ceil(Math.log10(high))];
+  const powers = Array.from({ length: last - first + 1 }, (_, index) => 10 ** (first + index));
+  const finer = powers.flatMap((power) => [power, 2 * power, 5 * power]);
+  const inside = (value) => low <= value && value <= high;
+  return (finer.filter(inside).length <= most ? finer : powers).filter(inside);
+}
+
+export function wholeTicks({ low, high }, most) {
+  return multiples(low, high, Math.max(1, decimalStep((high - low) / most)));
+}
+
+export function durationTicks({ low, high }, most) {
+  const least = (high - low) / most;
+  const step = least < 1 ? decimalStep(least)
+    : DURATIONS.find((duration) => duration >= least) ?? DAY * decimalStep(least / DAY);
+  return multiples(low, high, step);
+}
+
+// The smallest of 1, 2 or 5 times a power of ten that is not below `least`.
+function decimalStep(least) {
+  const power = 10 ** Math.floor(Math.log10(least));
+  return power * [1, 2, 5, 10].find((factor) => factor * power >= least * (1 - ALMOST));
+}
+
+function multiples(low, high, step) {
+  const first = Math.ceil(low / step - ALMOST);
+  const length = Math.floor(high / step + ALMOST) - first + 1;
+  return Array.from({ length }, (_, index) => (first + index) * step);
+}
+
+// All with as many decimals as the one that needs most.
+export function decimals(values) {
+  const needed = values.map((value) => String(+value.toPrecision(9)).split(".")[1]?.length ?? 0);
+  return values.map((value) => value.toFixed(Math.max(0, ...needed)));
+}
+
+export function count(value) {
+  return Math.round(value).toLocaleString("en");
+}
+
+// The two largest units: 2 d 6 h, 1 h 30 min, 45 s, 0.2 s.
+export function duration(seconds) {
+  if (seconds < 10) return `${+seconds.toFixed(1)} s`;
+  const rest = Math.round(seconds);
+  const largest = UNITS.findIndex(([, size]) => rest >= size);
+  const parts = UNITS.slice(largest, largest + 2).map(([name, size], index) => {
+    const number = Math.floor((index ? rest % UNITS[largest][1] : rest) / size);
+    return number ? `${number} ${name}` : "";
+  });
+  return parts.filter(Boolean).join(" ");
+}
