@@ -203,6 +203,8 @@ def build_parser() -> Parser:
     add["train"]("--name", help="name of the run's folder under runs/ (default: date and time)")
     add["train"]("--resume", nargs="?", const="", metavar="RUN",
                  help="continue a run: its folder or checkpoint (default: the newest)")
+    add["train"]("--dashboard", nargs="?", type=int, const=8080, metavar="PORT",
+                 help="show the run at http://localhost:8080 (pip install websockets)")
     add["train"]("--dropout", type=float, help="dropout on the residual branches")
     for f in fields(TrainConfig):
         flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
@@ -1086,6 +1088,7 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
+        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
         """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
@@ -1110,6 +1113,7 @@ class Run:
             path = self.folder / "log.jsonl"
             with writing(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(self.points[-1]) + "\n")
+            self.watch(self.points[-1])
 
     def best(self) -> float:
         return min((p["loss"] for p in self.points if p["kind"] == "eval"), default=math.inf)
@@ -1507,7 +1511,8 @@ def measure(trainer: Trainer, run: Run) -> None:
 
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
-          resume: Optional[str] = None, reference: int = REFERENCE_STEPS) -> Result:
+          resume: Optional[str] = None, reference: int = REFERENCE_STEPS,
+          watch: Optional[Callable[[Trainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
@@ -1529,6 +1534,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             config = Config(**saved["config"])
             recipe = TrainConfig(**{**saved["recipe"], **changes})
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
+    if watch is not None and run.writes:
+        watch(trainer, run)
     recipe, runtime = trainer.recipe, trainer.runtime
     progress = Progress(shown=run.writes)
     characters = recipe.batch_size * config.block_size
@@ -1589,9 +1596,35 @@ def train_command(args: argparse.Namespace) -> int:
         config = replace(config, dropout=args.dropout)
     recipe = replace(recipe, **given)
     corpus = load_corpus(args.data) if args.data else None
-    result = train(config, recipe, corpus, name=args.name, resume=args.resume, reference=reference)
-    if int(os.environ.get("RANK", 0)) != 0:
-        return 128 + result.interrupted if result.interrupted else 0
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    with contextlib.ExitStack() as opened:
+        dashboard = None
+        if args.dashboard is not None and main_process:
+            dashboard = opened.enter_context(open_dashboard(args.dashboard))
+        result = train(config, recipe, corpus, name=args.name, resume=args.resume,
+                       reference=reference, watch=dashboard and dashboard.watch)
+        if not main_process:
+            return 128 + result.interrupted if result.interrupted else 0
+        return tell(result, dashboard)
+
+
+def open_dashboard(port: int) -> Any:
+    """The Hive's page for this run; nothing of it is imported before."""
+    sys.modules.setdefault("gltch_2_7m", sys.modules[__name__])  # the Hive imports this very file
+    try:
+        return importlib.import_module("hive.solo").Dashboard(port)
+    except ModuleNotFoundError as error:
+        if error.name not in ("hive", "hive.solo"):
+            raise
+        raise GltchError("--dashboard needs the folder hive/ next to this file: clone the whole "
+                         "project.") from None
+
+
+def tell(result: Result, dashboard: Any) -> int:
+    """How training ended and what can be done now; the exit status."""
+    if dashboard:
+        dashboard.finish(f"stopped after step {result.step}" if result.interrupted
+                         else f"all {result.step} steps are done")
     if result.interrupted:
         say(f"Stopped after step {result.step} and saved {result.folder / 'last.pt'}; go on with:\n"
             f"  python gltch_2_7m.py train --resume {result.folder}")

@@ -932,8 +932,6 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
 # under runs/).
 #
 # **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.
-#
-# **intact.** Turns whatever a checkpoint with missing or strange contents leads to into a sentence.
 
 # %%
 FORMAT = "gltch-checkpoint-1"
@@ -967,7 +965,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
         if path.suffix == ".safetensors":
             with optional("safetensors").safe_open(str(path), framework="pt") as file:
                 weights = {name: file.get_tensor(name) for name in file.keys()}
-                state = {**json.loads((file.metadata() or {})["gltch"]), "ema": weights}
+                about = json.loads((file.metadata() or {})["gltch"])
+                state = {"val_loss": math.nan, **about, "ema": weights}
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except GltchError:
@@ -978,16 +977,9 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
         raise wrong
     return state
 
-
-@contextlib.contextmanager
-def intact(path: Path) -> Iterator[None]:
-    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
-    try:
-        yield
-    except (GltchError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
-
 # %% [markdown]
+# **intact.** Turns whatever a checkpoint with missing or strange contents leads to into a sentence.
+#
 # **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
 # vocabulary.
 #
@@ -998,6 +990,15 @@ def intact(path: Path) -> Iterator[None]:
 # **export.** Write the averaged weights as safetensors, with config and vocabulary in the metadata.
 
 # %%
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
+    try:
+        yield
+    except (GltchError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
+
+
 def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabulary]:
     """All of a checkpoint, its network (averaged weights, ready to write) and its vocabulary."""
     path = find_checkpoint(name, ("best.pt", "last.pt"))
@@ -1109,6 +1110,7 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
+        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
         """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
@@ -1133,6 +1135,7 @@ class Run:
             path = self.folder / "log.jsonl"
             with writing(path), open(path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(self.points[-1]) + "\n")
+            self.watch(self.points[-1])
 
     def best(self) -> float:
         return min((p["loss"] for p in self.points if p["kind"] == "eval"), default=math.inf)
@@ -1570,7 +1573,8 @@ def measure(trainer: Trainer, run: Run) -> None:
 # %%
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
-          resume: Optional[str] = None, reference: int = REFERENCE_STEPS) -> Result:
+          resume: Optional[str] = None, reference: int = REFERENCE_STEPS,
+          watch: Optional[Callable[[Trainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
@@ -1592,6 +1596,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             config = Config(**saved["config"])
             recipe = TrainConfig(**{**saved["recipe"], **changes})
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
+    if watch is not None and run.writes:
+        watch(trainer, run)
     recipe, runtime = trainer.recipe, trainer.runtime
     progress = Progress(shown=run.writes)
     characters = recipe.batch_size * config.block_size

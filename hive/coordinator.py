@@ -257,10 +257,10 @@ class Coordinator:
         self.begin_round(record.number, committed.weights, committed.result)
         self.events.add(
             "committed", version=record.number, step=step, total=self.total,
-            loss=finite(record.loss), opened=record.opened, committed=now,
+            loss=record.loss, opened=record.opened, committed=now,
             contributions=[{
                 "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
-                "loss": finite(c.loss), "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
+                "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
             } for c in contributions])
         if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
             self.saving = asyncio.ensure_future(self.work(self.snapshot))
@@ -311,8 +311,8 @@ class Coordinator:
             self.evaluations, self.examine, self.weights, version, step, self.best)
         self.val_loss, text = await job
         self.evaluated, self.best = version, min(self.best, self.val_loss)
-        self.events.add("evaluated", version=version, step=step, val_loss=finite(self.val_loss),
-                        best_val_loss=finite(self.best), text=text)
+        self.events.add("evaluated", version=version, step=step, val_loss=self.val_loss,
+                        best_val_loss=self.best, text=text)
         self.finished = self.finished or self.good_enough(self.val_loss)
         self.wake.set()
 
@@ -675,8 +675,8 @@ class Coordinator:
         contributors = self.standing.contributors.values()
         return {
             **self.measured(), "finished": self.finished, "started": self.standing.started,
-            "loss": finite(self.loss), "val_loss": finite(self.val_loss),
-            "best_val_loss": finite(self.best), "evaluated": self.evaluated,
+            "loss": self.loss, "val_loss": self.val_loss, "best_val_loss": self.best,
+            "evaluated": self.evaluated,
             "updates": {verdict: sum(about[verdict] for about in contributors)
                         for verdict in ("counted", "late", "rejected")},
             "peers": [self.about(link) for link in self.links.values()]}

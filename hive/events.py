@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import deque
 from typing import Any, Callable, Deque, Optional
@@ -18,7 +19,7 @@ class Events:
     def add(self, kind: str, **values: Any) -> None:
         self.seq += 1
         event = {"seq": self.seq, "at": self.clock(), "type": kind, **values}
-        self.latest.append(json.dumps(event, allow_nan=False, separators=(",", ":")))
+        self.latest.append(json.dumps(finite(event), allow_nan=False, separators=(",", ":")))
 
     def since(self, session: str, seq: int) -> Optional[str]:
         """All events after number `seq` as a JSON array; None when they are not known any more, or
@@ -27,3 +28,12 @@ class Events:
         if session != self.session or not 0 <= missed <= len(self.latest):
             return None
         return f"[{','.join(list(self.latest)[len(self.latest) - missed:])}]"
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that are not finite, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,71 +1,544 @@
-// Shows what the coordinator measured; nothing is invented here.
+// The dashboard: follows the coordinator's events and shows what they say. Nothing on this page is
+// invented; what has not been measured is a dash. docs/api.md describes what arrives.
 
-const EVERY = 1000; // milliseconds between two questions
+import { LossChart } from "./chart.js";
+import { Chat } from "./chat.js";
+import { bits, bytes, count, duration, metric, milliseconds, nats, percent } from "./format.js";
+import { Network } from "./network.js";
+
 const element = (id) => document.getElementById(id);
-const count = (value) => Math.round(value).toLocaleString("en");
-const nats = (value) => (value === null ? "not yet" : value.toFixed(4));
 
-function bytes(value) {
-  for (const unit of ["B", "kB", "MB"]) {
-    if (value < 1000) return `${unit === "MB" ? value.toFixed(1) : Math.round(value)} ${unit}`;
-    value /= 1000;
-  }
-  return `${value.toFixed(1)} GB`;
-}
-
-function clock(seconds) {
-  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
-  return parts.map((part) => String(part).padStart(2, "0")).join(":");
-}
-
-function cell(tag, text) {
+/** A new element with a class and text. Text goes in as text: names are hostile. */
+function make(tag, className = "", text = "") {
   const node = document.createElement(tag);
+  if (className) node.className = className;
   node.textContent = text;
   return node;
 }
 
-function showRun(state) {
-  const facts = {
-    "Round": count(state.version + (state.finished ? 0 : 1)),
-    "Step": state.total ? `${count(state.step)} of ${count(state.total)}` : count(state.step),
-    "Training loss (nats)": nats(state.loss),
-    "Validation loss (nats)": nats(state.val_loss),
-    "Peers": count(state.peers.length),
-    "Training time": clock(state.seconds),
-    "Received from peers": bytes(state.bytes_up),
-    "Sent to peers": bytes(state.bytes_down),
-  };
-  element("run").replaceChildren(...Object.entries(facts).map(([name, value]) => {
-    const pair = document.createElement("div");
-    pair.append(cell("dt", name), cell("dd", value));
-    return pair;
-  }));
+/** Changes only what differs, so that a selection or a screen reader is not disturbed. */
+function setText(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
-function showPeers(state) {
-  element("nobody").hidden = state.peers.length > 0;
-  element("peers").replaceChildren(...state.peers.map((peer) => {
-    const row = document.createElement("tr");
-    const facts = [peer.name, peer.device, peer.state, count(peer.speed), bytes(peer.bytes_up),
-      bytes(peer.bytes_down)];
-    row.append(...facts.map((fact) => cell("td", fact)));
-    return row;
-  }));
-}
-
-async function refresh() {
+/** The JSON at an address; null while the coordinator is away, which the connection line tells. */
+async function ask(address) {
   try {
-    const reply = await fetch("api/state", { cache: "no-store" });
-    const state = await reply.json();
-    showRun(state);
-    showPeers(state);
-    element("connection").textContent = state.finished
-      ? `The run is over: ${state.finished}.`
-      : `${state.size}, ${state.sync}`;
-  } catch {
-    element("connection").textContent = "The coordinator does not answer; trying again.";
+    const reply = await fetch(address, { cache: "no-store" });
+    return reply.ok ? await reply.json() : null;
+  } catch (error) {
+    if (error instanceof TypeError) return null; // no connection
+    throw error;
   }
-  setTimeout(refresh, EVERY);
 }
 
-refresh();
+// -------------------------------------------------------------------------------------------------
+// State: what the coordinator said, kept up to date with its events
+// -------------------------------------------------------------------------------------------------
+
+/** The fields of /api/state; `peers` is a Map. `roundAt` is when `round` was heard, by our clock. */
+class State {
+  peers = new Map();
+
+  apply(event) {
+    const { seq, at, type, ...fields } = event;
+    this.seq = seq;
+    this[`on_${type}`]?.(fields);
+  }
+
+  on_state(fields) {
+    Object.assign(this, fields, { peers: byId(fields.peers), roundAt: performance.now() });
+  }
+
+  on_joined({ peer }) {
+    this.peers.set(peer.peer, peer);
+  }
+
+  on_left({ peer }) {
+    this.peers.delete(peer);
+  }
+
+  on_peer({ peer, ...fields }) {
+    Object.assign(this.peers.get(peer) ?? {}, fields);
+  }
+
+  on_opened({ quota, seconds }) {
+    this.round = { quota, seconds, left: seconds };
+    this.roundAt = performance.now();
+    this.phase = "training";
+  }
+
+  on_closed() {
+    this.phase = "committing";
+  }
+
+  on_committed({ version, step, total, loss, contributions }) {
+    Object.assign(this, { version, step, total, loss, round: null, phase: "waiting" });
+    for (const one of contributions) {
+      const peer = this.peers.get(one.peer);
+      if (peer && one.verdict !== "counted") peer.reason = one.reason;
+    }
+  }
+
+  on_evaluated({ version, val_loss, best_val_loss, snapshots = this.snapshots }) {
+    Object.assign(this, { evaluated: version, val_loss, best_val_loss, snapshots });
+  }
+
+  on_measured({ peers, ...fields }) {
+    Object.assign(this, fields, { roundAt: performance.now() });
+    for (const [id, values] of Object.entries(peers)) {
+      const peer = this.peers.get(id);
+      if (!peer) continue;
+      [peer.speed, peer.bytes_up, peer.bytes_down, peer.latency, peer.tokens, peer.counted,
+        peer.late, peer.rejected] = values;
+    }
+    for (const peer of this.peers.values()) peer.share = this.tokens ? peer.tokens / this.tokens : 0;
+  }
+
+  on_finished({ reason }) {
+    Object.assign(this, { finished: reason, phase: "finished", round: null });
+  }
+
+  /** Seconds until training of this round ends. */
+  get left() {
+    return this.round && Math.max(0, this.round.left - (performance.now() - this.roundAt) / 1000);
+  }
+}
+
+function byId(peers) {
+  return new Map(peers.map((peer) => [peer.peer, peer]));
+}
+
+// -------------------------------------------------------------------------------------------------
+// Connection: the live events, with reconnecting
+// -------------------------------------------------------------------------------------------------
+
+const FIRST_WAIT = 500, LONGEST_WAIT = 15000, SILENCE = 10000; // milliseconds
+
+/** Calls `hear(events)` with every message; after a break it goes on where it stopped. */
+class Connection {
+  constructor(state, hear) {
+    Object.assign(this, { state, hear, wait: FIRST_WAIT, heardAt: null, retryAt: null });
+    addEventListener("online", () => this.retry());
+    addEventListener("pagehide", () => this.socket?.close());
+    this.open();
+  }
+
+  open() {
+    const { session = "", seq = 0 } = this.state;
+    const address = new URL(`api/events?session=${session}&since=${seq}`, location.href);
+    address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+    this.retryAt = null;
+    this.socket = new WebSocket(address);
+    this.openedAt = performance.now();
+    this.socket.onmessage = (message) => {
+      this.heardAt = performance.now();
+      this.wait = FIRST_WAIT;
+      this.hear(JSON.parse(message.data));
+    };
+    this.socket.onclose = () => this.retryLater();
+  }
+
+  retryLater() {
+    const wait = this.wait * (0.5 + Math.random()); // so that not all pages come back at once
+    this.wait = Math.min(2 * this.wait, LONGEST_WAIT);
+    this.retryAt = performance.now() + wait;
+    this.timer = setTimeout(() => this.open(), wait);
+  }
+
+  retry() {
+    if (this.retryAt === null) return;
+    clearTimeout(this.timer);
+    this.open();
+  }
+
+  /** A coordinator says something every second: long silence is a dead connection. */
+  check() {
+    const since = Math.max(this.heardAt ?? 0, this.openedAt);
+    if (this.retryAt === null && performance.now() - since > SILENCE) this.socket.close();
+  }
+
+  get isLive() {
+    return this.socket.readyState === WebSocket.OPEN;
+  }
+}
+
+class ConnectionLine {
+  constructor(node, connection) {
+    Object.assign(this, { node, connection });
+  }
+
+  update(state) {
+    const { heardAt, retryAt, isLive } = this.connection;
+    const now = performance.now();
+    const ago = heardAt === null ? "" : `last update ${duration((now - heardAt) / 1000)} ago`;
+    if (isLive && heardAt !== null) {
+      this.show(state.finished ? "finished" : "live",
+        state.finished ? `The run is over: ${state.finished}.` : `Live, ${ago}.`);
+    } else if (state.finished) {
+      this.show("finished", `The run is over: ${state.finished}. The coordinator has ended.`);
+    } else if (retryAt === null) {
+      this.show("connecting", ago ? `Connecting again, ${ago}…` : "Connecting…");
+    } else {
+      const next = `trying again in ${duration(Math.max(0, retryAt - now) / 1000)}`;
+      this.show("gone", `The coordinator does not answer${ago && `, ${ago}`}; ${next}.`);
+    }
+  }
+
+  show(state, text) {
+    this.node.dataset.state = state;
+    setText(this.node, text);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// The run in numbers
+// -------------------------------------------------------------------------------------------------
+
+const PHASES = {
+  waiting: "waiting for peers", training: "training", committing: "combining the updates",
+  finished: "finished",
+};
+
+class Figures {
+  constructor(list, bar) {
+    Object.assign(this, { list, bar, shown: new Map() });
+  }
+
+  update(state) {
+    const part = state.total ? Math.min(1, state.step / state.total) : null;
+    this.bar.hidden = part === null;
+    this.bar.setAttribute("aria-valuenow", Math.round(100 * (part ?? 0)));
+    this.bar.firstElementChild.style.width = `${100 * (part ?? 0)}%`;
+    for (const [name, value, note] of this.facts(state)) this.show(name, value, note);
+  }
+
+  /** [name, value, note] of each figure. */
+  *facts(state) {
+    const single = state.mode === "single";
+    yield ["Training loss", nats(state.loss), `nats; ${bits(state.loss)} bits per character`];
+    yield ["Validation loss", nats(state.val_loss),
+      `nats; ${bits(state.val_loss)} bits, ${state.unit} ${count(state.evaluated)}`];
+    if (!single) {
+      const now = state.phase === "training" ? `, ${duration(state.left)} left` : "";
+      yield ["Round", count(state.version + (state.finished ? 0 : 1)), PHASES[state.phase] + now];
+    }
+    yield ["Step", count(state.step), state.total ? `of ${count(state.total)}` : "no end set"];
+    yield ["Speed", metric(state.speed), "characters/s"];
+    yield ["Arithmetic", metric(state.flops, "FLOP/s"), "achieved"];
+    if (!single) {
+      const { fastest } = state;
+      yield ["Speed-up", state.speedup == null ? "–" : `${state.speedup.toFixed(2)}×`,
+        fastest ? `over ${fastest.name} alone, ${metric(fastest.speed)}/s` : "no peer measured yet"];
+    }
+    yield ["Trained on", metric(state.tokens), "characters"];
+    yield ["Training time", duration(state.seconds),
+      state.remaining == null || state.finished ? "" : `about ${duration(state.remaining)} to go`];
+    if (!single) {
+      yield ["Received", bytes(state.bytes_up), "from peers"];
+      yield ["Sent", bytes(state.bytes_down), "to peers"];
+    }
+  }
+
+  show(name, value, note) {
+    if (!this.shown.has(name)) {
+      const pair = make("div");
+      const [fact, about] = [make("span", "value"), make("span", "note")];
+      const described = make("dd");
+      described.append(fact, about);
+      pair.append(make("dt", "", name), described);
+      this.list.append(pair);
+      this.shown.set(name, [fact, about]);
+    }
+    const [fact, about] = this.shown.get(name);
+    setText(fact, value);
+    setText(about, note);
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// Peers and contributors
+// -------------------------------------------------------------------------------------------------
+
+const since = (seconds) => new Date(1000 * seconds).toLocaleString();
+const working = (peer) =>
+  (peer.state === "training" && peer.quota ? `training, ${peer.steps} of ${peer.quota}` : peer.state);
+
+// Title, what to sort by, what to show, class.
+const COLUMNS = [
+  ["Name", (peer) => peer.name.toLowerCase(), (peer) => peer.name, "name"],
+  ["Device", (peer) => peer.device, (peer) => peer.device],
+  ["State", (peer) => peer.state, working],
+  ["Characters/s", (peer) => peer.speed, (peer) => count(peer.speed), "number"],
+  ["Contribution", (peer) => peer.tokens, (peer) => percent(peer.share), "number"],
+  ["Counted", (peer) => peer.counted, (peer) => count(peer.counted), "number"],
+  ["Late", (peer) => peer.late, (peer) => count(peer.late), "number"],
+  ["Rejected", (peer) => peer.rejected, (peer) => count(peer.rejected), "number"],
+  ["Sent", (peer) => peer.bytes_up, (peer) => bytes(peer.bytes_up), "number"],
+  ["Received", (peer) => peer.bytes_down, (peer) => bytes(peer.bytes_down), "number"],
+  ["Ping", (peer) => peer.latency ?? Infinity, (peer) => milliseconds(peer.latency), "number"],
+  ["Since", (peer) => peer.joined, (peer) => since(peer.joined)],
+  ["Why the latest did not count", (peer) => peer.reason, (peer) => peer.reason, "reason"],
+];
+
+class PeersTable {
+  constructor(head, body, nobody) {
+    Object.assign(this, { head, body, nobody, rows: new Map(), sorted: 4, descending: true });
+    COLUMNS.forEach(([title, , , className], column) => {
+      const cell = make("th", className === "number" ? className : "");
+      const button = make("button", "", title);
+      cell.scope = "col";
+      button.type = "button";
+      button.onclick = () => this.sortBy(column);
+      cell.append(button);
+      head.append(cell);
+    });
+    this.markSorted();
+  }
+
+  sortBy(column) {
+    const numeric = COLUMNS[column][3] === "number"; // the largest number first, but A before B
+    this.descending = column === this.sorted ? !this.descending : numeric;
+    this.sorted = column;
+    this.markSorted();
+    this.update(this.state);
+  }
+
+  markSorted() {
+    [...this.head.children].forEach((cell, column) => {
+      if (column !== this.sorted) cell.removeAttribute("aria-sort");
+      else cell.setAttribute("aria-sort", this.descending ? "descending" : "ascending");
+    });
+  }
+
+  update(state) {
+    this.state = state;
+    this.nobody.hidden = state.peers.size > 0;
+    for (const [id, row] of this.rows) {
+      if (state.peers.has(id)) continue;
+      row.remove();
+      this.rows.delete(id);
+    }
+    const key = COLUMNS[this.sorted][1];
+    const sign = this.descending ? -1 : 1;
+    const peers = [...state.peers.values()].sort((a, b) =>
+      sign * compare(key(a), key(b)) || compare(a.peer, b.peer));
+    peers.forEach((peer, place) => {
+      const row = this.row(peer);
+      if (this.body.children[place] !== row) this.body.insertBefore(row, this.body.children[place]);
+    });
+  }
+
+  row(peer) {
+    if (!this.rows.has(peer.peer)) {
+      const row = make("tr");
+      row.append(...COLUMNS.map(([, , , className]) => make("td", className ?? "")));
+      this.rows.set(peer.peer, row);
+    }
+    const row = this.rows.get(peer.peer);
+    COLUMNS.forEach(([, , show], column) => setText(row.children[column], show(peer)));
+    return row;
+  }
+}
+
+function compare(a, b) {
+  return a < b ? -1 : a > b ? 1 : 0;
+}
+
+const MOST_SHOWN = 60;
+
+/** Everybody who ever contributed, from the journal; asked again while the run goes on. */
+class Contributors {
+  constructor(list, others) {
+    Object.assign(this, { list, others, askedAt: -Infinity });
+  }
+
+  async refresh() {
+    if (performance.now() - this.askedAt < 5000) return;
+    this.askedAt = performance.now();
+    const answer = await ask("api/peers");
+    if (answer) this.show(answer.contributors);
+  }
+
+  show(contributors) {
+    this.list.replaceChildren(...contributors.slice(0, MOST_SHOWN).map((one) => this.item(one)));
+    this.others.hidden = contributors.length <= MOST_SHOWN;
+    setText(this.others, `and ${count(contributors.length - MOST_SHOWN)} more`);
+  }
+
+  item(one) {
+    const item = make("li", one.connected ? "connected" : "");
+    const bar = make("div", "bar");
+    bar.append(make("div"));
+    bar.firstElementChild.style.width = `${100 * one.share}%`;
+    const seen = one.connected ? "connected now" : `last seen ${since(one.last_seen)}`;
+    const refused = one.late + one.rejected ? `, ${one.late} late, ${one.rejected} rejected` : "";
+    item.append(make("span", "name", one.name), make("span", "share", percent(one.share)), bar,
+      make("div", "note", `${metric(one.tokens)} characters in ${count(one.counted)} updates`
+        + `${refused}; ${seen}`));
+    return item;
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// What it writes
+// -------------------------------------------------------------------------------------------------
+
+class Samples {
+  constructor() {
+    [this.text, this.about, this.older, this.newer] =
+      ["sample", "sample-about", "older", "newer"].map(element);
+    this.samples = []; // oldest first
+    this.place = -1;
+    this.older.onclick = () => this.show(this.place - 1);
+    this.newer.onclick = () => this.show(this.place + 1);
+  }
+
+  async load(state) {
+    this.unit = state.unit;
+    const answer = await ask("api/samples?limit=100");
+    if (!answer) return;
+    this.samples = answer.samples.reverse();
+    this.show(this.samples.length - 1);
+  }
+
+  add({ version, step, val_loss, text }) {
+    const follows = this.place === this.samples.length - 1; // whoever looks back is left in peace
+    this.samples.push({ round: version, step, val_loss, text });
+    this.show(follows ? this.samples.length - 1 : this.place);
+  }
+
+  show(place) {
+    const sample = this.samples[place];
+    if (!sample) return;
+    this.place = place;
+    this.text.hidden = false;
+    setText(this.text, sample.text);
+    setText(this.about, `after ${this.unit} ${count(sample.round)}, validation loss `
+      + `${nats(sample.val_loss)} (${place + 1} of ${this.samples.length})`);
+    this.older.disabled = place === 0;
+    this.newer.disabled = place === this.samples.length - 1;
+  }
+}
+
+// -------------------------------------------------------------------------------------------------
+// Join
+// -------------------------------------------------------------------------------------------------
+
+class Join {
+  constructor() {
+    for (const button of document.querySelectorAll("button[data-copy]")) {
+      button.onclick = () => copy(element(button.dataset.copy).textContent, button);
+    }
+  }
+
+  update(state) {
+    if (!state.join) return;
+    const { port, locked, colab } = state.join;
+    const host = location.hostname;
+    const server = location.protocol === "https:" ? `wss://${location.host}/hive`
+      : `ws://${host.includes(":") ? `[${host}]` : host}:${port}`;
+    const key = locked ? " --key-file hive.key" : "";
+    this.command = `python hive/peer.py --server ${server} --name my-node${key}`;
+    setText(element("command"), this.command);
+    setText(element("server"), server);
+    element("key-needed").hidden = !locked;
+    if (colab) {
+      element("notebook").href = colab;
+      element("notebook").removeAttribute("download");
+    }
+    const away = !["localhost", "127.0.0.1", "[::1]"].includes(host);
+    element("colab").hidden = !away && !colab;
+    element("server").parentElement.hidden = element("colab").hidden;
+  }
+}
+
+/** The clipboard needs HTTPS or localhost; elsewhere the text is selected, for Ctrl-C. */
+async function copy(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+    setText(button, "Copied");
+  } catch {
+    const source = button.parentElement.querySelector("code");
+    getSelection().selectAllChildren(source);
+    setText(button, "Press Ctrl-C");
+  }
+  setTimeout(() => setText(button, "Copy"), 2000);
+}
+
+/** What the network shows while nobody is there. */
+function invitation(join) {
+  const box = make("div", "command");
+  const [code, button] = [make("code"), make("button", "", "Copy")];
+  button.type = "button";
+  button.onclick = () => copy(code.textContent, button);
+  box.append(code, button);
+  return { box, update: () => setText(code, join.command ?? "") };
+}
+
+// -------------------------------------------------------------------------------------------------
+// All together
+// -------------------------------------------------------------------------------------------------
+
+class Page {
+  constructor() {
+    this.state = new State();
+    this.join = new Join();
+    this.invitation = invitation(this.join);
+    this.network = new Network(element("network"));
+    this.network.setEmpty(this.invitation.box);
+    this.chart = new LossChart(element("chart"));
+    this.chat = new Chat(element("chat"));
+    this.figures = new Figures(element("figures"), element("progress"));
+    this.table = new PeersTable(element("peers-head"), element("peers-body"), element("nobody"));
+    this.contributors = new Contributors(element("contributors"), element("others"));
+    this.samples = new Samples();
+    this.connection = new Connection(this.state, (events) => this.hear(events));
+    this.line = new ConnectionLine(element("connection"), this.connection);
+    setInterval(() => this.tick(), 250);
+  }
+
+  hear(events) {
+    for (const event of events) {
+      this.state.apply(event);
+      if (event.type === "state") {
+        this.start();
+        continue;
+      }
+      this.network.event(event);
+      if (event.type === "committed" || event.type === "evaluated") this.chat.update(this.state);
+      if (event.type === "evaluated") this.samples.add(event);
+      this.chart.event(event);
+    }
+  }
+
+  /** The whole state arrived: at the beginning, and after too long a break. */
+  start() {
+    const { state } = this;
+    const size = `${state.size}, ${count(state.parameters)} parameters`;
+    document.body.dataset.mode = state.mode;
+    setText(element("title"), state.mode === "single" ? "GLTCH" : "GLTCH Hive");
+    setText(element("about"), `${state.run}: ${size}${state.sync ? `, ${state.sync}` : ""}`);
+    this.join.update(state);
+    this.invitation.update();
+    this.network.update(state);
+    this.chart.update(state);
+    this.chat.update(state);
+    this.samples.load(state);
+    this.tick();
+  }
+
+  /** What need not be shown more than a few times a second. */
+  tick() {
+    const { state } = this;
+    this.connection.check();
+    this.line.update(state);
+    if (state.session === undefined || document.hidden) return;
+    this.figures.update(state);
+    if (state.mode === "single") return;
+    this.table.update(state);
+    if (this.connection.isLive) this.contributors.refresh();
+  }
+}
+
+window.page = new Page(); // for whoever looks with the console, and for the tests

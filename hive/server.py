@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import contextlib
 import errno
-import logging
 import math
 import os
 import secrets
@@ -217,7 +216,6 @@ def reachable_address(host: str) -> str:
 async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     """Open both ports and run to the end. Returns the signal that ended it early, or 0."""
     from websockets.asyncio.server import serve as listen
-    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
     loop, received = asyncio.get_running_loop(), [0]
     runner = asyncio.ensure_future(coordinator.run())
 
@@ -236,7 +234,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
             port = list(peers.sockets)[0].getsockname()[1]
             web = Web(HiveFacts(coordinator, port), [args.host, *args.allow_host],
                       coordinator.serve)
-            async with pages(web, args.host, args.dashboard_port, **settings) as page:
+            async with pages(web, host=args.host, port=args.dashboard_port, **settings) as page:
                 announce(coordinator, args, port, page)
                 try:
                     await runner

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
-import math
+import logging
 import socket
 import time
 from collections import OrderedDict
@@ -32,7 +32,7 @@ from typing import (
 from urllib.parse import parse_qs, urlsplit
 
 from gltch_2_7m import GltchError
-from hive.events import Events
+from hive.events import Events, finite
 
 HERE = Path(__file__).resolve().parent
 FILES = {  # address: file and content type
@@ -40,7 +40,7 @@ FILES = {  # address: file and content type
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript")
-       for name in ("hive", "network", "chart", "chat", "model")}}
+       for name in ("hive", "format", "scale", "network", "chart", "chat", "model")}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -287,9 +287,10 @@ class Web:
 
 
 @contextlib.asynccontextmanager
-async def pages(web: Web, host: str, port: int, **settings: Any) -> AsyncIterator[int]:
+async def pages(web: Web, **settings: Any) -> AsyncIterator[int]:
     """Open the dashboard's port. Gives its number."""
     from websockets.asyncio.server import ServerConnection, serve
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
 
     class Visitor(ServerConnection):
         """The time limit of websockets covers request and answer; ours differ."""
@@ -302,7 +303,7 @@ async def pages(web: Web, host: str, port: int, **settings: Any) -> AsyncIterato
             if self.request is None:
                 self.transport.abort()
 
-    async with serve(web.converse, host, port, process_request=web.answer,
+    async with serve(web.converse, process_request=web.answer,
                      create_connection=Visitor, open_timeout=DOWNLOAD_SECONDS,
                      **settings) as server:
         try:
@@ -342,15 +343,6 @@ def demand(condition: bool, status: int, sentence: str) -> None:
 def as_json(value: Any, status: int = 200, headers: Optional[Dict[str, str]] = None) -> Reply:
     content = json.dumps(finite(value), allow_nan=False, separators=(",", ":")).encode()
     return Reply("application/json", content, status, headers or {})
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that are not finite, which JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def metrics(state: Dict[str, Any]) -> bytes:

@@ -1,0 +1,289 @@
+// Talk to the network: it runs here, in a Web Worker (model.js). The coordinator only gives the
+// weights, and only when somebody sends something that they are needed for.
+
+import { bits, bytes, count, nats } from "./format.js";
+
+function make(tag, properties = {}, ...children) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...children);
+  return node;
+}
+
+// A control under its name; with `value`, what it is set to stands beside the name.
+function labelled(name, control, value = "") {
+  return make("label", {}, make("span", {}, name, value), control);
+}
+
+// The conversation: what the visitor wrote, and how the network went on, in one running text.
+class Transcript {
+  constructor() {
+    this.node = make("div", { className: "chat-log", tabIndex: 0 });
+    this.node.setAttribute("role", "log");
+    this.node.setAttribute("aria-labelledby", "chat-title");
+    this.clear();
+  }
+
+  clear() {
+    this.text = ""; // what the network reads before it goes on
+    this.node.replaceChildren(make("p", { className: "chat-empty",
+      textContent: "Begin a text, and the network goes on, as often as you like. It knows " +
+        "nothing but the text it is trained on, one character after the other." }));
+  }
+
+  // `author` says which version of the network writes now.
+  begin(author, prompt) {
+    this.node.querySelector(".chat-empty")?.remove();
+    this.written = make("span");
+    this.turn = make("article", { className: "chat-turn" },
+      make("p", { className: "chat-author", textContent: author }),
+      make("p", { className: "chat-text" }, make("b", { textContent: prompt }), this.written));
+    this.node.append(this.turn);
+    this.node.scrollTop = this.node.scrollHeight;
+    this.node.setAttribute("aria-busy", "true"); // speak the whole when it is there
+  }
+
+  append(text) {
+    const { scrollHeight, scrollTop, clientHeight } = this.node;
+    const atEnd = scrollHeight - scrollTop - clientHeight < 30; // or has the reader scrolled up?
+    this.text += text;
+    this.written.append(text);
+    if (atEnd) this.node.scrollTop = this.node.scrollHeight;
+  }
+
+  note(text) {
+    this.turn.append(make("p", { className: "chat-author", textContent: text }));
+  }
+
+  end() {
+    this.node.removeAttribute("aria-busy");
+  }
+}
+
+// Which version to talk to: the newest, at the right end, or one from before.
+class TimeSlider {
+  constructor() {
+    this.chosen = null; // a version, or null for the newest
+    this.input = make("input", { type: "range", min: 0, max: 0, disabled: true });
+    this.value = make("span");
+    this.node = labelled("Version to talk to", this.input, this.value);
+    this.input.addEventListener("input", () => {
+      const place = this.input.valueAsNumber;
+      this.chosen = place === this.last ? null : this.earlier ? this.earlier[place] : place;
+      this.show();
+    });
+  }
+
+  update({ version, unit, snapshots }) {
+    Object.assign(this, { version, unit });
+    this.earlier = snapshots && snapshots.filter((snapshot) => snapshot < version);
+    this.last = this.earlier ? this.earlier.length : version;
+    let place = this.earlier ? this.earlier.indexOf(this.chosen) : this.chosen ?? -1;
+    if (place < 0 || place >= this.last) { // it is the newest, or it is not kept any more
+      this.chosen = null;
+      place = this.last;
+    }
+    this.input.max = this.last;
+    this.input.value = place;
+    this.input.disabled = this.last === 0;
+    this.show();
+  }
+
+  name(version) {
+    return version === 0 ? "before training" : `after ${this.unit} ${count(version)}`;
+  }
+
+  show() {
+    const text = this.chosen === null ? `the newest, ${this.name(this.version)}`
+      : `as it was ${this.name(this.chosen)}`;
+    this.value.textContent = text;
+    this.input.setAttribute("aria-valuetext", text);
+  }
+}
+
+export class Chat {
+  constructor(section) {
+    this.transcript = new Transcript();
+    this.time = new TimeSlider();
+    this.loaded = null; // what the worker said of the weights it has
+    this.doing = ""; // "loading", "writing", or nothing
+    this.task = 0; // answers to earlier messages are not for us any more
+    this.makeControls();
+    section.append(this.note, this.transcript.node, this.form);
+  }
+
+  makeControls() {
+    const number = (properties) => make("input", { type: "number", step: 1, ...properties });
+    this.note = make("p", { className: "chat-note" });
+    this.prompt = make("textarea", { rows: 2, placeholder: "ROMEO:", spellcheck: false });
+    this.button = make("button", { type: "submit", className: "chat-send",
+      disabled: true });
+    this.heat = make("span", { textContent: "0.80" });
+    this.temperature = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: 0.8 });
+    this.topK = number({ min: 1, placeholder: "off" });
+    this.length = number({ min: 1, max: 100000, value: 400, required: true });
+    const clear = make("button", { type: "button", textContent: "Clear" });
+    this.status = make("p", { className: "chat-status" });
+    this.status.setAttribute("role", "status");
+    this.progress = make("progress", { hidden: true });
+    this.progress.setAttribute("aria-label", "Download of the weights");
+    this.meter = make("p", { className: "chat-meter" });
+
+    this.form = make("form", { className: "chat-form" },
+      labelled("Your text (Enter sends, Shift+Enter begins a new line)", this.prompt),
+      make("div", { className: "chat-buttons" }, this.button, clear),
+      make("div", { className: "chat-state" }, this.status, this.progress, this.meter),
+      this.time.node,
+      make("div", { className: "chat-settings" },
+        labelled("Temperature", this.temperature, this.heat),
+        labelled("Top-k (empty: off)", this.topK), labelled("Characters", this.length)));
+
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.doing ? this.stop() : this.send();
+    });
+    this.prompt.addEventListener("keydown", (event) => {
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      if (!this.doing) this.button.click();
+    });
+    this.temperature.addEventListener("input", () => {
+      this.heat.textContent = this.temperature.valueAsNumber.toFixed(2);
+    });
+    clear.addEventListener("click", () => {
+      this.stop();
+      this.transcript.clear();
+      this.prompt.focus();
+    });
+    this.become("");
+  }
+
+  // The state of docs/api.md. Nothing is fetched here.
+  update(state) {
+    if (state.hive !== this.state?.hive) this.loaded = null; // those were of another run
+    this.state = state;
+    this.size = 4 * state.parameters; // fp32
+    this.time.update(state);
+    this.button.disabled = false;
+    this.note.textContent = "The network runs here, in your browser, and nothing you write " +
+      `leaves it. Send fetches the weights (${bytes(this.size)}) if the newest are not here yet.`;
+  }
+
+  become(doing) {
+    this.doing = doing;
+    this.button.textContent = doing ? "Stop" : "Send";
+    this.progress.hidden = doing !== "loading";
+    if (!doing) this.transcript.end();
+  }
+
+  say(sentence, failed = false) {
+    this.status.textContent = sentence;
+    this.status.classList.toggle("chat-failed", failed);
+  }
+
+  // Fetch the chosen weights if they are not here, then write.
+  send() {
+    const { chosen } = this.time;
+    const have = this.loaded?.round ?? -1;
+    if (chosen === null ? have >= this.state.version : have === chosen) return this.write();
+    this.become("loading");
+    this.progress.removeAttribute("value");
+    this.say(`Fetching the weights ${this.time.name(chosen ?? this.state.version)}.`);
+    this.ask("load", { url: "model.safetensors" + (chosen === null ? "" : `?round=${chosen}`) });
+  }
+
+  write() {
+    const { text } = this.transcript, prompt = this.prompt.value;
+    const gap = text && prompt && !text.endsWith("\n") ? "\n" : "";
+    this.become("writing");
+    this.ask("write", {
+      prompt: text + gap + prompt,
+      length: this.length.valueAsNumber,
+      temperature: this.temperature.valueAsNumber,
+      topK: this.topK.valueAsNumber || null,
+    });
+  }
+
+  stop() {
+    if (!this.doing) return;
+    this.ask("stop");
+    if (this.doing === "loading") {
+      this.say("Stopped: no new weights were loaded.");
+      this.meter.textContent = "";
+    }
+    this.become("");
+  }
+
+  ask(type, facts = {}) {
+    this.worker = this.worker ?? this.startWorker();
+    this.task++;
+    this.worker.postMessage({ type, id: this.task, ...facts });
+  }
+
+  startWorker() {
+    const worker = new Worker(new URL("model.js", import.meta.url), { type: "module" });
+    worker.addEventListener("message", ({ data }) => {
+      if (data.id === this.task) this[`on_${data.type}`](data);
+    });
+    worker.addEventListener("error", () => {
+      this.worker = null; // the next message starts another
+      this.loaded = null;
+      this.on_error({ error: "The network could not be started in this browser." });
+    });
+    return worker;
+  }
+
+  // What the worker answers
+
+  on_loading({ received, total }) {
+    this.progress.max = total ?? this.size;
+    this.progress.value = received;
+    this.meter.textContent = `${bytes(received)} of ${bytes(this.progress.max)}`;
+  }
+
+  on_busy({ seconds }) {
+    this.say(`The coordinator is busy; asking again in ${seconds} s.`);
+  }
+
+  on_loaded(facts) {
+    this.loaded = facts;
+    this.write();
+  }
+
+  on_begun({ prompt, missing }) {
+    this.transcript.begin(this.time.name(this.loaded.round), this.prompt.value);
+    this.transcript.text = prompt;
+    this.prompt.value = "";
+    if (missing.length) {
+      this.transcript.note(`It has never seen ${missing.join(" ")}, so that was left out.`);
+    }
+    this.describe();
+  }
+
+  on_text({ text, speed }) {
+    this.transcript.append(text);
+    this.showSpeed(speed);
+  }
+
+  on_written({ speed }) {
+    this.showSpeed(speed);
+    this.become("");
+  }
+
+  on_error({ error }) {
+    this.say(error, true);
+    this.meter.textContent = "";
+    this.become("");
+  }
+
+  describe() {
+    const { round, step, val_loss, bytes: size } = this.loaded;
+    const loss = val_loss === null ? ""
+      : `, validation loss ${nats(val_loss)} nats (${bits(val_loss)} bits)`;
+    this.say(`Loaded: the weights ${this.time.name(round)}: step ${count(step)}${loss}, ` +
+      `${bytes(size)}.`);
+  }
+
+  showSpeed(speed) {
+    this.meter.textContent = `${count(speed)} characters/s, measured here`;
+  }
+}

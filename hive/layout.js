@@ -1,0 +1,70 @@
+// Where the nodes of the network are: a place for everybody, and the motion that leads there.
+
+const GOLDEN = Math.PI * (3 - Math.sqrt(5)); // steps of this angle always land in a wide gap
+const NAMED = 24; // with more peers than these, names are only in the read-out
+const PULL = 50; // towards a node's home
+const PUSH = 250; // off its neighbours
+const FRICTION = 11;
+
+export const MARGIN = 44; // room for rings and names at the edge
+
+export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
+
+/** Sizes that suit so many peers in so many places on a canvas of this size, and the places. */
+export function arrange(peers, places, width, height) {
+  const high = height / 2 - MARGIN;
+  const wide = Math.min(width / 2 - MARGIN, high * (1.5 + peers / 50));
+  const room = Math.sqrt(Math.PI * wide * high / Math.max(1, peers)); // side of a peer's own square
+  const largest = clamp(0.28 * room, 4, 24);
+  const hub = clamp(high / 4, 34, 46);
+  const inner = Math.max(1 - peers / 25, (hub + 2 * largest) / high); // few: a ring; many: a disc
+  return {
+    hub, largest, smallest: Math.max(2.5, 0.36 * largest),
+    ring: clamp(0.05 * room, 2, 4), // from a node to the ring round it
+    gap: clamp(0.1 * room, 2, 12), // from this ring to the next
+    particle: clamp(0.05 * room, 2, 4.5),
+    name: peers > NAMED || room < 56 ? 0 : Math.min(1.2 * room, 2 * MARGIN + largest),
+    home(place) {
+      const reach = Math.sqrt(inner ** 2 + (1 - inner ** 2) * (place + 0.5) / places);
+      const angle = place * GOLDEN - 0.6;
+      return { x: width / 2 + wide * reach * Math.cos(angle),
+        y: height / 2 + high * reach * Math.sin(angle) };
+    },
+  };
+}
+
+/** A step of time: every node is drawn to its home, and pushed off whom it would touch. Pinned ones
+ * stay. Returns whether all have come to rest. */
+export function settle(nodes, hub, { ring, gap }, seconds) {
+  for (const node of nodes) {
+    node.ax = PULL * (node.home.x - node.x) - FRICTION * node.vx;
+    node.ay = PULL * (node.home.y - node.y) - FRICTION * node.vy;
+  }
+  nodes.forEach((node, i) => {
+    part(node, hub, 2 * ring + gap);
+    for (let j = 0; j < i; j += 1) part(node, nodes[j], 2 * ring + gap);
+  });
+  let resting = true;
+  for (const node of nodes) {
+    if (node.pinned) continue;
+    node.vx += seconds * node.ax;
+    node.vy += seconds * node.ay;
+    node.x += seconds * node.vx;
+    node.y += seconds * node.vy;
+    resting = resting && Math.abs(node.vx) + Math.abs(node.vy) < 1
+      && Math.abs(node.ax) + Math.abs(node.ay) < 20;
+  }
+  return resting;
+}
+
+function part(a, b, between) {
+  const x = a.x - b.x, y = a.y - b.y;
+  const apart = a.radius + b.radius + between;
+  if (x * x + y * y >= apart * apart) return;
+  const distance = Math.hypot(x, y) || 1;
+  const push = PUSH * (apart - distance) / distance;
+  a.ax += push * x;
+  a.ay += push * y;
+  b.ax -= push * x;
+  b.ay -= push * y;
+}

@@ -1,0 +1,216 @@
+// The picture of the network. It may have hundreds of nodes and particles, sixty times a second:
+// whatever looks the same becomes one path, and a style is set once per frame.
+
+import { clamp } from "./layout.js";
+
+const TURN = 2 * Math.PI;
+const FONT = "system-ui, sans-serif";
+const COLOURS = ["panel", "line", "text", "quiet", "accent", "good", "warn", "bad", "cuda", "mps",
+  "cpu"];
+const RINGS = [ // what a state looks like; shapes differ, not only colours
+  { states: ["joining"], colour: "quiet", width: 1.5, dash: [1.5, 3] },
+  { states: ["waiting", "ready", "training"], colour: "quiet", width: 0.75 },
+  { states: ["uploading"], colour: "accent", width: 1.5, double: true },
+  { states: ["delivered"], colour: "good", width: 3 },
+  { states: ["lagging"], colour: "warn", width: 2, dash: [7, 4] },
+];
+const DIRECTIONS = { up: "accent", down: "text" };
+
+export const FLIGHT = 700; // milliseconds a particle travels
+export const PULSE = 900; // that the coordinator and its contributors shine after a commit
+export const FADE = 1000; // until who left is gone
+
+export class Picture {
+  constructor(canvas) {
+    this.canvas = canvas;
+    this.context = canvas.getContext("2d");
+    this.readColours();
+  }
+
+  readColours() {
+    const style = getComputedStyle(document.documentElement);
+    this.colours = Object.fromEntries(COLOURS.map(
+      (name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    this.density = devicePixelRatio;
+    this.canvas.width = Math.round(width * this.density);
+    this.canvas.height = Math.round(height * this.density);
+    Object.assign(this, { width, height });
+  }
+
+  /** As much of a name as there is room for. */
+  shorten(name, room) {
+    this.setFont(12);
+    const fits = (text) => this.context.measureText(text).width <= room;
+    if (fits(name)) return name;
+    const letters = [...name];
+    while (letters.length > 1 && !fits(`${letters.join("")}…`)) letters.pop();
+    return `${letters.join("")}…`;
+  }
+
+  /** What is in a scene: see Network. */
+  draw(scene, now) {
+    const { context } = this;
+    context.setTransform(this.density, 0, 0, this.density, 0, 0);
+    context.clearRect(0, 0, this.width, this.height);
+    context.lineCap = "round";
+    this.drawLines(scene, now);
+    this.drawParticles(scene, now);
+    this.drawPulse(scene, now);
+    this.drawGone(scene, now);
+    this.drawNodes(scene);
+    this.drawRings(scene);
+    this.drawHub(scene);
+    this.drawNames(scene);
+  }
+
+  drawLines({ nodes, hub, calm }, now) {
+    this.lines(nodes, hub);
+    this.stroke("line", 1);
+    if (!calm) return;
+    for (const [direction, colour] of Object.entries(DIRECTIONS)) { // they stand for particles
+      this.lines(nodes.filter((node) => now < node[direction] + FLIGHT), hub);
+      this.stroke(colour, 1.5);
+    }
+  }
+
+  /** Up and down keep to their own sides of the line. */
+  drawParticles({ particles, hub, plan }, now) {
+    for (const [way, colour] of Object.entries(DIRECTIONS)) {
+      this.context.beginPath();
+      for (const { node, start, size, direction } of particles) {
+        const time = (now - start) / FLIGHT;
+        if (direction !== way || time < 0) continue;
+        const x = node.x - hub.x, y = node.y - hub.y;
+        const length = Math.hypot(x, y) || 1;
+        const path = Math.max(0, length - hub.radius - node.radius - plan.ring);
+        const eased = time * time * (3 - 2 * time);
+        const along = (hub.radius + path * (way === "up" ? 1 - eased : eased)) / length;
+        const aside = (way === "up" ? 0.6 : -0.6) * plan.particle / length;
+        this.circle(hub.x + along * x - aside * y, hub.y + along * y + aside * x,
+          Math.max(1, size * plan.particle));
+      }
+      this.fill(colour);
+    }
+  }
+
+  drawPulse({ pulse, hub, plan, calm }, now) {
+    if (!pulse) return;
+    const time = calm ? 0.4 : clamp((now - pulse.start) / PULSE, 0, 1);
+    this.context.globalAlpha = 1 - time;
+    this.circles([hub], 26 * time);
+    this.stroke("accent", 2);
+    this.circles(pulse.counted, 2 * plan.ring + 8 * time);
+    this.stroke("good", 2);
+    this.context.globalAlpha = 1;
+  }
+
+  drawGone({ gone }, now) {
+    for (const { node, start } of gone) {
+      this.context.globalAlpha = clamp(1 - (now - start) / FADE, 0, 1);
+      this.circles([node], 0);
+      this.fill("quiet");
+    }
+    this.context.globalAlpha = 1;
+  }
+
+  drawNodes({ nodes, plan }) {
+    this.circles(nodes, plan.ring);
+    this.fill("panel");
+    for (const kind of ["cuda", "mps", "cpu"]) {
+      this.circles(nodes.filter((node) => node.peer.kind === kind), 0);
+      this.fill(kind);
+    }
+  }
+
+  drawRings({ nodes, plan, shown }) {
+    for (const { states, colour, width, dash, double } of RINGS) {
+      const alike = nodes.filter((node) => states.includes(node.peer.state));
+      for (const more of double ? [plan.ring, 2 * plan.ring] : [plan.ring]) {
+        this.circles(alike, more);
+        this.stroke(colour, width, dash);
+      }
+    }
+    this.context.beginPath();
+    for (const { x, y, radius, progress, peer } of nodes) {
+      if (peer.state !== "training" || !progress) continue;
+      this.context.moveTo(x, y - radius - plan.ring);
+      this.context.arc(x, y, radius + plan.ring, -TURN / 4, TURN * (progress - 0.25));
+    }
+    this.stroke("text", 2.5);
+    if (!shown) return;
+    this.circles([shown], 2 * plan.ring + 3);
+    this.stroke("text", 2);
+  }
+
+  drawHub({ hub, caption, committing }) {
+    const [unit, number, below] = caption;
+    this.circles([hub], 0);
+    this.fill("panel");
+    this.stroke("accent", committing ? 4 : 2);
+    this.write(unit, hub.x, hub.y - 16, "quiet", 11);
+    this.write(number, hub.x, hub.y + 1, "text", 17, 600);
+    this.write(below, hub.x, hub.y + 18, "quiet", 11);
+  }
+
+  drawNames({ nodes, pulse, plan }) {
+    const off = (node) => node.radius + 2 * plan.ring + 12;
+    if (plan.name) {
+      for (const node of nodes) this.write(node.name, node.x, node.y + off(node), "quiet", 12);
+    }
+    if (!pulse) return;
+    for (const [verdict, colour] of [["late", "warn"], ["rejected", "bad"]]) {
+      for (const node of pulse[verdict]) {
+        this.write(verdict, node.x, node.y - off(node), colour, 12, 600);
+      }
+    }
+  }
+
+  // What all of it is made of
+
+  circle(x, y, radius) {
+    this.context.moveTo(x + radius, y);
+    this.context.arc(x, y, radius, 0, TURN);
+  }
+
+  /** Circles round nodes, so much larger than these. */
+  circles(nodes, more) {
+    this.context.beginPath();
+    for (const { x, y, radius } of nodes) this.circle(x, y, radius + more);
+  }
+
+  lines(nodes, hub) {
+    this.context.beginPath();
+    for (const { x, y } of nodes) {
+      this.context.moveTo(hub.x, hub.y);
+      this.context.lineTo(x, y);
+    }
+  }
+
+  stroke(colour, width, dash = []) {
+    this.context.strokeStyle = this.colours[colour];
+    this.context.lineWidth = width;
+    this.context.setLineDash(dash);
+    this.context.stroke();
+  }
+
+  fill(colour) {
+    this.context.fillStyle = this.colours[colour];
+    this.context.fill();
+  }
+
+  setFont(size, weight = 400) {
+    this.context.font = `${weight} ${size}px ${FONT}`;
+  }
+
+  write(text, x, y, colour, size, weight) {
+    this.setFont(size, weight);
+    this.context.textAlign = "center";
+    this.context.textBaseline = "middle";
+    this.context.fillStyle = this.colours[colour];
+    this.context.fillText(text, x, y);
+  }
+}
