@@ -74,8 +74,9 @@ class TimeSlider {
   }
 
   update({ version, unit, snapshots }) {
-    Object.assign(this, { version, unit });
-    this.earlier = snapshots && snapshots.filter((snapshot) => snapshot < version);
+    this.unit = unit;
+    this.newest = snapshots?.length ? snapshots[snapshots.length - 1] : version;
+    this.earlier = snapshots && snapshots.slice(0, -1);
     this.last = this.earlier ? this.earlier.length : version;
     let place = this.earlier ? this.earlier.indexOf(this.chosen) : this.chosen ?? -1;
     if (place < 0 || place >= this.last) { // it is the newest, or it is not kept any more
@@ -93,7 +94,7 @@ class TimeSlider {
   }
 
   show() {
-    const text = this.chosen === null ? `the newest, ${this.name(this.version)}`
+    const text = this.chosen === null ? `the newest, ${this.name(this.newest)}`
       : `as it was ${this.name(this.chosen)}`;
     this.value.textContent = text;
     this.input.setAttribute("aria-valuetext", text);
@@ -108,15 +109,14 @@ export class Chat {
     this.doing = ""; // "loading", "writing", or nothing
     this.task = 0; // answers to earlier messages are not for us any more
     this.makeControls();
-    section.append(this.note, this.transcript.node, this.form);
+    section.append(this.note, this.time.node, this.transcript.node, this.form);
   }
 
   makeControls() {
     const number = (properties) => make("input", { type: "number", step: 1, ...properties });
     this.note = make("p", { className: "chat-note" });
-    this.prompt = make("textarea", { rows: 2, placeholder: "ROMEO:", spellcheck: false });
-    this.button = make("button", { type: "submit", className: "chat-send",
-      disabled: true });
+    this.prompt = make("textarea", { rows: 2, placeholder: "Begin a text", spellcheck: false });
+    this.button = make("button", { type: "submit", className: "chat-send", disabled: true });
     this.heat = make("span", { textContent: "0.80" });
     this.temperature = make("input", { type: "range", min: 0, max: 2, step: 0.05, value: 0.8 });
     this.topK = number({ min: 1, placeholder: "off" });
@@ -130,9 +130,8 @@ export class Chat {
 
     this.form = make("form", { className: "chat-form" },
       labelled("Your text (Enter sends, Shift+Enter begins a new line)", this.prompt),
-      make("div", { className: "chat-buttons" }, this.button, clear),
-      make("div", { className: "chat-state" }, this.status, this.progress, this.meter),
-      this.time.node,
+      make("div", { className: "chat-buttons" }, this.button, clear, this.meter, this.progress),
+      this.status,
       make("div", { className: "chat-settings" },
         labelled("Temperature", this.temperature, this.heat),
         labelled("Top-k (empty: off)", this.topK), labelled("Characters", this.length)));
@@ -159,13 +158,13 @@ export class Chat {
 
   // The state of docs/api.md. Nothing is fetched here.
   update(state) {
-    if (state.hive !== this.state?.hive) this.loaded = null; // those were of another run
-    this.state = state;
+    if (state.session !== this.session) this.loaded = null; // they may be of another run
+    this.session = state.session;
     this.size = 4 * state.parameters; // fp32
     this.time.update(state);
     this.button.disabled = false;
     this.note.textContent = "The network runs here, in your browser, and nothing you write " +
-      `leaves it. Send fetches the weights (${bytes(this.size)}) if the newest are not here yet.`;
+      `leaves it. Send fetches the weights (${bytes(this.size)}) unless they are here already.`;
   }
 
   become(doing) {
@@ -176,24 +175,28 @@ export class Chat {
   }
 
   say(sentence, failed = false) {
-    this.status.textContent = sentence;
+    if (this.status.textContent !== sentence) this.status.textContent = sentence; // spoken once
     this.status.classList.toggle("chat-failed", failed);
   }
 
   // Fetch the chosen weights if they are not here, then write.
   send() {
-    const { chosen } = this.time;
+    const { chosen, newest } = this.time;
     const have = this.loaded?.round ?? -1;
-    if (chosen === null ? have >= this.state.version : have === chosen) return this.write();
+    if (chosen === null ? have >= newest : have === chosen) return this.write();
     this.become("loading");
-    this.progress.removeAttribute("value");
-    this.say(`Fetching the weights ${this.time.name(chosen ?? this.state.version)}.`);
+    this.progress.removeAttribute("value"); // not known yet
+    this.fetching = `Fetching the weights ${this.time.name(chosen ?? newest)}.`;
+    this.say(this.fetching);
     this.ask("load", { url: "model.safetensors" + (chosen === null ? "" : `?round=${chosen}`) });
   }
 
   write() {
     const { text } = this.transcript, prompt = this.prompt.value;
     const gap = text && prompt && !text.endsWith("\n") ? "\n" : "";
+    this.transcript.begin(this.time.name(this.loaded.round), prompt);
+    this.prompt.value = "";
+    this.describe();
     this.become("writing");
     this.ask("write", {
       prompt: text + gap + prompt,
@@ -222,54 +225,52 @@ export class Chat {
   startWorker() {
     const worker = new Worker(new URL("model.js", import.meta.url), { type: "module" });
     worker.addEventListener("message", ({ data }) => {
-      if (data.id === this.task) this[`on_${data.type}`](data);
+      if (data.id === this.task) this[`on${data.type}`](data);
     });
     worker.addEventListener("error", () => {
       this.worker = null; // the next message starts another
       this.loaded = null;
-      this.on_error({ error: "The network could not be started in this browser." });
+      this.onerror({ error: "The network could not be started in this browser." });
     });
     return worker;
   }
 
   // What the worker answers
 
-  on_loading({ received, total }) {
+  onloading({ received, total }) {
+    this.say(this.fetching);
     this.progress.max = total ?? this.size;
     this.progress.value = received;
     this.meter.textContent = `${bytes(received)} of ${bytes(this.progress.max)}`;
   }
 
-  on_busy({ seconds }) {
+  onbusy({ seconds }) {
     this.say(`The coordinator is busy; asking again in ${seconds} s.`);
   }
 
-  on_loaded(facts) {
+  onloaded(facts) {
     this.loaded = facts;
     this.write();
   }
 
-  on_begun({ prompt, missing }) {
-    this.transcript.begin(this.time.name(this.loaded.round), this.prompt.value);
+  onbegun({ prompt, missing }) {
     this.transcript.text = prompt;
-    this.prompt.value = "";
-    if (missing.length) {
-      this.transcript.note(`It has never seen ${missing.join(" ")}, so that was left out.`);
-    }
-    this.describe();
+    if (!missing.length) return;
+    const few = missing.slice(0, 10).map((character) => JSON.stringify(character));
+    this.transcript.note(`Left out, because it has never seen them: ${few.join(", ")}`);
   }
 
-  on_text({ text, speed }) {
+  ontext({ text, speed }) {
     this.transcript.append(text);
     this.showSpeed(speed);
   }
 
-  on_written({ speed }) {
+  onwritten({ speed }) {
     this.showSpeed(speed);
     this.become("");
   }
 
-  on_error({ error }) {
+  onerror({ error }) {
     this.say(error, true);
     this.meter.textContent = "";
     this.become("");
@@ -279,8 +280,7 @@ export class Chat {
     const { round, step, val_loss, bytes: size } = this.loaded;
     const loss = val_loss === null ? ""
       : `, validation loss ${nats(val_loss)} nats (${bits(val_loss)} bits)`;
-    this.say(`Loaded: the weights ${this.time.name(round)}: step ${count(step)}${loss}, ` +
-      `${bytes(size)}.`);
+    this.say(`Loaded: ${this.time.name(round)}, step ${count(step)}${loss}, ${bytes(size)}.`);
   }
 
   showSpeed(speed) {

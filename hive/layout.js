@@ -6,24 +6,25 @@ const PULL = 50; // towards a node's home
 const PUSH = 250; // off its neighbours
 const FRICTION = 11;
 
-export const MARGIN = 44; // room for rings and names at the edge
+const MARGIN = 54; // for rings and names at the edge
 
 export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
 /** Sizes that suit so many peers in so many places on a canvas of this size, and the places. */
 export function arrange(peers, places, width, height) {
-  const high = height / 2 - MARGIN;
-  const wide = Math.min(width / 2 - MARGIN, high * (1.5 + peers / 50));
+  const margin = peers > NAMED ? MARGIN / 2 : MARGIN;
+  const high = height / 2 - margin;
+  const wide = Math.min(width / 2 - margin, high * (1.7 + peers / 40));
   const room = Math.sqrt(Math.PI * wide * high / Math.max(1, peers)); // side of a peer's own square
-  const largest = clamp(0.28 * room, 4, 24);
-  const hub = clamp(high / 4, 34, 46);
+  const largest = clamp(0.26 * room, 4, 24);
+  const hub = clamp(high / 4, 40, 46);
   const inner = Math.max(1 - peers / 25, (hub + 2 * largest) / high); // few: a ring; many: a disc
   return {
     hub, largest, smallest: Math.max(2.5, 0.36 * largest),
     ring: clamp(0.05 * room, 2, 4), // from a node to the ring round it
     gap: clamp(0.1 * room, 2, 12), // from this ring to the next
     particle: clamp(0.05 * room, 2, 4.5),
-    name: peers > NAMED || room < 56 ? 0 : Math.min(1.2 * room, 2 * MARGIN + largest),
+    name: peers > NAMED ? 0 : Math.min(1.2 * room, 2 * MARGIN), // width
     home(place) {
       const reach = Math.sqrt(inner ** 2 + (1 - inner ** 2) * (place + 0.5) / places);
       const angle = place * GOLDEN - 0.6;
@@ -31,6 +32,27 @@ export function arrange(peers, places, width, height) {
         y: height / 2 + high * reach * Math.sin(angle) };
     },
   };
+}
+
+/** How far from a node's middle its name is: on the outer side, where no line is. */
+export function nameOffset({ y, radius }, hub, plan) {
+  return (y < hub.y ? -1 : 1) * (radius + 2 * plan.ring + 12);
+}
+
+/** The nodes whose names, so wide, can be read: they cover no other node and no earlier name. */
+export function legible(nodes, widths, hub, plan) {
+  const boxes = [hub, ...nodes].map(({ x, y, radius }) => {
+    const reach = radius + 2 * plan.ring;
+    return { x, y, wide: reach, high: reach };
+  });
+  return nodes.filter((node, i) => {
+    const y = node.y + nameOffset(node, hub, plan);
+    const box = { x: node.x, y, wide: widths[i] / 2, high: 7 };
+    const free = boxes.every((other) => Math.abs(box.x - other.x) > box.wide + other.wide
+      || Math.abs(box.y - other.y) > box.high + other.high);
+    if (free) boxes.push(box);
+    return free;
+  });
 }
 
 /** A step of time: every node is drawn to its home, and pushed off whom it would touch. Pinned ones

@@ -394,6 +394,10 @@ class Tasks {
     const began = performance.now();
     let count = 0, text = "", shown = began;
     const speed = () => (1000 * count) / (performance.now() - began);
+    const show = () => {
+      if (text) tell("text", { text, speed: speed() });
+      text = "";
+    };
     const random = mulberry32(seed);
     for (const id of write(this.model, ids, { length, temperature, topK, random })) {
       if (id !== null) {
@@ -401,13 +405,12 @@ class Tasks {
         count++;
       }
       if (performance.now() - shown < PIECE) continue;
-      if (text) tell("text", { text, speed: speed() });
-      text = "";
+      show();
       await sleep(0); // let a stop come in
       if (signal.aborted) return;
       shown = performance.now();
     }
-    if (text) tell("text", { text, speed: speed() });
+    show();
     tell("written", { speed: speed() });
   }
 

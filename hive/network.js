@@ -1,12 +1,13 @@
 // The network, alive: the coordinator in the middle, a node per peer around it, and a particle for
 // every transfer, when the coordinator reports it. Nothing is drawn that was not measured.
 
-import { bytes, count, metric, milliseconds, percent } from "./format.js";
-import { MARGIN, arrange, clamp, settle } from "./layout.js";
+import { NOT_YET, bytes, count, metric, milliseconds, percent } from "./format.js";
+import { arrange, clamp, legible, settle } from "./layout.js";
 import { FADE, FLIGHT, PULSE, Picture } from "./picture.js";
 
 const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
+const EDGE = 24; // pixels: nearer to the edge no node can be dragged
 const WORKING = ["training", "uploading", "delivered", "lagging"];
 const LEGEND = {
   cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", joining: "joining", waiting: "waiting",
@@ -31,7 +32,7 @@ class Readout {
     this.facts = make("dl");
     this.pinned = make("p", "", "Stays where you put it. Double click or Escape lets go.");
     this.element.append(this.name, this.facts, this.pinned);
-    this.aloud = make("p", "network-aloud");
+    this.aloud = make("p", "hidden-visually");
     this.aloud.setAttribute("aria-live", "polite");
   }
 
@@ -57,13 +58,13 @@ class Readout {
     return [
       ["Device", peer.device],
       ["State", peer.state],
-      ["Speed", `${count(peer.speed)} characters/s`],
+      ["Speed", peer.speed == null ? NOT_YET : `${count(peer.speed)} characters/s`],
       [unit === "step" ? "Step" : "Round",
-        works ? `${round}, ${peer.steps} of ${peer.quota} steps` : "–"],
+        works ? `${round}, ${peer.steps} of ${peer.quota} steps` : NOT_YET],
       ["Sent", bytes(peer.bytes_up)],
       ["Received", bytes(peer.bytes_down)],
       ["Ping", milliseconds(peer.latency)],
-      ["Contributed", `${metric(peer.tokens)} characters, ${percent(peer.share)}`],
+      ["Share", `${percent(peer.share)}, ${metric(peer.tokens)} characters`],
       ["Since", joined],
     ];
   }
@@ -89,12 +90,15 @@ export class Network {
     this.frameMilliseconds = new Float32Array(600);
 
     this.peers = new Map(); // from a peer's identifier to its node, in the order they came
-    this.nodes = []; // the same; from here to `shown` it is the scene that the picture shows
-    this.hub = { x: 0, y: 0, radius: 0 };
+    this.nodes = []; // the same; this and what follows is the scene that the picture shows
+    this.named = [];
+    this.hub = { x: 0, y: 0, ax: 0, ay: 0, radius: 0 }; // pushed at, but never moves
+    this.plan = null; // sizes and places, once there is a canvas to fill
     this.particles = [];
     this.gone = [];
     this.pulse = null;
     this.caption = ["", "", ""];
+    this.committing = false;
     this.hovered = this.selected = null;
 
     this.drag = this.tapped = null;
@@ -267,6 +271,7 @@ export class Network {
     if (!node) return;
     this.peers.delete(id);
     this.nodes = [...this.peers.values()];
+    this.named = this.named.filter((other) => other !== node);
     this.particles = this.particles.filter((particle) => particle.node !== node);
     if (this.isSeen && !this.calm) this.gone.push({ node, start: performance.now() });
     if (this.drag && this.drag.node === node) this.drag = null;
@@ -316,7 +321,6 @@ export class Network {
         node.y = 0.3 * hub.y + 0.7 * home.y;
       }
       node.home = home;
-      if (this.plan.name) node.name = picture.shorten(node.peer.name, this.plan.name);
     }
     this.weigh();
     this.disturb();
@@ -378,12 +382,20 @@ export class Network {
       node.radius += part * (node.goal - node.radius);
       moving = moving || Math.abs(node.goal - node.radius) > 0.05 || done - node.progress > 0.005;
     }
-    if (calm) {
-      for (const node of nodes) if (!node.pinned) Object.assign(node, node.home);
-      return false;
-    }
-    if (!this.settled) this.settled = settle(nodes, this.hub, this.plan, seconds);
+    if (this.settled) return moving;
+    if (calm) for (const node of nodes) if (!node.pinned) Object.assign(node, node.home);
+    this.settled = calm || settle(nodes, this.hub, this.plan, seconds);
+    if (this.settled) this.name();
     return moving || !this.settled;
+  }
+
+  /** Once all are in their places: whose name is there room for? */
+  name() {
+    const { nodes, hub, plan, picture } = this;
+    this.named = [];
+    if (!plan.name) return;
+    for (const node of nodes) node.name = picture.shorten(node.peer.name, plan.name);
+    this.named = legible(nodes, nodes.map((node) => picture.widthOf(node.name)), hub, plan);
   }
 
   /** What was under way when the picture stopped or starts again is over. */
@@ -459,8 +471,8 @@ export class Network {
     }
     const { node: held, x: fromX, y: fromY } = this.drag;
     if (!held.pinned && Math.hypot(x - fromX, y - fromY) < 4) return; // a click, so far
-    held.x = clamp(x, MARGIN / 2, this.picture.width - MARGIN / 2);
-    held.y = clamp(y, MARGIN / 2, this.picture.height - MARGIN / 2);
+    held.x = clamp(x, EDGE, this.picture.width - EDGE);
+    held.y = clamp(y, EDGE, this.picture.height - EDGE);
     held.vx = held.vy = 0;
     held.pinned = true;
     this.disturb();

@@ -1,7 +1,7 @@
 // The picture of the network. It may have hundreds of nodes and particles, sixty times a second:
 // whatever looks the same becomes one path, and a style is set once per frame.
 
-import { clamp } from "./layout.js";
+import { clamp, nameOffset } from "./layout.js";
 
 const TURN = 2 * Math.PI;
 const FONT = "system-ui, sans-serif";
@@ -41,14 +41,20 @@ export class Picture {
     Object.assign(this, { width, height });
   }
 
+  widthOf(name) {
+    this.setFont(12);
+    return this.context.measureText(name).width;
+  }
+
   /** As much of a name as there is room for. */
   shorten(name, room) {
-    this.setFont(12);
-    const fits = (text) => this.context.measureText(text).width <= room;
-    if (fits(name)) return name;
     const letters = [...name];
-    while (letters.length > 1 && !fits(`${letters.join("")}…`)) letters.pop();
-    return `${letters.join("")}…`;
+    let short = name;
+    while (letters.length > 1 && this.widthOf(short) > room) {
+      letters.pop();
+      short = `${letters.join("")}…`;
+    }
+    return short;
   }
 
   /** What is in a scene: see Network. */
@@ -153,18 +159,19 @@ export class Picture {
     this.stroke("accent", committing ? 4 : 2);
     this.write(unit, hub.x, hub.y - 16, "quiet", 11);
     this.write(number, hub.x, hub.y + 1, "text", 17, 600);
-    this.write(below, hub.x, hub.y + 18, "quiet", 11);
+    this.write(below, hub.x, hub.y + 17, "quiet", 11);
   }
 
-  drawNames({ nodes, pulse, plan }) {
-    const off = (node) => node.radius + 2 * plan.ring + 12;
-    if (plan.name) {
-      for (const node of nodes) this.write(node.name, node.x, node.y + off(node), "quiet", 12);
+  /** What did not count is marked on the inner side. */
+  drawNames({ named, hub, pulse, plan }) {
+    for (const node of named) {
+      this.write(node.name, node.x, node.y + nameOffset(node, hub, plan), "quiet", 12);
     }
     if (!pulse) return;
     for (const [verdict, colour] of [["late", "warn"], ["rejected", "bad"]]) {
       for (const node of pulse[verdict]) {
-        this.write(verdict, node.x, node.y - off(node), colour, 12, 600);
+        const word = plan.name ? verdict : "!";
+        this.write(word, node.x, node.y - nameOffset(node, hub, plan), colour, 12, 600);
       }
     }
   }

@@ -6,11 +6,11 @@ const FORMS = { // how values spread over the pixels
 };
 const ALMOST = 1e-9; // 0.1 + 0.2 still counts as 0.3
 const MINUTE = 60, HOUR = 3600, DAY = 86400;
-const UNITS = [["d", DAY], ["h", HOUR], ["min", MINUTE], ["s", 1]];
 const DURATIONS = [1, 2, 5, 10, 15, 30, ...[1, 2, 5, 10, 15, 30].map((n) => n * MINUTE),
   ...[1, 2, 3, 6, 12].map((n) => n * HOUR)];
+const UNITS = [["d", DAY], ["h", HOUR], ["min", MINUTE], ["s", 1]];
 
-// The values from low to high lie on the pixels from start to end.
+/** The values from low to high lie on the pixels from start to end. */
 export class Scale {
   constructor(low, high, start, end, form = "linear") {
     [this.bend, this.unbend] = FORMS[form];
@@ -27,13 +27,13 @@ export class Scale {
     return this.unbend(this.origin + this.span * (pixel - this.start) / (this.end - this.start));
   }
 
-  // The same pixels in another unit.
+  /** The same pixels in another unit. */
   times(factor) {
     return new Scale(this.low * factor, this.high * factor, this.start, this.end, this.form);
   }
 }
 
-// About `most` round values of a scale.
+/** About `most` round values of a scale. */
 export function ticks({ low, high, form }, most) {
   if (form === "linear" || high / low < 10) {
     return multiples(low, high, decimalStep((high - low) / most));
@@ -56,7 +56,7 @@ export function durationTicks({ low, high }, most) {
   return multiples(low, high, step);
 }
 
-// The smallest of 1, 2 or 5 times a power of ten that is not below `least`.
+/** The smallest of 1, 2 or 5 times a power of ten that is not below `least`. */
 function decimalStep(least) {
   const power = 10 ** Math.floor(Math.log10(least));
   return power * [1, 2, 5, 10].find((factor) => factor * power >= least * (1 - ALMOST));
@@ -68,23 +68,19 @@ function multiples(low, high, step) {
   return Array.from({ length }, (_, index) => (first + index) * step);
 }
 
-// All with as many decimals as the one that needs most.
+/** Text for the values of an axis, all with as many decimals as the one that needs most. */
 export function decimals(values) {
   const needed = values.map((value) => String(+value.toPrecision(9)).split(".")[1]?.length ?? 0);
   return values.map((value) => value.toFixed(Math.max(0, ...needed)));
 }
 
-export function count(value) {
-  return Math.round(value).toLocaleString("en");
-}
-
-// The two largest units: 2 d 6 h, 1 h 30 min, 45 s, 0.2 s.
-export function duration(seconds) {
-  if (seconds < 10) return `${+seconds.toFixed(1)} s`;
-  const rest = Math.round(seconds);
-  const largest = UNITS.findIndex(([, size]) => rest >= size);
-  const parts = UNITS.slice(largest, largest + 2).map(([name, size], index) => {
-    const number = Math.floor((index ? rest % UNITS[largest][1] : rest) / size);
+/** Text for a round value: 5400 -> "1 h 30 min", 108000 -> "30 h", 0.2 -> "0.2 s" */
+export function shortDuration(seconds) {
+  if (seconds < 10) return `${+seconds.toFixed(3)} s`;
+  let rest = Math.round(seconds);
+  const parts = UNITS.slice(rest < 2 * DAY ? 1 : 0).map(([name, size]) => {
+    const number = Math.floor(rest / size);
+    rest -= number * size;
     return number ? `${number} ${name}` : "";
   });
   return parts.filter(Boolean).join(" ");

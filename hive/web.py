@@ -39,8 +39,9 @@ FILES = {  # address: file and content type
     "/": ("index.html", "text/html"), "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
-    **{f"/{name}.js": (f"{name}.js", "text/javascript")
-       for name in ("hive", "format", "scale", "network", "chart", "chat", "model")}}
+    **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
+        "hive", "format", "network", "layout", "picture", "chart", "history", "plot", "scale",
+        "chat", "model")}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 HEADERS = {
     "Cache-Control": "no-cache",

@@ -1,210 +1,27 @@
 """The Hive, end to end: real processes, real sockets, and what happens when they fail."""
 import contextlib
-import http.client
 import json
 import os
 import random
 import shutil
-import signal
-import socket
 import sqlite3
-import subprocess
 import sys
 import threading
-import time
-from collections import Counter, deque
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import ENVIRONMENT, PROGRAM, set_environment
+from conftest import PROGRAM, set_environment
+from hive_processes import LIMIT, ON_CPU, TINY, Place, free_ports, open_socket, until
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, protocol, server
 from hive.codec import digest, encode, flatten
 from hive.coordinator import apply_bytes
-from hive.job import parameters_of
-from hive.journal import Journal
 
-pytest.importorskip("websockets")
-connect = pytest.importorskip("websockets.sync.client").connect
-
-HIVE = PROGRAM.parent / "hive"
-TINY = ("--size", "1m", "--batch-size", "2", "--dropout", "0", "--warmup", "2",
-        "--inner-steps", "1")
-ON_CPU = ("--device", "cpu", "--dtype", "fp32")
-LIMIT = 120  # seconds; only a broken program takes so long
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-
-
-# --------------------------------------------------------------------------------------------------
-# Processes and their words
-# --------------------------------------------------------------------------------------------------
-
-def until(condition, what):
-    """Wait for a condition and return what it gave."""
-    deadline = time.monotonic() + LIMIT
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert time.monotonic() < deadline, what() if callable(what) else what
-        time.sleep(0.05)
-
-
-def free_ports(count):
-    with contextlib.ExitStack() as held:
-        listeners = [held.enter_context(socket.create_server(("127.0.0.1", 0)))
-                     for _ in range(count)]
-        return [listener.getsockname()[1] for listener in listeners]
-
-
-class Program:
-    """A process whose words go into a file. Its cache is its own: it stands for a machine."""
-
-    def __init__(self, folder, name, *command, machine=None, environment=None):
-        self.folder, self.name = folder, name
-        self.log = folder / f"{name}.log"
-        self.before = len(self.said())  # of an earlier process with this name
-        settings = {**os.environ, **ENVIRONMENT, "HIVE_KEY": None, **(environment or {}),
-                    "XDG_CACHE_HOME": str(folder / "machines" / (machine or name))}
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env={k: v for k, v in settings.items() if v is not None})
-
-    def said(self):
-        if not self.log.exists():
-            return ""
-        words = self.log.read_text(encoding="utf-8", errors="replace")
-        return words[getattr(self, "before", 0):]
-
-    def hears(self, text):
-        def there():
-            ended = self.process.poll() is not None
-            return text in self.said() or ended and pytest.fail(
-                f"{self.name} ended and never said {text!r}:\n{self.said()}", pytrace=False)
-        until(there, lambda: f"{self.name} never said {text!r}:\n{self.said()}")
-
-    def end(self):
-        """Exit status, once it is over by itself."""
-        until(lambda: self.process.poll() is not None,
-              lambda: f"{self.name} does not end:\n{self.said()}")
-        return self.process.returncode
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait(timeout=LIMIT)
-
-    def interrupt(self):
-        self.process.send_signal(signal.SIGINT)
-        return self.end()
-
-
-class Coordinator(Program):
-    """A coordinator, once it listens."""
-
-    def __init__(self, folder, *options, run="hive", **settings):
-        super().__init__(folder, f"server-{run}", HIVE / "server.py", "--name", run, *options,
-                         **settings)
-        self.hears("--name my-node")
-        lines = self.said().splitlines()
-        self.join = lines[-1].split()  # the command it printed
-        self.port = int(self.join[self.join.index("--server") + 1].rsplit(":", 1)[1])
-        self.page = int(next(line for line in lines if "dashboard" in line).rsplit(":", 1)[1])
-        self.key = self.join[self.join.index("--key") + 1] if "--key" in self.join else ""
-        self.address = f"ws://localhost:{self.port}"
-        self.run = folder / "runs" / run
-
-    def ask(self, path):
-        connection = http.client.HTTPConnection("127.0.0.1", self.page, timeout=LIMIT)
-        with contextlib.closing(connection):
-            connection.request("GET", path)
-            answer = connection.getresponse()
-            return answer.status, answer.headers, answer.read()
-
-    def state(self):
-        return json.loads(self.ask("/api/state")[2])
-
-    def reaches(self, version):
-        until(lambda: self.state()["version"] >= version,
-              lambda: f"version {version} never came:\n{self.said()}")
-
-    def goes_on(self):
-        self.reaches(self.state()["version"] + 1)
-
-    def member(self, name):
-        """What the dashboard knows of a connected peer, None when it is not there."""
-        return next((one for one in self.state()["peers"] if one["name"] == name), None)
-
-    def journal(self):
-        return contextlib.closing(Journal(self.run, read_only=True))
-
-    def contributor(self, name):
-        with self.journal() as journal:
-            rows = [row for row in journal.contributors() if row["name"] == name]
-        assert len(rows) == 1, rows
-        return rows[0]
-
-    def contributions(self, number):
-        """(name, verdict, tokens, reason) of a round, by name."""
-        with contextlib.closing(sqlite3.connect(str(self.run / "journal.db"))) as db:
-            return sorted(db.execute("SELECT name, verdict, tokens, reason FROM contributions "
-                                     "WHERE number = ?", (number,)).fetchall())
-
-    def counted(self, number):
-        return [name for name, verdict, *_ in self.contributions(number) if verdict == "counted"]
-
-
-class Place:
-    """A folder for one test, or for several that share a hive. In the end nothing is left."""
-
-    def __init__(self, folder, text):
-        self.folder, self.text = folder, text
-        self.programs, self.clients = [], []
-
-    def coordinator(self, *options, **settings):
-        ports = () if "--port" in options else ("--port", "0", "--dashboard-port", "0")
-        self.programs.append(Coordinator(self.folder, "--data", self.text, *TINY, *ports,
-                                         *options, **settings))
-        return self.programs[-1]
-
-    def peer(self, hive, name, *options, **settings):
-        self.programs.append(Program(
-            self.folder, name, HIVE / "peer.py", "--server", hive.address, "--name",
-            name, *ON_CPU, *options, **settings))
-        return self.programs[-1]
-
-    def paste(self, command, *options, name):
-        """Start what the coordinator printed, in the folder where a clone would be."""
-        python, *words = command
-        assert python == "python"
-        words[words.index("hive/peer.py")] = HIVE / "peer.py"
-        words[words.index("my-node")] = name
-        self.programs.append(Program(self.folder, name, *words, *options))
-        return self.programs[-1]
-
-    def client(self, hive, name, **hello):
-        self.clients.append(Client(hive, name, **hello))
-        return self.clients[-1]
-
-    def pair(self, hive, *names):
-        """Clients that have the same task."""
-        both = [self.client(hive, name).enter() for name in names]
-        for client in both:
-            client.ready()
-        for client in both:
-            client.hear("train")
-        return both
-
-    def clean(self):
-        for client in self.clients:
-            client.vanish()
-        for program in self.programs:
-            program.kill()
-        for program in self.programs:
-            assert "Traceback" not in program.said(), program.said()
 
 
 @pytest.fixture
@@ -225,124 +42,6 @@ def shared(tmp_path_factory, text_file):
 def join_here(hive, *options):
     """A real peer in this process, which saves a start; returns its exit status."""
     return peer.main(["--server", hive.address, *ON_CPU, *map(str, options)])
-
-
-# --------------------------------------------------------------------------------------------------
-# A peer that does exactly what a test says
-# --------------------------------------------------------------------------------------------------
-
-def open_socket(port, path="", **settings):
-    """A WebSocket past any proxy."""
-    return connect(f"ws://localhost:{port}{path}", compression=None, **settings,
-                   sock=socket.create_connection(("127.0.0.1", port)))
-
-
-class Client:
-    """Speaks the protocol word by word, also when it lies."""
-
-    def __init__(self, hive, name="client", *, key="", token=None, process=None, **hello):
-        self.closing, self.later = contextlib.ExitStack(), deque()
-        self.socket = self.closing.enter_context(open_socket(hive.port))
-        self.name, self.process = name, process or protocol.make_token()
-        challenge, nonce = self.hear("challenge"), protocol.make_token()
-        self.say("hello", **{
-            "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
-            "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
-            "process": self.process, "token": token, "text": None, **hello})
-
-    def enter(self):
-        """Get in, and learn which weights are the newest."""
-        welcome = self.hear("welcome")
-        self.identity, self.token = welcome["peer"], welcome["token"]
-        self.parameters = parameters_of(Config(**welcome["job"]["config"]))
-        self.say("ready", version=0, weights=None, batch_size=2)
-        self.hold(self.hear("version"))
-        return self
-
-    def hold(self, said):
-        self.version, self.weights = said["version"], said["weights"]
-
-    def say(self, kind, **values):
-        self.socket.send(protocol.pack(kind, **values))
-
-    def hear(self, *kinds):
-        """The next message of these kinds; others wait until they are asked for."""
-        for said in self.later:
-            if said["type"] in kinds:
-                self.later.remove(said)
-                return said
-        while True:
-            message = self.socket.recv(timeout=LIMIT)
-            said = {"type": "chunk", "content": message} if isinstance(message, bytes) else (
-                protocol.unpack(message))
-            if said["type"] in kinds:
-                return said
-            assert said["type"] != "refused", said
-            self.later.append(said)
-
-    def ready(self):
-        self.say("ready", version=self.version, weights=self.weights, batch_size=2)
-
-    def start(self):
-        """Get a task, from the newest weights."""
-        while True:
-            self.ready()
-            said = self.hear("train", "commit")
-            if said["type"] == "train":
-                return
-            self.hold(said)
-
-    def update(self, size=1e-4):
-        return encode("q4", size * torch.randn(self.parameters))
-
-    def offer(self, update, **changes):
-        self.say("offer", **{
-            "version": self.version, "weights": self.weights, "codec": "q4", "steps": 1,
-            "update": protocol.name_of(update), "bytes": len(update), "tokens": 256, "loss": 3.5,
-            "seconds": 0.5, **changes})
-        return self.hear("send", "verdict", "refused")
-
-    def deliver(self, update, **changes):
-        """Offer and upload; returns the last word on it."""
-        said = self.offer(update, **changes)
-        if said["type"] != "send":
-            return said
-        for chunk in protocol.chunks(said["blob"], update, said["offset"]):
-            self.socket.send(chunk)
-        return self.hear("verdict", "refused")
-
-    def begin(self, hive, update):
-        """Upload the first chunk and no more."""
-        assert self.offer(update)["offset"] == 0
-        self.socket.send(next(protocol.chunks(protocol.name_of(update), update)))
-        until(lambda: hive.member(self.name)["bytes_up"] > protocol.CHUNK_BYTES, "no chunk came")
-
-    def fetch(self, blob):
-        self.say("fetch", blob=blob, offset=0)
-        size, content = self.hear("blob")["bytes"], b""
-        while len(content) < size:
-            content += self.hear("chunk")["content"][protocol.CHUNK_HEADER.size:]
-        return content
-
-    def vanish(self):
-        """The end of a process that was killed: no word, no closing handshake."""
-        with contextlib.suppress(OSError):
-            self.socket.socket.shutdown(socket.SHUT_RDWR)
-        self.closing.close()
-
-    def train_on(self):
-        """Contribute to one round after the other, until the connection ends."""
-        from websockets.exceptions import ConnectionClosed
-        update = self.update()
-        with contextlib.suppress(ConnectionClosed):
-            while True:
-                self.ready()
-                said = self.hear("train", "commit")
-                if said["type"] == "train":
-                    self.deliver(update)
-                    said = self.hear("commit")
-                self.hold(said)
-                time.sleep(0.4)  # others should keep up, also on a busy machine
 
 
 # --------------------------------------------------------------------------------------------------

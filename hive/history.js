@@ -1,0 +1,243 @@
+// The losses so far: what the coordinator answered about the whole run and about the part that is
+// looked at, and the events since.
+//
+// The server sums up, so however long the run is, a curve holds about as many points as the screen
+// can show. Live events add points; when there are too many, the question is asked again.
+
+const FEWEST = 200, MOST = 1800; // points to ask for
+const PAUSE = 4000, HURRY = 150; // milliseconds before asking by itself, and when somebody waits
+const MARGIN = 0.1; // of the part that is looked at, asked for on either side as well
+const CLOSEST = 4; // rounds to look at
+const START = { round: 0, step: 0, time: 0 };
+const NOTHING = {
+  first: 0, last: 0, every: 1, rounds: [], steps: [], loss: [], low: [], high: [], committed: [],
+  evaluations: { rounds: [], steps: [], val_loss: [] },
+};
+
+/** An answer of the server to a question for so many points. One that reaches to the newest round
+ *  is `live`: events go on where it ends. `started` is when the first round began. */
+class Curve {
+  constructor(answer, asked, live, started) {
+    const { first, last, every, rounds, steps, loss, low, high, committed, evaluations } = answer;
+    Object.assign(this, { from: first > 1 ? first : 0, to: last, every, asked, live, started });
+    this.points = rounds.map((round, index) => ({
+      first: index ? rounds[index - 1] + 1 : Math.max(1, first), // of the rounds it stands for
+      round, step: steps[index], time: committed[index] - started,
+      loss: loss[index] ?? NaN, low: low[index] ?? NaN, high: high[index] ?? NaN,
+    }));
+    this.evaluations = evaluations.rounds.map((round, index) => (
+      { round, step: evaluations.steps[index], loss: evaluations.val_loss[index] ?? NaN }));
+  }
+
+  get last() {
+    return this.points.at(-1)?.round ?? this.from;
+  }
+
+  get full() {
+    return this.points.length > 2 * this.asked;
+  }
+
+  add(event) {
+    const { version: round, step } = event;
+    if (event.type === "evaluated") {
+      this.evaluations = this.evaluations.filter((other) => other.round !== round);
+      this.evaluations.push({ round, step, loss: event.val_loss ?? NaN });
+    } else if (this.live && round > this.last) {
+      const loss = event.loss ?? NaN;
+      this.started ??= event.opened;
+      const time = event.committed - this.started;
+      this.points.push({ first: this.last + 1, round, step, time, loss, low: loss, high: loss });
+    }
+  }
+
+  /** Evaluations are rare: the nearest may be far from a part of the run. */
+  surround(evaluations) {
+    this.evaluations = [
+      ...evaluations.filter(({ round }) => round < this.from), ...this.evaluations,
+      ...evaluations.filter(({ round }) => round > this.to)];
+  }
+
+  covers({ from, to }) {
+    return this.from <= from && (this.live || to <= this.to);
+  }
+
+  /** Would asking for just this range, in so many points, show hardly more? */
+  fine({ from, to }, points) {
+    return this.every === 1 || this.asked * (to - from) > 0.8 * points * (this.to - this.from);
+  }
+
+  /** Where a round, step or time lies in another of these units. */
+  translate(value, unit, other) {
+    const index = firstNotBelow(this.points, unit, value);
+    const after = this.points[index] ?? this.points.at(-1);
+    if (!after || value >= after[unit]) return after?.[other] ?? 0;
+    const before = this.points[index - 1] ?? START;
+    const part = (value - before[unit]) / (after[unit] - before[unit]);
+    return before[other] + part * (after[other] - before[other]);
+  }
+}
+
+export class History {
+  wanted = FEWEST; // points that the screen can show
+  asked = 0; // when the last question was asked
+  timer = 0; // of the next
+  asking = null; // the one that is not answered yet
+
+  /** `changed` is called when there is something else to see. */
+  constructor(changed) {
+    this.changed = changed;
+    this.begin();
+  }
+
+  begin(run = null) {
+    this.run = run;
+    this.whole = new Curve(NOTHING, 0, true, null);
+    this.detail = null; // the curve of the view, where that of the whole run is too coarse
+    this.view = null; // from, to: rounds, maybe in between; null: the whole run
+    this.outdated = this.failed = false;
+    this.arrived = []; // events since the question
+  }
+
+  /** A new session has begun: what is known may be out of date, or of another run. */
+  update(state) {
+    const run = state.hive || state.session; // a single machine's run ends with the session
+    if (run !== this.run) this.begin(run);
+    this.whole.started ??= state.started;
+    this.outdated = true;
+    this.refine(0);
+    this.changed();
+  }
+
+  event(event) {
+    if (this.asking) this.arrived.push(event); // the answer may not know it yet
+    const { last } = this.whole;
+    this.whole.add(event);
+    this.detail?.add(event);
+    if (this.view?.to >= last) { // it follows
+      const made = this.whole.last - last;
+      this.view = { from: this.view.from + made, to: this.view.to + made };
+    }
+    this.refine();
+    this.changed();
+  }
+
+  // ---- What is looked at
+
+  get entire() {
+    return { from: this.whole.from, to: this.whole.last };
+  }
+
+  get range() {
+    return this.view ?? this.entire;
+  }
+
+  get shown() {
+    const { view, detail, whole } = this;
+    return view && detail?.covers(view) && detail.points.length ? detail : whole;
+  }
+
+  look({ from, to }) {
+    const { entire } = this;
+    const spare = Math.max(0, CLOSEST - (to - from)) / 2;
+    from = Math.max(entire.from, from - spare);
+    to = Math.min(entire.to, to + spare);
+    this.view = from === entire.from && to === entire.to ? null : { from, to };
+    this.refine(HURRY);
+    this.changed();
+  }
+
+  /** The round at a step or time; the detail knows nothing of what lies beside it. */
+  roundAt(value, unit) {
+    const { points } = this.shown;
+    const inside = points[0]?.[unit] <= value && value <= points.at(-1)[unit];
+    return (inside ? this.shown : this.whole).translate(value, unit, "round");
+  }
+
+  // ---- Asking the coordinator
+
+  resize(pixels) {
+    this.wanted = Math.min(MOST, Math.max(FEWEST, pixels));
+    this.refine();
+  }
+
+  /** The next question; null while the curves are as fine as the screen and hold no more. */
+  question() {
+    const { whole, detail, view, wanted } = this;
+    if (this.outdated || whole.full || !whole.fine(this.entire, wanted)) {
+      return { curve: "whole", live: true, search: { points: wanted } };
+    }
+    if (!view || whole.fine(view, wanted)) return null;
+    if (detail?.covers(view) && detail.fine(view, wanted) && !detail.full) return null;
+    const margin = MARGIN * (view.to - view.from);
+    const from = Math.max(whole.from, Math.floor(view.from - margin));
+    const to = Math.min(whole.last, Math.ceil(view.to + margin));
+    const points = Math.ceil((1 + 2 * MARGIN) * wanted);
+    return { curve: "detail", live: to === whole.last, search: { from, to, points } };
+  }
+
+  /** Asks what there is to ask: now and then by itself, sooner if somebody waits for it. */
+  refine(wait) {
+    if (wait === undefined && (this.timer || this.asking)) return;
+    if (!this.question()) return;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.timer = 0;
+      const question = this.question();
+      if (question) this.ask(question);
+    }, wait ?? Math.max(0, this.asked + PAUSE - Date.now()));
+  }
+
+  async ask(question) {
+    this.asking?.abort();
+    const asking = this.asking = new AbortController();
+    this.asked = Date.now();
+    this.arrived = [];
+    const address = `api/history?${new URLSearchParams(question.search)}`;
+    let answer = null;
+    try {
+      const reply = await fetch(address, { cache: "no-store", signal: asking.signal });
+      if (reply.ok) answer = await reply.json();
+    } catch {
+      if (asking.signal.aborted) return; // there is a newer question
+    }
+    this.asking = null;
+    this.failed = answer === null;
+    if (answer) this.receive(question, answer);
+    this.refine();
+    this.changed();
+  }
+
+  receive({ curve: name, live, search }, answer) {
+    const started = this.whole.started ?? answer.committed[0];
+    const curve = new Curve(answer, search.points, live, started);
+    if (name === "whole") this.outdated = false;
+    else curve.surround(this.whole.evaluations);
+    for (const event of this.arrived) curve.add(event);
+    this[name] = curve;
+  }
+}
+
+// ---- Points, in the order of their rounds
+
+function firstNotBelow(points, unit, value) {
+  let [low, high] = [0, points.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (points[middle][unit] < value) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}
+
+export function nearest(points, unit, value) {
+  const index = firstNotBelow(points, unit, value);
+  const [before, after] = [points[index - 1], points[index]];
+  if (!before || !after) return before ?? after;
+  return value - before[unit] < after[unit] - value ? before : after;
+}
+
+/** Those of a range of rounds, and so many on either side of it. */
+export function within(points, { from, to }, more = 0) {
+  const begin = Math.max(0, firstNotBelow(points, "round", from) - more);
+  return points.slice(begin, firstNotBelow(points, "round", Math.floor(to) + 1) + more);
+}

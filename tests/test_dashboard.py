@@ -1,0 +1,444 @@
+"""The dashboard in a real browser, against a real coordinator with real peers."""
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+
+import pytest
+import torch
+from conftest import PROGRAM
+from hive_processes import LIMIT, Place, Program, free_ports
+from hive_processes import until as poll
+
+from gltch_2_7m import load
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+FOR_EVER = ("--steps", 10**9)
+
+
+def missing(what):
+    """Without a browser these tests are skipped, but not where everything must be checked."""
+    sentence = f"The dashboard's tests need {what}."
+    if os.environ.get("CI") == "true":
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
+
+
+# --------------------------------------------------------------------------------------------------
+# A browser, and what it must never do
+# --------------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def chromium():
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("the package playwright: pip install -r requirements-dev.txt")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    with sync_playwright() as playwright:
+        if program is None and not os.path.exists(playwright.chromium.executable_path):
+            missing("Chromium: apt-get install chromium, or python -m playwright install chromium")
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+class Visitor:
+    """One person's browser: a page of a dashboard, and everything it complained about."""
+
+    def __init__(self, chromium, port, **settings):
+        self.context = chromium.new_context(**{
+            "viewport": {"width": 1280, "height": 900}, "color_scheme": "dark", **settings})
+        self.origin = f"http://localhost:{port}"
+        self.complaints, self.requests = [], []
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(1000 * LIMIT)
+        self.page.on("console", self.on_console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("dialog", self.on_dialog)
+        self.context.on("request", lambda request: self.requests.append(request.url))
+        self.page.on("websocket", lambda socket: self.requests.append(socket.url))
+
+    def on_console(self, message):
+        if message.type in ("error", "warning"):
+            self.complaints.append(message.text)
+
+    def on_dialog(self, dialog):
+        self.complaints.append(f"a dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def open(self):
+        self.page.goto(self.origin)
+        self.until("page.state.session !== undefined")
+        return self
+
+    def ask(self, expression, *values):
+        return self.page.evaluate(expression, *values)
+
+    def until(self, condition):
+        """Asked again and again from here: the page's own rules forbid to wait inside it."""
+        poll(lambda: self.ask(condition), f"never true: {condition}")
+
+    def text(self, selector):
+        return self.page.inner_text(selector)
+
+    def row(self, name):
+        return self.page.locator("#peers-body tr").filter(has=self.page.locator(
+            "td.name", has_text=name))
+
+    def close(self):
+        self.context.close()
+
+    def check(self):
+        assert self.complaints == []
+        own = (self.origin + "/", self.origin.replace("http", "ws") + "/")
+        assert [url for url in self.requests if not url.startswith(own)] == []
+
+
+@pytest.fixture
+def visit(chromium):
+    """Open a dashboard; in the end its page has complained of nothing and asked nobody else."""
+    visitors = []
+
+    def visit(port, **settings):
+        visitors.append(Visitor(chromium, port, **settings))
+        return visitors[-1].open()
+
+    yield visit
+    for visitor in visitors:
+        visitor.close()
+    for visitor in visitors:
+        visitor.check()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, text_file, chromium):
+    place = Place(tmp_path_factory.mktemp("dashboard"), text_file)
+    yield place
+    place.clean()
+
+
+@pytest.fixture
+def here(tmp_path, text_file):
+    place = Place(tmp_path, text_file)
+    yield place
+    place.clean()
+
+
+@pytest.fixture(scope="module")
+def busy(shared):
+    """A hive with two real peers that train as long as the tests last."""
+    hive = shared.coordinator(*FOR_EVER, run="busy")
+    for name in ("ada", HOSTILE):
+        shared.peer(hive, name)
+    hive.reaches(3)
+    poll(lambda: hive.state()["val_loss"], "no evaluation came")
+    return hive
+
+
+# --------------------------------------------------------------------------------------------------
+# The network and its peers
+# --------------------------------------------------------------------------------------------------
+
+def test_peers_appear_while_they_are_there(busy, shared, visit):
+    visitor = visit(busy.page)
+    visitor.row("ada").wait_for()
+    client = shared.client(busy, "passer-by").enter()
+    visitor.row("passer-by").wait_for()
+    assert "a test" in visitor.row("passer-by").inner_text()
+    visitor.until("page.state.peers.size === 3")
+    client.vanish()
+    visitor.row("passer-by").wait_for(state="detached")
+    assert visitor.row("ada").count() == 1
+
+
+def test_a_hostile_name_is_shown_as_text(busy, visit):
+    visitor = visit(busy.page)
+    visitor.row(HOSTILE).wait_for()
+    visitor.page.locator("#contributors .name", has_text=HOSTILE).wait_for()
+    assert visitor.ask("document.querySelectorAll('img[src=x], [onerror]').length") == 0
+
+
+def test_particles_are_the_transfers_that_happened(busy, visit):
+    visitor = visit(busy.page)
+    visitor.ask("""() => {
+        page.told = 0;
+        const hear = page.hear.bind(page);
+        page.connection.hear = (events) => {
+          page.told += events.filter((event) => event.type === "transfer").length;
+          hear(events);
+        };
+        page.shownBefore = page.network.transfers;
+    }""")
+    visitor.until("page.told >= 20")
+    assert visitor.ask("page.network.transfers - page.shownBefore === page.told")
+
+
+def test_nodes_can_be_visited_by_keyboard(busy, visit):
+    visitor = visit(busy.page)
+    visitor.until("page.state.peers.size >= 2")
+    visitor.page.focus("#network canvas")
+    visitor.page.keyboard.press("ArrowRight")
+    first = visitor.text("#network [aria-live]")
+    visitor.page.keyboard.press("ArrowRight")
+    second = visitor.text("#network [aria-live]")
+    assert "ada" in first + second and HOSTILE in first + second and first != second
+
+
+def test_an_empty_hive_is_calm_and_tells_how_to_join(here, visit):
+    hive = here.coordinator()
+    visitor = visit(hive.page)
+    visitor.page.locator("#network", has_text="Waiting for peers").wait_for()
+    command = " ".join(hive.join)
+    assert visitor.text("#network .command code") == visitor.text("#command") == command
+    frames = visitor.ask("page.network.frames")
+    visitor.page.wait_for_timeout(500)
+    assert visitor.ask("page.network.frames") <= frames + 2  # nothing moves, nothing is drawn
+
+
+def test_who_wants_calm_gets_it(busy, visit):
+    visitor = visit(busy.page)
+    visitor.until("page.network.frames > 20")
+    pause = visitor.page.locator("#network button[aria-pressed]")
+    pause.click()
+    assert pause.get_attribute("aria-pressed") == "true"
+    frames = visitor.ask("page.network.frames")
+    version = visitor.ask("page.state.version")
+    visitor.until(f"page.state.version > {version}")
+    assert visitor.ask("page.network.frames") <= frames + 1
+
+
+def test_a_table_can_be_sorted_by_any_column(busy, visit):
+    visitor = visit(busy.page)
+    visitor.until("page.state.peers.size >= 2")
+    for title in ("Name", "Characters/s", "Since"):
+        button = visitor.page.get_by_role("button", name=title, exact=True)
+        button.click()
+        heading = visitor.page.locator("#peers-head th", has=button)
+        once = heading.get_attribute("aria-sort")
+        button.click()
+        assert {once, heading.get_attribute("aria-sort")} == {"ascending", "descending"}
+    visitor.page.get_by_role("button", name="Name", exact=True).click()
+    assert visitor.page.locator("td.name").first.inner_text() == HOSTILE  # "<" before "a"
+
+
+def test_two_hundred_peers_are_shown(here, visit):
+    hive = here.coordinator(*FOR_EVER)
+    for number in range(200):
+        here.client(hive, f"peer-{number:03}").hear("welcome")
+    visitor = visit(hive.page)
+    visitor.until("document.querySelectorAll('#peers-body tr').length === 200")
+    assert visitor.ask("page.state.peers.size") == 200
+    frames = visitor.ask("page.network.frames")
+    visitor.until(f"page.network.frames > {frames}")
+
+
+# --------------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------------
+
+def test_the_curve_grows_and_a_reload_keeps_it(busy, visit):
+    visitor = visit(busy.page)
+    visitor.until("page.chart.points > 0")
+    points = visitor.ask("page.chart.points")
+    visitor.until(f"page.chart.points >= {points} + 3")
+    points = visitor.ask("page.chart.points")
+    visitor.page.reload()
+    visitor.until(f"page.chart?.points >= {points}")
+
+
+def test_the_numbers_are_those_of_the_coordinator(busy, visit):
+    visitor = visit(busy.page)
+    figures = visitor.text("#figures")
+    for name in ("Training loss", "Validation loss", "Round", "Speed-up", "Arithmetic", "Received"):
+        assert name in figures
+    state = busy.state()
+    heard = visitor.ask("({...page.state, peers: [...page.state.peers.values()]})")
+    assert heard["session"] == state["session"] and heard["version"] <= state["version"]
+    assert set(state) - set(heard) == set()
+    assert {peer["name"] for peer in heard["peers"]} == {peer["name"] for peer in state["peers"]}
+
+
+def test_what_it_writes_is_shown_with_the_round_it_came_from(busy, visit):
+    visitor = visit(busy.page)
+    visitor.page.locator("#sample").wait_for()
+    samples = json.loads(busy.ask("/api/samples?limit=100")[2])["samples"]
+    rounds = {str(sample["round"]): sample["text"] for sample in samples}
+    visitor.page.locator("#older").click()
+    shown = visitor.ask("[page.samples.samples[page.samples.place].round,"
+                        " document.getElementById('sample').textContent]")
+    assert rounds[str(shown[0])] == shown[1]
+    assert f"after round {shown[0]}" in visitor.text("#sample-about")
+
+
+def test_a_page_that_lost_its_connection_misses_nothing(busy, visit):
+    visitor = visit(busy.page)
+    visitor.ask("""() => {
+        page.heard = [];
+        const hear = page.hear.bind(page);
+        page.connection.hear = (events) => {
+          page.heard.push(...events.map(({ seq, type }) => [seq, type]));
+          hear(events);
+        };
+    }""")
+    visitor.until("page.heard.length > 5")
+    visitor.ask("page.connection.socket.close()")
+    count = visitor.ask("page.heard.length")
+    visitor.until(f"page.heard.length > {count} + 5")
+    heard = visitor.ask("page.heard")
+    numbers = [seq for seq, kind in heard]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert "state" not in {kind for seq, kind in heard}
+
+
+def test_a_coordinator_that_is_gone_is_missed_and_its_return_is_noticed(here, visit, chromium):
+    ports = free_ports(2)
+    options = ("--port", ports[0], "--dashboard-port", ports[1], *FOR_EVER)
+    hive = here.coordinator(*options)
+    visitor = Visitor(chromium, hive.page).open()  # it may complain of the lost connection
+    with contextlib.closing(visitor):
+        session = visitor.ask("page.state.session")
+        hive.kill()
+        visitor.page.locator("#connection", has_text="The coordinator does not answer").wait_for()
+        here.client(here.coordinator(*options), "first").enter()
+        visitor.until(f"page.state.session !== '{session}' && page.connection.isLive")
+        visitor.row("first").wait_for()
+
+
+def test_the_end_of_a_run_is_told(here, visit, chromium):
+    hive = here.coordinator("--rounds", 3)
+    visitor = Visitor(chromium, hive.page).open()
+    with contextlib.closing(visitor):
+        here.peer(hive, "ada")
+        visitor.page.locator("#connection", has_text="all 3 rounds are done").wait_for()
+
+
+# --------------------------------------------------------------------------------------------------
+# Talking to it
+# --------------------------------------------------------------------------------------------------
+
+LOGITS = """async ([url, prompts]) => {
+  const worker = new Worker("model.js", { type: "module" });
+  let id = 0;
+  const ask = (message) => new Promise((resolve) => {
+    id += 1;
+    worker.onmessage = ({ data }) => {
+      if (["loaded", "logits", "error"].includes(data.type)) resolve(data);
+    };
+    worker.postMessage({ ...message, id });
+  });
+  const loaded = await ask({ type: "load", url });
+  const answers = [];
+  for (const prompt of prompts) answers.push((await ask({ type: "logits", prompt })).logits);
+  worker.terminate();
+  return [loaded, answers];
+}"""
+
+
+def test_the_browsers_logits_are_those_of_pytorch(busy, visit, tmp_path, text_file):
+    visitor = visit(busy.page)
+    number = busy.state()["version"]
+    (tmp_path / "model.safetensors").write_bytes(
+        busy.ask(f"/model.safetensors?round={number}")[2])
+    model, vocabulary = load(str(tmp_path / "model.safetensors"))
+    text = text_file.read_text()
+    prompts = [text[:1], text[:50], text[: model.config.block_size]]
+    loaded, answers = visitor.ask(LOGITS, [f"model.safetensors?round={number}", prompts])
+    assert loaded["round"] == number
+    for prompt, logits in zip(prompts, answers):
+        with torch.inference_mode():
+            expected = model(vocabulary.encode(prompt)[None])[0, -1]
+        assert expected.abs().max() > 0.01  # it has learned something to be compared
+        torch.testing.assert_close(torch.tensor(logits), expected, rtol=0, atol=1e-3)
+
+
+def test_one_can_talk_to_it_in_the_browser(busy, visit):
+    visitor = visit(busy.page)
+    asked = [url for url in visitor.requests if "model.safetensors" in url]
+    assert asked == []  # nothing is downloaded before somebody wants to talk
+    chat = visitor.page.locator("#chat")
+    chat.locator("textarea").fill("abc")
+    chat.get_by_label("Characters").fill("60")
+    chat.get_by_role("button", name="Send").click()
+    visitor.until("page.chat.loaded && page.chat.doing === ''")
+    prompt, answer = visitor.ask("[document.querySelector('#chat b').textContent,"
+                                 " document.querySelector('#chat .chat-text span').textContent]")
+    assert prompt == "abc" and len(answer) == 60
+
+
+def test_one_can_talk_to_the_model_as_it_was(busy, visit):
+    visitor = visit(busy.page)
+    chat = visitor.page.locator("#chat")
+    chat.get_by_label("Version to talk to").fill("1")
+    chat.locator("textarea").fill("abc")
+    chat.get_by_label("Characters").fill("20")
+    chat.get_by_role("button", name="Send").click()
+    visitor.until("page.chat.loaded?.round === 1 && page.chat.doing === ''")
+    assert any(url.endswith("model.safetensors?round=1") for url in visitor.requests)
+    assert "after round 1" in chat.locator(".chat-turn").inner_text()
+
+
+# --------------------------------------------------------------------------------------------------
+# For everybody
+# --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("width", [360, 768, 1280, 2560])
+def test_nothing_overflows(busy, visit, width):
+    visitor = visit(busy.page, viewport={"width": width, "height": 800})
+    visitor.until("page.chart.points > 0 && page.state.peers.size >= 2")
+    assert visitor.ask("document.documentElement.scrollWidth <= innerWidth")
+    outside = visitor.ask("""() => [...document.querySelectorAll("body *")]
+        .filter((node) => !node.closest(".scroll, .skip, .hidden-visually, [hidden]"))
+        .filter((node) => node.getBoundingClientRect().right > innerWidth + 1)
+        .map((node) => node.outerHTML.slice(0, 80))""")
+    assert outside == []
+
+
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+@pytest.mark.parametrize("width", [360, 1400])
+def test_axe_finds_nothing_serious(busy, visit, scheme, width):
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("the package axe-playwright-python: pip install -r requirements-dev.txt")
+    visitor = visit(busy.page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    visitor.until("page.chart.points > 0 && page.state.peers.size >= 2")
+    visitor.page.locator("#sample").wait_for()
+    violations = Axe().run(visitor.page).response["violations"]
+    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations
+            if v["impact"] in ("serious", "critical")] == []
+
+
+def test_the_command_to_join_can_be_copied(busy, visit):
+    visitor = visit(busy.page, permissions=["clipboard-read", "clipboard-write"])
+    visitor.page.locator("button[data-copy=command]").click()
+    visitor.page.locator("button[data-copy=command]", has_text="Copied").wait_for()
+    assert visitor.ask("navigator.clipboard.readText()") == " ".join(busy.join)
+
+
+# --------------------------------------------------------------------------------------------------
+# A run on one machine
+# --------------------------------------------------------------------------------------------------
+
+def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
+    port, = free_ports(1)
+    program = Program(here.folder, "alone", PROGRAM, "--data", text_file, "--size", "1m",
+                      "--batch-size", "2", "--steps", 10**6, "--eval-every", "10", "--log-every",
+                      "2", "--device", "cpu", "--name", "alone", "--dashboard", port)
+    here.programs.append(program)
+    program.hears("dashboard http://localhost")
+    visitor = visit(port)
+    visitor.until("page.chart.points > 3 && page.state.peers.size === 1")
+    visitor.page.locator("#sample").wait_for()
+    assert not visitor.page.locator("#join").is_visible()
+    assert "Step" in visitor.text("#figures") and "Speed-up" not in visitor.text("#figures")
+    visitor.page.locator("#chat textarea").fill("abc")
+    visitor.page.locator("#chat").get_by_label("Characters").fill("20")
+    visitor.page.locator("#chat").get_by_role("button", name="Send").click()
+    visitor.until("page.chat.loaded && page.chat.doing === ''")
+    if sys.platform != "win32":
+        program.process.send_signal(signal.SIGINT)
+        assert program.end() == 130 and "saved" in program.said()
