@@ -19,7 +19,8 @@ const NOTHING = {
 class Curve {
   constructor(answer, asked, live, started) {
     const { first, last, every, rounds, steps, loss, low, high, committed, evaluations } = answer;
-    Object.assign(this, { from: first > 1 ? first : 0, to: last, every, asked, live, started });
+    Object.assign(this, { to: last, every, asked, live, started });
+    this.from = first > 1 ? first : 0; // the initial weights may have been evaluated
     this.points = rounds.map((round, index) => ({
       first: index ? rounds[index - 1] + 1 : Math.max(1, first), // of the rounds it stands for
       round, step: steps[index], time: committed[index] - started,

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from hive.events import Events, finite
 
+TEXTS = st.text("ab\"\\\n\0é\u2028\U0001f41d", max_size=4)
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(st.text(), inside, max_size=4),
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(TEXTS, inside, max_size=4),
     max_leaves=12)
 
 

@@ -696,10 +696,16 @@ def test_history_does_not_read_the_updates(copy):
 
 def test_samples_come_newest_first(journal):
     commit_rounds(journal, 2)
+    journal.add_evaluation(0, 4.25, 0.5)
+    journal.add_evaluation(2, 2.5, 0.5)
     for number, text in ((0, "zzz"), (1, "ROMEO:"), (2, "O, \0 é\n"), (2, "again")):
         journal.add_sample(number, text)
-    assert journal.samples() == [(2, "again"), (2, "O, \0 é\n"), (1, "ROMEO:"), (0, "zzz")]
-    assert journal.samples(limit=1) == [(2, "again")]
+    newest = {"round": 2, "step": 20, "val_loss": 2.5, "text": "again"}
+    assert journal.samples() == [
+        newest, {"round": 2, "step": 20, "val_loss": 2.5, "text": "O, \0 é\n"},
+        {"round": 1, "step": 10, "val_loss": None, "text": "ROMEO:"},
+        {"round": 0, "step": 0, "val_loss": 4.25, "text": "zzz"}]
+    assert journal.samples(limit=1) == [newest]
 
 
 def test_a_peer_keeps_its_first_day_and_is_found_by_its_token(journal):
@@ -733,3 +739,132 @@ def test_contributors_are_summed_over_the_run(journal):
 def test_nobody_is_known_by_no_token(journal):
     commit_rounds(journal, 1)  # with peers that were never introduced
     assert journal.peer_by_token("") is None
+
+
+# ---- What the dashboard draws
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Forty rounds, some of them without a loss, and evaluations of some: read it only."""
+    folder = tmp_path_factory.mktemp("drawn") / "hive"
+    with opened(folder) as journal:
+        journal.start(RUN, WEIGHTS)
+        for number in range(1, 41):
+            loss = math.nan if number in (7, 8, 9) else (number * 37 % 64) / 16  # sums are exact
+            journal.commit(Record(
+                number, journal.head()[1], f"{number:064x}", "add", b"", 10 * number + number % 3,
+                loss, 100.0 * number, 100.0 * number + 60, ()))
+        for number in (0, 1, 2, 5, 9, 10, 11, 24, 25, 40):
+            journal.add_evaluation(number, math.nan if number == 9 else number / 8, 0.5)
+    with opened(folder, read_only=True) as journal:
+        yield journal
+
+
+def points_of(rows, first, every):
+    """Rows, (round, ...), in the points they belong to."""
+    points = {}
+    for row in rows:
+        points.setdefault((row[0] - first) // every, []).append(row)
+    return [points[place] for place in sorted(points)]
+
+
+def curve_by_hand(journal, first, last, points):
+    every = max(1, -(-(last - first + 1) // points))
+    rounds = points_of([(one["number"], one["step"], one["loss"], one["committed"])
+                        for one in journal.history() if first <= one["number"] <= last],
+                       first, every)
+    losses = [[row[2] for row in point if not math.isnan(row[2])] for point in rounds]
+    evaluations = [point[-1] for point in points_of(
+        [(number, journal.at(number)[1], None if math.isnan(loss) else loss)
+         for number, loss in journal.evaluations() if first <= number <= last], first, every)]
+    return {
+        "first": first, "last": last, "every": every,
+        "rounds": [point[-1][0] for point in rounds],
+        "steps": [point[-1][1] for point in rounds],
+        "loss": [sum(part) / len(part) if part else None for part in losses],
+        "low": [min(part, default=None) for part in losses],
+        "high": [max(part, default=None) for part in losses],
+        "committed": [point[-1][3] for point in rounds],
+        "evaluations": {name: [row[place] for row in evaluations]
+                        for place, name in enumerate(("rounds", "steps", "val_loss"))}}
+
+
+@given(first=st.integers(0, 45), last=st.integers(0, 45), points=st.integers(1, 50))
+@settings(max_examples=150, deadline=None)
+def test_a_curve_is_what_a_plain_computation_gives(drawn, first, last, points):
+    curve = drawn.curve(first, last, points)
+    assert curve == curve_by_hand(drawn, first, last, points)
+    assert len(curve["rounds"]) <= points and len(curve["evaluations"]["rounds"]) <= points
+
+
+def test_every_round_is_in_exactly_one_point(drawn):
+    assert drawn.curve(0, 40, 5000)["rounds"] == list(range(1, 41))
+    for points in range(1, 42):
+        curve = drawn.curve(1, 40, points)
+        sizes = [after - before for before, after in zip([0, *curve["rounds"]], curve["rounds"])]
+        assert set(sizes[:-1]) <= {curve["every"]} and sum(sizes) == 40
+
+
+def test_of_several_evaluations_in_one_point_the_last_is_kept(drawn):
+    curve = drawn.curve(1, 40, 4)  # 1 to 10, 11 to 20, 21 to 30, 31 to 40
+    assert curve["rounds"] == [10, 20, 30, 40]
+    assert curve["evaluations"] == {"rounds": [10, 11, 25, 40], "steps": [101, 112, 251, 401],
+                                    "val_loss": [1.25, 1.375, 3.125, 5.0]}
+
+
+def test_a_run_without_rounds_has_a_curve_without_points(journal):
+    nothing = {name: [] for name in ("rounds", "steps", "loss", "low", "high", "committed")}
+    evaluations = {"rounds": [], "steps": [], "val_loss": []}
+    assert journal.curve(0, 0, 600) == {"first": 0, "last": 0, "every": 1, **nothing,
+                                        "evaluations": evaluations}
+    journal.add_evaluation(0, 4.25, 0.5)  # the initial weights are no round, but were measured
+    assert journal.curve(0, 0, 1)["evaluations"] == {"rounds": [0], "steps": [0],
+                                                     "val_loss": [4.25]}
+    assert journal.curve(1, 0, 600)["evaluations"] == evaluations
+
+
+def test_a_round_is_told_with_everything_but_its_update(journal):
+    commit_rounds(journal, 3)
+    journal.add_evaluation(2, 2.5, 0.5)
+    told = journal.round(2)
+    (link,), = journal._query("SELECT link FROM versions WHERE number = 2")
+    record = next_record(journal, number=2, base=sha256(weights_by_hand(1)),
+                         result=sha256(weights_by_hand(2)), step=20, loss=1.5, opened=200.0,
+                         committed=260.0, contributions=())
+    expected = {key: value for key, value in asdict(record).items() if key != "update"}
+    assert told == {
+        **expected, "contributions": [asdict(one) for one in contributions_to(2)],
+        "update_sha256": sha256(update_of(2)), "update_bytes": 32, "link": link, "val_loss": 2.5}
+    assert journal.round(3)["val_loss"] is None
+    json.dumps(told, allow_nan=False)
+
+
+@pytest.mark.parametrize("number", [-1, 0, 3, 10**15])
+def test_a_round_that_was_not_made_is_one_sentence(journal, number):
+    commit_rounds(journal, 2)
+    with pytest.raises(GltchError, match=f"holds no round {number}"):
+        journal.round(number)
+
+
+def test_an_evaluation_is_told_of_the_version_it_belongs_to(journal):
+    commit_rounds(journal, 2)
+    journal.add_evaluation(1, 2.75, 0.5)
+    journal.add_evaluation(1, 2.5, 0.5)
+    journal.add_evaluation(2, math.nan, 0.5)
+    assert [journal.evaluation(number) for number in (0, 1, 2, 3)] == [None, 2.5, None, None]
+
+
+def test_the_reason_of_the_latest_update_that_did_not_count_is_remembered(journal):
+    assert journal.reasons() == {}
+
+    def commit(*verdicts):
+        journal.commit(next_record(journal, contributions=tuple(
+            Contribution(peer, peer, 1, 1, 2.5, 1.0, 1, verdict, reason)
+            for peer, verdict, reason in verdicts)))
+
+    commit(("p1", "late", "first"), ("p2", "counted", "2 rounds late"), ("p3", "rejected", "x"))
+    commit(("p1", "rejected", "second"), ("p2", "counted", ""), ("p3", "counted", ""))
+    assert journal.reasons() == {"p1": "second", "p3": "x"}
+    commit(("p1", "counted", ""), ("p2", "late", ""), ("p3", "late", "y"))
+    assert journal.reasons() == {"p1": "second", "p2": "", "p3": "y"}

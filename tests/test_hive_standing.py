@@ -8,8 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gltch_2_7m import GLTCH, PRESETS, Config
+from gltch_2_7m import GLTCH, PRESETS, Config, Runtime
 from hive.journal import Contribution, Journal, Record, sha256
+from hive.peer import device_name
 from hive.standing import RECENT, Standing, flops_per_character, kind_of
 
 PEERS = {"p1": "Ada", "p2": "Bob", "p3": "Cyd"}
@@ -180,13 +181,13 @@ def test_speed_is_what_was_counted_over_all_the_time_that_went_by():
 
 def test_speed_looks_at_the_latest_rounds_only():
     slow = [round_of(n, BEGAN + 100 * n, 100, n, ("p1", 100, "counted")) for n in range(1, 11)]
-    quick = [round_of(10 + n, BEGAN + 1100 + n, 1, 10 + 2 * n, ("p1", 500, "counted"))
-             for n in range(RECENT)]
-    quick = [replace(one, step=one.step + 2) for one in quick]
-    quick = [replace(one, number=one.number + 1) for one in quick]
-    for standing in (Standing(*sums(slow + quick)), Standing(*sums(slow))):
-        for record in quick if not standing.contributors["p1"]["counted"] > 10 else []:
-            standing.count(record)
+    quick = [round_of(10 + n, BEGAN + 1099 + n, 1, 10 + 2 * n, ("p1", 500, "counted"))
+             for n in range(1, RECENT + 1)]
+    live = Standing(*sums(slow))
+    assert live.speed == 1.0
+    for record in quick:
+        live.count(record)
+    for standing in (live, Standing(*sums(slow + quick))):
         assert standing.speed == 500.0 and standing.remaining(30) == 15.0
         assert standing.tokens == 1000 + 500 * RECENT
 
@@ -261,8 +262,12 @@ def test_the_operations_of_gltch_2_7m_by_hand():
 
 
 @pytest.mark.parametrize("device, kind", [
-    ("NVIDIA H200", "cuda"), ("Tesla T4", "cuda"), ("AMD Radeon RX 7900", "cuda"),
-    ("Apple M2 GPU", "mps"), ("CPU", "cpu"), ("AMD EPYC, CPU", "cpu"), ("", "cpu"),
-    ("unknown", "cpu")])
+    ("NVIDIA H200", "cuda"), ("Tesla T4", "cuda"), ("8 x NVIDIA A100-SXM4-40GB", "cuda"),
+    ("AMD Radeon RX 7900", "cuda"), ("Apple arm64", "mps"), ("CPU x86_64, 8 cores", "cpu"),
+    ("2 x CPU aarch64, 4 cores", "cpu"), ("", "cpu"), ("unknown", "cpu")])
 def test_the_kind_of_a_device_follows_from_its_name(device, kind):
     assert kind_of(device) == kind
+
+
+def test_this_machine_is_of_the_kind_it_trains_on():
+    assert kind_of(device_name(Runtime(torch.device("cpu")))) == "cpu"
