@@ -1,5 +1,6 @@
 // The loss of the run: curves to zoom into, a legend, and a read-out for pointer and keyboard.
 
+import { make, setText } from "./dom.js";
 import { bits, count, duration, nats } from "./format.js";
 import { History, nearest, within } from "./history.js";
 import { Plot } from "./plot.js";
@@ -8,12 +9,6 @@ const PIXELS = 1.5; // per point
 const ZOOM = 1.5; // of one press or one notch of the wheel
 const NOTCH = 100; // the wheel's units
 const CLICK = 6; // pixels that are not meant as a range
-
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 function button(act, properties, ...children) {
   return make("button", { type: "button", onclick: act, ...properties }, ...children);
@@ -26,11 +21,6 @@ function toggle(act, on, ...children) {
     act(pressed.ariaPressed === "true");
   };
   return button(press, { ariaPressed: String(on) }, ...children);
-}
-
-/** Changes only what differs: a screen reader speaks whatever is set. */
-function setText(element, text) {
-  if (element.textContent !== text) element.textContent = text;
 }
 
 function inWords(loss) {

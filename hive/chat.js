@@ -1,13 +1,8 @@
 // Talk to the network: it runs here, in a Web Worker (model.js). The coordinator only gives the
 // weights, and only when somebody sends something that they are needed for.
 
+import { make } from "./dom.js";
 import { bits, bytes, count, nats } from "./format.js";
-
-function make(tag, properties = {}, ...children) {
-  const node = Object.assign(document.createElement(tag), properties);
-  node.append(...children);
-  return node;
-}
 
 // A control under its name; with `value`, what it is set to stands beside the name.
 function labelled(name, control, value = "") {

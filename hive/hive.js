@@ -3,23 +3,11 @@
 
 import { LossChart } from "./chart.js";
 import { Chat } from "./chat.js";
+import { make, setText } from "./dom.js";
 import { bits, bytes, count, duration, metric, milliseconds, nats, percent } from "./format.js";
 import { Network } from "./network.js";
 
 const element = (id) => document.getElementById(id);
-
-/** A new element with a class and text. Text goes in as text: names are hostile. */
-function make(tag, className = "", text = "") {
-  const node = document.createElement(tag);
-  if (className) node.className = className;
-  node.textContent = text;
-  return node;
-}
-
-/** Changes only what differs, so that a selection or a screen reader is not disturbed. */
-function setText(node, text) {
-  if (node.textContent !== text) node.textContent = text;
-}
 
 /** The JSON at an address; null while the coordinator is away, which the connection line tells. */
 async function ask(address) {
@@ -32,11 +20,11 @@ async function ask(address) {
   }
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // State: what the coordinator said, kept up to date with its events
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
-/** The fields of /api/state; `peers` is a Map. `roundAt` is when `round` was heard, by our clock. */
+/** The fields of /api/state, but `peers` is a Map. `roundAt`: when `round` was heard, here. */
 class State {
   peers = new Map();
 
@@ -92,7 +80,7 @@ class State {
       [peer.speed, peer.bytes_up, peer.bytes_down, peer.latency, peer.tokens, peer.counted,
         peer.late, peer.rejected] = values;
     }
-    for (const peer of this.peers.values()) peer.share = this.tokens ? peer.tokens / this.tokens : 0;
+    for (const peer of this.peers.values()) peer.share = peer.tokens / (this.tokens || 1);
   }
 
   on_finished({ reason }) {
@@ -109,9 +97,9 @@ function byId(peers) {
   return new Map(peers.map((peer) => [peer.peer, peer]));
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Connection: the live events, with reconnecting
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
 const FIRST_WAIT = 500, LONGEST_WAIT = 15000, SILENCE = 10000; // milliseconds
 
@@ -191,9 +179,9 @@ class ConnectionLine {
   }
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // The run in numbers
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
 const PHASES = {
   waiting: "waiting for peers", training: "training", committing: "combining the updates",
@@ -229,7 +217,7 @@ class Figures {
     if (!single) {
       const { fastest } = state;
       yield ["Speed-up", state.speedup == null ? "–" : `${state.speedup.toFixed(2)}×`,
-        fastest ? `over ${fastest.name} alone, ${metric(fastest.speed)}/s` : "no peer measured yet"];
+        fastest ? `over ${fastest.name} alone, ${metric(fastest.speed)}/s` : "nobody measured yet"];
     }
     yield ["Trained on", metric(state.tokens), "characters"];
     yield ["Training time", duration(state.seconds),
@@ -242,12 +230,8 @@ class Figures {
 
   show(name, value, note) {
     if (!this.shown.has(name)) {
-      const pair = make("div");
-      const [fact, about] = [make("span", "value"), make("span", "note")];
-      const described = make("dd");
-      described.append(fact, about);
-      pair.append(make("dt", "", name), described);
-      this.list.append(pair);
+      const [fact, about] = ["value", "note"].map((className) => make("span", { className }));
+      this.list.append(make("div", {}, make("dt", {}, name), make("dd", {}, fact, about)));
       this.shown.set(name, [fact, about]);
     }
     const [fact, about] = this.shown.get(name);
@@ -256,13 +240,13 @@ class Figures {
   }
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Peers and contributors
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
 const since = (seconds) => new Date(1000 * seconds).toLocaleString();
-const working = (peer) =>
-  (peer.state === "training" && peer.quota ? `training, ${peer.steps} of ${peer.quota}` : peer.state);
+const working = ({ state, steps, quota }) =>
+  (state === "training" && quota ? `training, ${steps} of ${quota}` : state);
 
 // Title, what to sort by, what to show, class.
 const COLUMNS = [
@@ -284,14 +268,9 @@ const COLUMNS = [
 class PeersTable {
   constructor(head, body, nobody) {
     Object.assign(this, { head, body, nobody, rows: new Map(), sorted: 4, descending: true });
-    COLUMNS.forEach(([title, , , className], column) => {
-      const cell = make("th", className === "number" ? className : "");
-      const button = make("button", "", title);
-      cell.scope = "col";
-      button.type = "button";
-      button.onclick = () => this.sortBy(column);
-      cell.append(button);
-      head.append(cell);
+    COLUMNS.forEach(([title, , , className = ""], column) => {
+      const button = make("button", { type: "button", onclick: () => this.sortBy(column) }, title);
+      head.append(make("th", { scope: "col", className }, button));
     });
     this.markSorted();
   }
@@ -331,9 +310,8 @@ class PeersTable {
 
   row(peer) {
     if (!this.rows.has(peer.peer)) {
-      const row = make("tr");
-      row.append(...COLUMNS.map(([, , , className]) => make("td", className ?? "")));
-      this.rows.set(peer.peer, row);
+      const cells = COLUMNS.map(([, , , className = ""]) => make("td", { className }));
+      this.rows.set(peer.peer, make("tr", {}, ...cells));
     }
     const row = this.rows.get(peer.peer);
     COLUMNS.forEach(([, , show], column) => setText(row.children[column], show(peer)));
@@ -367,27 +345,28 @@ class Contributors {
   }
 
   item(one) {
-    const item = make("li", one.connected ? "connected" : "");
-    const bar = make("div", "bar");
-    bar.append(make("div"));
-    bar.firstElementChild.style.width = `${100 * one.share}%`;
+    const filled = make("div");
+    filled.style.width = `${100 * one.share}%`;
     const seen = one.connected ? "connected now" : `last seen ${since(one.last_seen)}`;
     const refused = one.late + one.rejected ? `, ${one.late} late, ${one.rejected} rejected` : "";
-    item.append(make("span", "name", one.name), make("span", "share", percent(one.share)), bar,
-      make("div", "note", `${metric(one.tokens)} characters in ${count(one.counted)} updates`
-        + `${refused}; ${seen}`));
-    return item;
+    return make("li", { className: one.connected ? "connected" : "" },
+      make("span", { className: "name" }, one.name),
+      make("span", { className: "share" }, percent(one.share)),
+      make("div", { className: "bar" }, filled),
+      make("div", { className: "note" }, `${metric(one.tokens)} characters in `
+        + `${count(one.counted)} updates${refused}; ${seen}`));
   }
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // What it writes
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
+/** One sample, the newest unless somebody looks back, and the first for comparison. */
 class Samples {
   constructor() {
-    [this.text, this.about, this.older, this.newer] =
-      ["sample", "sample-about", "older", "newer"].map(element);
+    [this.text, this.about, this.first, this.firstAbout, this.older, this.newer] =
+      ["sample", "sample-about", "first", "first-about", "older", "newer"].map(element);
     this.samples = []; // oldest first
     this.place = -1;
     this.older.onclick = () => this.show(this.place - 1);
@@ -412,18 +391,24 @@ class Samples {
     const sample = this.samples[place];
     if (!sample) return;
     this.place = place;
-    this.text.hidden = false;
-    setText(this.text, sample.text);
-    setText(this.about, `after ${this.unit} ${count(sample.round)}, validation loss `
-      + `${nats(sample.val_loss)} (${place + 1} of ${this.samples.length})`);
+    this.fill(this.text, this.about, sample, `${place + 1} of ${this.samples.length}: `);
+    this.fill(this.first, this.firstAbout, this.samples[0], "Its first attempt, ");
+    this.first.hidden = this.firstAbout.hidden = place === 0;
     this.older.disabled = place === 0;
     this.newer.disabled = place === this.samples.length - 1;
   }
+
+  fill(text, about, { round, val_loss, ...sample }, before) {
+    text.hidden = false;
+    setText(text, sample.text);
+    setText(about, `${before}after ${this.unit} ${count(round)}, `
+      + `validation loss ${nats(val_loss)}`);
+  }
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // Join
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
 class Join {
   constructor() {
@@ -468,17 +453,16 @@ async function copy(text, button) {
 
 /** What the network shows while nobody is there. */
 function invitation(join) {
-  const box = make("div", "command");
-  const [code, button] = [make("code"), make("button", "", "Copy")];
-  button.type = "button";
+  const code = make("code");
+  const button = make("button", { type: "button" }, "Copy");
   button.onclick = () => copy(code.textContent, button);
-  box.append(code, button);
+  const box = make("div", { className: "command" }, code, button);
   return { box, update: () => setText(code, join.command ?? "") };
 }
 
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 // All together
-// -------------------------------------------------------------------------------------------------
+// ------------------------------------------------------------------------------------------------
 
 class Page {
   constructor() {

@@ -1,6 +1,7 @@
 // The network, alive: the coordinator in the middle, a node per peer around it, and a particle for
 // every transfer, when the coordinator reports it. Nothing is drawn that was not measured.
 
+import { make } from "./dom.js";
 import { NOT_YET, bytes, count, metric, milliseconds, percent } from "./format.js";
 import { arrange, clamp, legible, settle } from "./layout.js";
 import { FADE, FLIGHT, PULSE, Picture } from "./picture.js";
@@ -15,24 +16,17 @@ const LEGEND = {
   up: "to the coordinator", down: "to a peer",
 };
 
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className) element.className = className;
-  element.textContent = text;
-  return element;
-}
-
 /** What is known about one peer: beside its node, and for a screen reader. */
 class Readout {
   constructor() {
-    this.element = make("div", "network-readout");
+    this.element = make("div", { className: "network-readout" });
     this.element.setAttribute("aria-hidden", "true"); // `aloud` says the same
     this.element.hidden = true;
     this.name = make("strong");
     this.facts = make("dl");
-    this.pinned = make("p", "", "Stays where you put it. Double click or Escape lets go.");
+    this.pinned = make("p", {}, "Stays where you put it. Double click or Escape lets go.");
     this.element.append(this.name, this.facts, this.pinned);
-    this.aloud = make("p", "hidden-visually");
+    this.aloud = make("p", { className: "hidden-visually" });
     this.aloud.setAttribute("aria-live", "polite");
   }
 
@@ -42,7 +36,7 @@ class Readout {
     this.name.textContent = node.peer.name;
     this.pinned.hidden = !node.pinned;
     this.facts.replaceChildren(...this.about(node.peer, state).flatMap(
-      ([title, value]) => [make("dt", "", title), make("dd", "", value)]));
+      ([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
   }
 
   say(node, state) {
@@ -110,24 +104,21 @@ export class Network {
   }
 
   build(section) {
-    this.canvas = make("canvas");
-    this.canvas.tabIndex = 0;
+    this.canvas = make("canvas", { tabIndex: 0 });
     this.canvas.setAttribute("role", "application");
     this.canvas.setAttribute("aria-label", "The network");
     this.picture = new Picture(this.canvas);
     this.readout = new Readout();
-    this.button = make("button", "network-pause", "Pause");
-    this.button.type = "button";
+    this.button = make("button", { type: "button", className: "network-pause" }, "Pause");
     this.button.setAttribute("aria-label", "Pause the picture");
     this.button.setAttribute("aria-pressed", "false");
-    this.stage = make("div", "network-stage");
-    this.stage.append(this.canvas, this.button, this.readout.element);
-    this.empty = make("div", "network-empty");
+    this.stage = make("div", { className: "network-stage" },
+      this.canvas, this.button, this.readout.element);
     this.why = make("p");
-    this.empty.append(this.why);
-    this.empty.hidden = true;
-    const legend = make("ul", "network-legend");
-    legend.append(...Object.entries(LEGEND).map(([name, text]) => make("li", `is-${name}`, text)));
+    this.empty = make("div", { className: "network-empty", hidden: true }, this.why);
+    const legend = make("ul", { className: "network-legend" },
+      ...Object.entries(LEGEND).map(([name, text]) =>
+        make("li", { className: `is-${name}` }, text)));
     section.append(this.stage, this.empty, legend, this.readout.aloud);
   }
 

@@ -40,7 +40,7 @@ FILES = {  # address: file and content type
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
-        "hive", "format", "network", "layout", "picture", "chart", "history", "plot", "scale",
+        "hive", "dom", "format", "network", "layout", "picture", "chart", "history", "plot", "scale",
         "chat", "model")}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 HEADERS = {

@@ -215,13 +215,13 @@ def test_a_table_can_be_sorted_by_any_column(busy, visit):
     visitor = visit(busy.page)
     visitor.until("page.state.peers.size >= 2")
     for title in ("Name", "Characters/s", "Since"):
-        button = visitor.page.get_by_role("button", name=title, exact=True)
+        heading = visitor.page.get_by_role("columnheader", name=title, exact=True)
+        button = heading.get_by_role("button")
         button.click()
-        heading = visitor.page.locator("#peers-head th", has=button)
         once = heading.get_attribute("aria-sort")
         button.click()
         assert {once, heading.get_attribute("aria-sort")} == {"ascending", "descending"}
-    visitor.page.get_by_role("button", name="Name", exact=True).click()
+    visitor.page.get_by_role("columnheader", name="Name", exact=True).get_by_role("button").click()
     assert visitor.page.locator("td.name").first.inner_text() == HOSTILE  # "<" before "a"
 
 
@@ -439,6 +439,7 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
     visitor.page.locator("#chat").get_by_label("Characters").fill("20")
     visitor.page.locator("#chat").get_by_role("button", name="Send").click()
     visitor.until("page.chat.loaded && page.chat.doing === ''")
+    visitor.close()
     if sys.platform != "win32":
         program.process.send_signal(signal.SIGINT)
         assert program.end() == 130 and "saved" in program.said()

@@ -40,7 +40,7 @@ def test_header_and_flat_weights_are_a_safetensors_file(place, config):
     expected = dict(model.named_parameters())
     with safe_open(str(path), framework="pt") as file:
         assert sorted(file.keys()) == sorted(expected)
-        for name in file.keys():  # noqa: SIM118
+        for name in file.keys():
             tensor = file.get_tensor(name)
             assert tensor.dtype == torch.float32 and torch.equal(tensor, expected[name]), name
 
