@@ -61,21 +61,21 @@ def seen(tmp_path_factory, text_file):
              "/api/samples?limit=100", "/api/rounds/20", "/api/peers")
 
     def best():
-        """A best checkpoint, and what the page gives for its step."""
+        """The best checkpoint and the weights of its step go into files; the sample of it."""
         checkpoint = ask(port, "/best.pt")
         (folder / "best.pt").write_bytes(checkpoint.content)
         step = gltch.read_checkpoint(folder / "best.pt")["step"]
         weights = ask(port, f"/model.safetensors?round={step}")
         (folder / "best.safetensors").write_bytes(weights.content)
-        return step if (checkpoint.status, weights.status) == (200, 200) else None
+        written = [one for one in ask_json(port, "/api/samples?limit=100")["samples"]
+                   if one["step"] == step]  # it may still be writing
+        return written[0] if (checkpoint.status, weights.status) == (200, 200) and written else None
 
     try:
         until(lambda: ask_json(port, "/api/state")["evaluated"] >= 20
               and len(ask_json(port, "/api/samples")["samples"]) >= 3, program.said)
         answers = {path: ask_json(port, path) for path in paths}
-        step = until(best, "best.pt and the weights never fit together")
-        sample = next(one for one in ask_json(port, "/api/samples?limit=100")["samples"]
-                      if one["step"] == step)
+        sample = until(best, "best.pt and the weights never fit together")
         raw = {path: ask(port, path) for path in (
             "/", "/metrics", "/healthz", "/model.safetensors", "/model.safetensors?round=7",
             "/api/rounds/7", "/hive")}
@@ -84,7 +84,7 @@ def seen(tmp_path_factory, text_file):
         program.kill()
     log = (folder / "runs" / "alone" / "log.jsonl").read_text(encoding="utf-8")
     return SimpleNamespace(folder=folder, run=folder / "runs" / "alone", answers=answers, raw=raw,
-                           step=step, sample=sample, status=status, said=program.said(),
+                           step=sample["step"], sample=sample, status=status, said=program.said(),
                            log=[json.loads(line) for line in log.splitlines()], port=port)
 
 
@@ -101,7 +101,8 @@ def test_the_state_is_that_of_a_run_with_one_peer(seen):
     assert (state["context"], state["vocabulary"]) == (config.block_size, config.vocab_size)
     assert state["parameters"] == sum(p.numel() for p in gltch.GLTCH(config).parameters())
     assert state["version"] == state["step"] >= 20
-    assert state["tokens"] == state["step"] * 2 * config.block_size
+    steps = state["tokens"] / (2 * config.block_size)  # it may have gone on meanwhile
+    assert state["step"] <= steps <= state["step"] + 1
     evaluations = {point["step"]: point["loss"] for point in logged(seen, "eval", math.inf)}
     assert state["val_loss"] == evaluations[state["evaluated"]]
     assert state["best_val_loss"] == min(loss for step, loss in evaluations.items()
@@ -109,7 +110,7 @@ def test_the_state_is_that_of_a_run_with_one_peer(seen):
     assert state["snapshots"][:1] == [0] and set(state["snapshots"]) <= set(evaluations)
     peer, = state["peers"]
     assert (peer["kind"], peer["state"], peer["quota"]) == ("cpu", "training", 2)
-    assert peer["tokens"] == state["tokens"] and peer["share"] == 1.0
+    assert peer["tokens"] >= state["tokens"] and peer["share"] == 1.0
 
 
 def test_it_has_every_field_of_the_contract(seen):
@@ -248,8 +249,9 @@ def test_the_page_hears_the_run_as_it_happens(watched):
     log = [json.loads(line) for line in (watched.folder / "log.jsonl").read_text().splitlines()]
     losses = {point["step"]: point["loss"] for point in log if point["kind"] == "train"}
     told = {event["version"]: event["loss"] for event in events if event["type"] == "committed"}
-    assert told == {step: loss for step, loss in losses.items() if step in told}
-    assert list(told) == list(losses)[-len(told):] and len(told) > 2
+    missed = list(losses).index(min(told))  # while the page was being opened
+    assert list(told.items()) == list(losses.items())[missed: missed + len(told)]
+    assert len(told) > 2
     assert {"peer", "measured", "evaluated"} <= {event["type"] for event in events}
     evaluations = {point["step"]: point["loss"] for point in log if point["kind"] == "eval"}
     for event in events:

@@ -1,0 +1,88 @@
+"""Pictures of the dashboard for the README, from a real run of real peers on this machine.
+
+    GLTCH_DATA=tinyshakespeare.txt python tools/screenshots.py
+
+Starts a coordinator and three peers, waits until they have made some rounds, talks to the model in
+the browser, and writes docs/dashboard-*.png. Needs requirements-dev.txt and Chromium.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any, Dict, List
+
+ROOT = Path(__file__).resolve().parent.parent
+PEERS = ("ada", "grace", "attic-box")
+PICTURES: Dict[str, Any] = {  # name: width, height, colours
+    "wide": (1440, 1500, "dark"), "light": (1440, 1500, "light"), "narrow": (390, 1500, "dark")}
+
+
+def start(*command: Any, folder: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": folder}
+    return subprocess.Popen([sys.executable, *map(str, command)], cwd=folder, env=environment)
+
+
+def state(page: int) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        return json.load(opener.open(f"http://127.0.0.1:{page}/api/state"))
+    except OSError:  # it is still starting
+        return {"version": -1}
+
+
+def take(page: int) -> None:
+    from playwright.sync_api import sync_playwright
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        for name, (width, height, scheme) in PICTURES.items():
+            tab = chromium.new_page(viewport={"width": width, "height": height},
+                                    color_scheme=scheme)
+            tab.goto(f"http://localhost:{page}")
+            tab.get_by_label("Your text").fill("ROMEO:")
+            tab.locator("#chat").get_by_label("Characters").fill("240")
+            tab.get_by_role("button", name="Send").click()
+            while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
+                time.sleep(0.2)
+            flying = False
+            while not flying:  # something travels at most of the time, but not always
+                flying = tab.evaluate("page.network.particles.length > 3")
+                if flying:
+                    tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
+                    flying = tab.evaluate("page.network.particles.length > 0")
+            tab.close()
+        chromium.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--rounds", type=int, default=60, help="before the pictures are taken")
+    parser.add_argument("--port", type=int, default=28765, help="and the one above it")
+    arguments = parser.parse_args()
+    port, page = arguments.port, arguments.port + 1
+    with tempfile.TemporaryDirectory() as folder:
+        programs: List[subprocess.Popen[bytes]] = [start(
+            ROOT / "hive" / "server.py", "--port", port, "--dashboard-port", page, "--batch-size",
+            16, folder=folder)]
+        try:
+            programs += [start(ROOT / "hive" / "peer.py", "--server", f"ws://localhost:{port}",
+                               "--name", name, folder=folder) for name in PEERS]
+            while state(page)["version"] < arguments.rounds:
+                time.sleep(1)
+            take(page)
+        finally:
+            for program in reversed(programs):
+                program.terminate()
+                program.wait()
+
+
+if __name__ == "__main__":
+    main()
