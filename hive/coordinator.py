@@ -12,11 +12,11 @@ import hashlib
 import math
 import secrets
 import time
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, Iterable, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -40,7 +40,7 @@ from hive.journal import Contribution, Journal, Record
 from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
 from hive.protocol import ProtocolError, Receiver, pack, unpack
 from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
-from hive.standing import Standing, flops_per_character, kind_of
+from hive.standing import RECENT, Standing, flops_per_character, kind_of
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
@@ -77,10 +77,18 @@ class Link:
     batch_size: int = 1
     offer: Optional[Dict[str, Any]] = None
     counted_at: float = field(default_factory=time.monotonic)  # when its work last counted
-    speed: float = 0.0  # characters per second while training, as it measured them
+    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
+        default_factory=lambda: deque(maxlen=RECENT))
     steps: int = 0  # of its task done so far
     up: int = 0
     down: int = 0  # bytes on the wire
+
+    @property
+    def speed(self) -> float:
+        """Characters per second while it trains, as it measured them; 0 before its first update.
+        Over as many updates as the hive's own speed, so that the two can be compared."""
+        seconds = sum(seconds for _, seconds in self.laps)
+        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
 
     @property
     def latency(self) -> Optional[float]:
@@ -570,7 +578,7 @@ class Coordinator:
         self.opened = self.opened or time.time()
         tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.weights))
         characters = said["steps"] * link.batch_size * self.job.config.block_size
-        link.speed = characters / max(said["seconds"], 1e-3)
+        link.laps.append((characters, said["seconds"]))
         loss = math.nan if said["loss"] is None else said["loss"]
         weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
         try:

@@ -204,9 +204,11 @@ class Figures {
   /** [name, value, note] of each figure. */
   *facts(state) {
     const single = state.mode === "single";
-    yield ["Training loss", nats(state.loss), `nats; ${bits(state.loss)} bits per character`];
-    yield ["Validation loss", nats(state.val_loss),
-      `nats; ${bits(state.val_loss)} bits, ${state.unit} ${count(state.evaluated)}`];
+    const inBits = (loss) => (loss == null ? "not yet" : `${bits(loss)} bits per character`);
+    const measuredAt = state.val_loss == null ? ""
+      : `, after ${state.unit} ${count(state.evaluated)}`;
+    yield ["Training loss", `${nats(state.loss)} nats`, inBits(state.loss)];
+    yield ["Validation loss", `${nats(state.val_loss)} nats`, inBits(state.val_loss) + measuredAt];
     if (!single) {
       const now = state.phase === "training" ? `, ${duration(state.left)} left` : "";
       yield ["Round", count(state.version + (state.finished ? 0 : 1)), PHASES[state.phase] + now];

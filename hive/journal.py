@@ -640,7 +640,9 @@ class Journal:
         names = ("peer", "name", "device", "first_seen", "last_seen", "tokens", "rounds", "late",
                  "rejected", "bytes")
         rows = self._query("""
-            SELECT peers.peer, peers.name, device, first_seen, last_seen,
+            SELECT peers.peer, peers.name, device, first_seen,
+                   max(last_seen, coalesce((SELECT committed FROM versions WHERE number = (
+                       SELECT max(number) FROM contributions WHERE peer = peers.peer)), 0)),
                    sum(CASE verdict WHEN 'counted' THEN tokens ELSE 0 END) AS counted_tokens,
                    sum(CASE verdict WHEN 'counted' THEN 1 ELSE 0 END),
                    sum(CASE verdict WHEN 'late' THEN 1 ELSE 0 END),
@@ -651,7 +653,5 @@ class Journal:
 
     def reasons(self) -> Dict[str, str]:
         """By peer, why its latest contribution that did not count did not."""
-        rows = self._query("""
-            SELECT peer, reason, max(number) FROM contributions WHERE verdict != 'counted'
-            GROUP BY peer""")
-        return {peer: reason for peer, reason, _ in rows}
+        return dict(self._query("SELECT peer, reason FROM contributions "
+                                "WHERE verdict != 'counted' ORDER BY number, position"))

@@ -127,14 +127,16 @@ class RunFacts:
     def node(self) -> Dict[str, Any]:
         """This machine, as the one peer."""
         every, step = self.trainer.recipe.log_every, self.trainer.step
-        tokens = step * self.trainer.recipe.batch_size * self.config.block_size
         return {
             "peer": NODE, "name": socket.gethostname(), "device": self.device,
             "kind": self.trainer.runtime.device.type,
             "state": "delivered" if self.finished else "training",
             "steps": step % every, "quota": every, "speed": self.speed, "bytes_up": 0,
-            "bytes_down": 0, "latency": None, "joined": self.began, "tokens": tokens,
+            "bytes_down": 0, "latency": None, "joined": self.began, "tokens": self.tokens(step),
             "share": 1.0, "counted": 0, "late": 0, "rejected": 0, "reason": ""}
+
+    def tokens(self, step: int) -> int:
+        return step * self.trainer.recipe.batch_size * self.config.block_size
 
     def measured(self) -> Dict[str, Any]:
         trainer = self.trainer
@@ -143,7 +145,7 @@ class RunFacts:
         return {
             "phase": "finished" if self.finished else "training", "version": step, "step": step,
             "total": total, "round": None, "seconds": trainer.seconds, "remaining": remaining,
-            "tokens": self.node()["tokens"], "speed": self.speed,
+            "tokens": self.tokens(step), "speed": self.speed,
             "flops": self.speed * flops_per_character(self.config),
             "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
 
@@ -163,17 +165,21 @@ class RunFacts:
 
     def history(self, first: Optional[int], last: Optional[int], points: int) -> Dict[str, Any]:
         """Points of the log between two steps, some joined to one if there are too many."""
-        first, last = first or 0, self.trainer.step if last is None else last
+        step = self.trainer.step
+        first, last = first or 0, step if last is None else min(last, step)
         log = [point for point in list(self.run.points) if first <= point["step"] <= last]
         curve = [point for point in log if point["kind"] == "train"]
         every = max(1, math.ceil(len(curve) / points))
         groups = [curve[start: start + every] for start in range(0, len(curve), every)]
         measured = [point for point in log if point["kind"] == "eval"]
-        shown = measured[:: max(1, math.ceil(len(measured) / points))]
+        together = max(1, math.ceil(len(measured) / points))
+        shown = [measured[start: start + together][-1]
+                 for start in range(0, len(measured), together)]
         losses = [[point["loss"] for point in group] for group in groups]
         steps = [group[-1]["step"] for group in groups]
         return {
-            "first": first, "last": last, "every": every, "rounds": steps, "steps": steps,
+            "first": first, "last": last, "every": every * self.trainer.recipe.log_every,
+            "rounds": steps, "steps": steps,
             "loss": [sum(part) / len(part) for part in losses],
             "low": [min(part) for part in losses], "high": [max(part) for part in losses],
             "committed": [self.began + group[-1]["seconds"] for group in groups],
@@ -271,11 +277,13 @@ class Dashboard:
     def finish(self, reason: str) -> None:
         """Training is over; the page stays, to talk to what it made."""
         assert self.facts is not None
-        self.loop.call_soon_threadsafe(self.facts.finish, reason)
+        self.facts.writing.submit(  # behind the last sample
+            self.loop.call_soon_threadsafe, self.facts.finish, reason)
 
     def __exit__(self, *error: object) -> None:
         if self.facts is None:
             self.socket.close()
             return
+        self.facts.writing.shutdown()
         self.loop.call_soon_threadsafe(self.over.set)
         self.thread.join()

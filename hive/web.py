@@ -10,6 +10,7 @@ import contextlib
 import ipaddress
 import json
 import logging
+import re
 import socket
 import time
 from collections import OrderedDict
@@ -29,7 +30,7 @@ from typing import (
     Set,
     Tuple,
 )
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 from gltch_2_7m import GltchError
 from hive.events import Events, finite
@@ -40,8 +41,8 @@ FILES = {  # address: file and content type
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
-        "hive", "dom", "format", "network", "layout", "picture", "chart", "history", "plot", "scale",
-        "chat", "model")}}
+        "hive", "dom", "format", "network", "layout", "picture", "chart", "history", "plot",
+        "scale", "chat", "model")}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -52,12 +53,14 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Connection": "close",
 }
-REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden", 404: "Not Found",
-           421: "Misdirected Request", 503: "Service Unavailable"}
+REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
+           404: "Not Found", 421: "Misdirected Request", 426: "Upgrade Required",
+           500: "Internal Server Error", 503: "Service Unavailable"}
 REQUEST_SECONDS = 20.0  # for a request to arrive
 DOWNLOAD_SECONDS = 900.0  # for an answer to leave
 MOST_PAGES, MOST_DOWNLOADS = 64, 8  # at a time
 EVENTS_SECONDS = 0.05  # between two messages with events
+FAREWELL_SECONDS = 2.0  # for the pages to hear how it ended
 KEPT_FILES = 4  # weights that were asked for lately, ready to send
 
 
@@ -108,7 +111,7 @@ class Web:
         self.source, self.serve_peer = source, peers
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
-        self.pages: Set[Any] = set()
+        self.pages: Dict[Any, int] = {}  # and the number of the last event each was sent
         self.downloads: Set[Any] = set()
         self.files: OrderedDict[str, bytes] = OrderedDict()  # weights, the latest last
         self.reading = ThreadPoolExecutor(1, "web")
@@ -134,18 +137,20 @@ class Web:
         return Response(reply.status, REASONS[reply.status], Headers(headers), reply.content)
 
     async def find(self, connection: Any, request: Any) -> Optional[Reply]:
-        address = urlsplit(request.path)
-        path, query = address.path, Query(address.query)
-        origin = request.headers.get("Origin")
+        path, _, fields = request.path.partition("?")
+        query, origin = Query(fields), the_only(request.headers, "Origin")
         if path == PEERS and self.serve_peer:
             demand(origin is None, 403, "Peers join here, not web pages.")
             return None
-        host = request.headers.get("Host", "")
+        host = the_only(request.headers, "Host") or ""
         demand(self.knows(host), 421, f"This dashboard is not known as {host[:100]!r}: start it "
                "with --allow-host and that name if it should be.")
         if path == EVENTS:
-            demand(origin is None or urlsplit(origin).netloc == host, 403,
+            demand(origin in (None, f"http://{host}", f"https://{host}"), 403,
                    "The events are not for pages of other sites.")
+            demand((the_only(request.headers, "Upgrade") or "").lower() == "websocket", 426,
+                   "The events come over a WebSocket.")
+            query.number("since", 0)  # says when it makes no sense
             demand(len(self.pages) < MOST_PAGES, 503, "Too many pages are open; try again later.")
             return None
         answers = {"/api/state": self.state, "/api/history": self.history,
@@ -156,7 +161,8 @@ class Web:
         if path.startswith("/api/rounds/"):
             return await self.round(path[len("/api/rounds/"):])
         if path == "/model.safetensors":
-            return await self.weights(connection, query, request.headers.get("If-None-Match", ""))
+            known = the_only(request.headers, "If-None-Match") or ""
+            return await self.weights(connection, query, known)
         if path in ("/last.pt", "/best.pt"):
             return await self.checkpoint(connection, self.source.folder / path[1:])
         demand(path in FILES, 404, "There is nothing here.")
@@ -166,7 +172,8 @@ class Web:
     def knows(self, host: str) -> bool:
         """Is this one of our names? Against pages whose own name was made to point to us (DNS
         rebinding); an address in digits is no name."""
-        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        found = re.fullmatch(r"(\[[^][]*\]|[^][:]*)(:\d*)?", host)
+        name = found.group(1).strip("[]").rstrip(".").lower() if found else ""
         try:
             ipaddress.ip_address(name)
             return True
@@ -219,18 +226,20 @@ class Web:
         if tag["ETag"] in known:
             return Reply("application/octet-stream", b"", 304, tag)
         self.begin_download(connection)
-        if snapshot.name not in self.files:
-            loop = asyncio.get_running_loop()
-            content = await loop.run_in_executor(self.making, self.make, snapshot)
-            self.files[snapshot.name] = content
-        self.files.move_to_end(snapshot.name)
-        while len(self.files) > KEPT_FILES:
-            self.files.popitem(last=False)
-        return Reply("application/octet-stream", self.files[snapshot.name], headers=tag)
+        try:
+            content = await asyncio.get_running_loop().run_in_executor(
+                self.making, self.make, snapshot)
+        except GltchError as error:
+            raise Refusal(500, str(error)) from None
+        return Reply("application/octet-stream", content, headers=tag)
 
     def make(self, snapshot: Snapshot) -> bytes:
         """In the worker thread; whoever waited behind the same weights finds them made."""
-        return self.files.get(snapshot.name) or snapshot.content()
+        content = self.files.pop(snapshot.name, None) or snapshot.content()
+        self.files[snapshot.name] = content  # as the latest
+        while len(self.files) > KEPT_FILES:
+            self.files.popitem(last=False)
+        return content
 
     async def checkpoint(self, connection: Any, path: Path) -> Reply:
         self.begin_download(connection)
@@ -243,17 +252,21 @@ class Web:
         over = asyncio.ensure_future(connection.wait_closed())
         over.add_done_callback(lambda _: self.downloads.discard(connection))
 
-    def stop(self) -> None:
-        """Whoever still downloads will not hold up the end."""
+    async def stop(self) -> None:
+        """Pages hear how it ended; whoever still downloads will not hold it up."""
+        patience = time.monotonic() + FAREWELL_SECONDS
+        while time.monotonic() < patience and any(
+                seq < self.source.events.seq for seq in self.pages.values()):
+            await asyncio.sleep(EVENTS_SECONDS)
         for connection in list(self.downloads):
             connection.transport.abort()
 
     # WebSockets
 
     async def converse(self, connection: Any) -> None:
-        address = urlsplit(connection.request.path)
-        if address.path == EVENTS:
-            await self.follow(connection, Query(address.query))
+        path, _, fields = connection.request.path.partition("?")
+        if path == EVENTS:
+            await self.follow(connection, Query(fields))
         elif self.serve_peer:
             await self.serve_peer(connection)
 
@@ -262,7 +275,7 @@ class Web:
         from websockets.exceptions import ConnectionClosed
         session, seq = query.text("session"), query.number("since", 0)
         listening = asyncio.ensure_future(page.recv())
-        self.pages.add(page)
+        self.pages[page] = -1
         try:
             while not listening.done():
                 events = self.source.events
@@ -272,13 +285,14 @@ class Web:
                 session, seq = events.session, events.seq
                 if batch != "[]":
                     await page.send(batch)
+                self.pages[page] = seq
                 await asyncio.wait([listening], timeout=EVENTS_SECONDS)
             if not listening.exception():
                 await page.close(1008, "A page only listens.")
         except ConnectionClosed:
             pass  # it left
         finally:
-            self.pages.discard(page)
+            del self.pages[page]
             listening.cancel()
             await asyncio.gather(listening, return_exceptions=True)
 
@@ -310,7 +324,7 @@ async def pages(web: Web, **settings: Any) -> AsyncIterator[int]:
         try:
             yield list(server.sockets)[0].getsockname()[1]
         finally:
-            web.stop()
+            await web.stop()
 
 
 class Query:
@@ -336,6 +350,12 @@ class Query:
         return int(text)
 
 
+def the_only(headers: Any, name: str) -> Optional[str]:
+    values = headers.get_all(name)
+    demand(len(values) <= 1, 400, f"There is more than one {name} header.")
+    return values[0] if values else None
+
+
 def demand(condition: bool, status: int, sentence: str) -> None:
     if not condition:
         raise Refusal(status, sentence)
@@ -355,7 +375,7 @@ def metrics(state: Dict[str, Any]) -> bytes:
         lines.extend([f"# HELP {name} {text}", f"# TYPE {name} {kind}"])
         for labels, value in values:
             if value is not None:
-                inside = ",".join(f"{key}={json.dumps(label)}" for key, label in labels.items())
+                inside = ",".join(f'{key}="{escaped(label)}"' for key, label in labels.items())
                 lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
 
     about = {name: str(state[name]) for name in ("run", "size", "mode")}
@@ -373,6 +393,10 @@ def metrics(state: Dict[str, Any]) -> bytes:
     add("process_cpu_seconds_total", "counter", "Processor time of the process.",
         ({}, time.process_time()))
     return ("\n".join(lines) + "\n").encode()
+
+
+def escaped(label: str) -> str:
+    return label.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
 
 
 METRICS = [

@@ -15,14 +15,16 @@ import torch
 
 from gltch_2_7m import FORMAT as CHECKPOINT
 from gltch_2_7m import GLTCH, Config
+from hive.events import finite
 
 
 def header(config: Config, **about: Any) -> bytes:
     """What precedes the flat weights of such a network. `about` goes into the metadata: vocabulary,
-    text and step are what a checkpoint needs, and val_loss if it is known."""
+    text and step are what a checkpoint needs, and val_loss if it is known and finite."""
     with torch.device("meta"):  # only names and shapes are needed
         model = GLTCH(config)
-    known = {"format": CHECKPOINT, "config": asdict(config), **about}
+    known = {"format": CHECKPOINT, "config": asdict(config),
+             **{name: value for name, value in about.items() if finite(value) == value}}
     entries: Dict[str, Any] = {"__metadata__": {"format": "pt", "gltch": json.dumps(known)}}
     end = 0
     for name, parameter in model.named_parameters():

@@ -727,9 +727,9 @@ def test_contributors_are_summed_over_the_run(journal):
             Contribution("p1", "Ada", 5, 1000, 2.5, 1.0, 400, verdict),
             Contribution("p2", "Bob", 5, 1500, 2.5, 1.0, 50, "counted"))))
     assert journal.contributors() == [
-        {"peer": "p2", "name": "Bob", "device": "cuda", "first_seen": 10.0, "last_seen": 10.0,
+        {"peer": "p2", "name": "Bob", "device": "cuda", "first_seen": 10.0, "last_seen": 560.0,
          "tokens": 7500, "rounds": 5, "late": 0, "rejected": 0, "bytes": 250},
-        {"peer": "p1", "name": "Ada", "device": "", "first_seen": 160.0, "last_seen": 160.0,
+        {"peer": "p1", "name": "Ada", "device": "", "first_seen": 160.0, "last_seen": 560.0,
          "tokens": 2000, "rounds": 2, "late": 2, "rejected": 1, "bytes": 2000},
         {"peer": "p9", "name": "Eve", "device": "cpu", "first_seen": 11.0, "last_seen": 11.0,
          "tokens": 0, "rounds": 0, "late": 0, "rejected": 0, "bytes": 0}]

@@ -131,7 +131,7 @@ def test_history_is_the_log_of_the_run(seen):
     began = seen.answers["/api/state"]["started"]
     assert steps == list(range(2, 21, 2))
     assert seen.answers["/api/history?to=20"] == {
-        "first": 0, "last": 20, "every": 1, "rounds": steps, "steps": steps, "loss": losses,
+        "first": 0, "last": 20, "every": 2, "rounds": steps, "steps": steps, "loss": losses,
         "low": losses, "high": losses,
         "committed": [began + point["seconds"] for point in points],
         "evaluations": {"rounds": [0, 10, 20], "steps": [0, 10, 20],

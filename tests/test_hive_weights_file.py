@@ -2,15 +2,17 @@
 import json
 import math
 import struct
+from dataclasses import asdict
 
 import pytest
 import torch
-from safetensors import safe_open
 
 import gltch_2_7m as gltch
 from gltch_2_7m import GLTCH, Config, Vocabulary, generate, load, save_checkpoint
 from hive.codec import flatten, to_bytes
 from hive.weights_file import header
+
+safe_open = pytest.importorskip("safetensors").safe_open
 
 CHARACTERS = "\n abcdé\"\\☃🐝"
 SMALL = Config(len(CHARACTERS), 16, 2, 2, 8, 0.0)
@@ -78,7 +80,7 @@ def test_the_metadata_says_what_a_checkpoint_needs(place):
 
 def test_it_writes_the_same_text_as_the_checkpoint_with_these_weights(place):
     model = network(SMALL)
-    save_checkpoint(place / "last.pt", {"config": gltch.asdict(SMALL), "ema": model.state_dict(),
+    save_checkpoint(place / "last.pt", {"config": asdict(SMALL), "ema": model.state_dict(),
                                         "vocabulary": CHARACTERS, "step": 30, "val_loss": 1.5})
     texts = []
     for path in (place / "last.pt", write(place / "model.safetensors", model)):

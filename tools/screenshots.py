@@ -22,7 +22,7 @@ from typing import Any, Dict, List
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("ada", "grace", "attic-box")
 PICTURES: Dict[str, Any] = {  # name: width, height, colours
-    "wide": (1440, 1500, "dark"), "light": (1440, 1500, "light"), "narrow": (390, 1500, "dark")}
+    "wide": (1440, 1960, "dark"), "light": (1440, 1960, "light"), "narrow": (390, 1900, "dark")}
 
 
 def start(*command: Any, folder: str) -> subprocess.Popen[bytes]:
@@ -52,12 +52,10 @@ def take(page: int) -> None:
             tab.get_by_role("button", name="Send").click()
             while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
                 time.sleep(0.2)
-            flying = False
-            while not flying:  # something travels at most of the time, but not always
-                flying = tab.evaluate("page.network.particles.length > 3")
-                if flying:
-                    tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
-                    flying = tab.evaluate("page.network.particles.length > 0")
+            tab.evaluate("scrollTo(0, 0)")
+            while tab.evaluate("page.network.particles.length < 10"):  # until much is travelling
+                time.sleep(0.02)
+            tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
             tab.close()
         chromium.close()
 
