@@ -88,8 +88,8 @@ class Simulated:
         with contextlib.closing(Journal(self.folder, read_only=True)) as journal:
             return journal.curve(first or 0, last or journal.last, points)
 
-    def samples(self, limit: int) -> List[Dict[str, Any]]:
-        return []
+    def samples(self, limit: int) -> Dict[str, Any]:
+        return {"samples": [], "first": None}
 
     def round(self, number: int) -> Dict[str, Any]:
         return {}

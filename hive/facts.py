@@ -8,7 +8,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional
 
 from torch import Tensor
 
@@ -30,6 +30,7 @@ class HiveFacts:
         self.coordinator, self.folder = coordinator, coordinator.folder
         self.events = coordinator.events
         self.journal = Journal(coordinator.folder, read_only=True)
+        self.archive = Journal(coordinator.folder, read_only=True)  # never busy with long questions
         job = coordinator.job
         self.fixed = {
             "session": self.events.session, "mode": "hive", "unit": "round",
@@ -55,8 +56,9 @@ class HiveFacts:
         last = newest if last is None else min(last, newest)
         return self.journal.curve(0 if first is None else first, last, points)
 
-    def samples(self, limit: int) -> List[Dict[str, Any]]:
-        return self.journal.samples(limit)
+    def samples(self, limit: int) -> Dict[str, Any]:
+        first = self.journal.samples(1, oldest=True)
+        return {"samples": self.journal.samples(limit), "first": first[0] if first else None}
 
     def round(self, number: int) -> Dict[str, Any]:
         return self.journal.round(number)
@@ -66,8 +68,8 @@ class HiveFacts:
         number = newest if version is None else version
         require(number <= newest, f"The hive has made {newest} rounds so far; there is no round "
                 f"{number}.")
-        result, step = self.journal.at(number)
-        job, val_loss = coordinator.job, self.journal.evaluation(number)
+        result, step = self.archive.at(number)
+        job, val_loss = coordinator.job, self.archive.evaluation(number)
         about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
                  "round": number, "step": step}
         if val_loss is not None:
@@ -75,7 +77,7 @@ class HiveFacts:
         weights: Optional[Tensor] = coordinator.weights if number == newest else None
 
         def content() -> bytes:
-            flat = (self.journal.weights_at(number, apply_bytes) if weights is None
+            flat = (self.archive.weights_at(number, apply_bytes) if weights is None
                     else to_bytes(weights))
             return header(job.config, **about) + flat
 

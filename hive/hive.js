@@ -364,6 +364,8 @@ class Contributors {
 // What it writes
 // ------------------------------------------------------------------------------------------------
 
+const MOST_SAMPLES = 1000;
+
 /** One sample, the newest unless somebody looks back, and the first for comparison. */
 class Samples {
   constructor() {
@@ -379,13 +381,18 @@ class Samples {
     this.unit = state.unit;
     const answer = await ask("api/samples?limit=100");
     if (!answer) return;
-    this.samples = answer.samples.reverse();
+    const [oldest] = this.samples = answer.samples.reverse();
+    if (answer.first && answer.first.round < oldest.round) this.samples.unshift(answer.first);
     this.show(this.samples.length - 1);
   }
 
   add({ version, step, val_loss, text }) {
     const follows = this.place === this.samples.length - 1; // whoever looks back is left in peace
     this.samples.push({ round: version, step, val_loss, text });
+    if (this.samples.length > MOST_SAMPLES) {
+      this.samples.splice(1, 1); // the first one stays
+      this.place = Math.max(0, this.place - 1);
+    }
     this.show(follows ? this.samples.length - 1 : this.place);
   }
 

@@ -553,12 +553,13 @@ class Journal:
         with self._transaction() as db:
             insert(db, "samples", {"number": number, "text": text})
 
-    def samples(self, limit: int = 20) -> List[Dict[str, Any]]:
-        """What was written, newest first: round (the version), step, val_loss (None if there is
-        none) and text."""
-        rows = self._query("""
+    def samples(self, limit: int = 20, oldest: bool = False) -> List[Dict[str, Any]]:
+        """What was written, newest (or oldest) first: round (the version), step, val_loss (None if
+        there is none) and text."""
+        rows = self._query(f"""
             SELECT number, step, val_loss, text FROM samples JOIN versions USING (number)
-            LEFT JOIN evaluations USING (number) ORDER BY id DESC LIMIT ?""", limit)
+            LEFT JOIN evaluations USING (number) ORDER BY id {"" if oldest else "DESC"}
+            LIMIT ?""", limit)
         return [dict(zip(("round", "step", "val_loss", "text"), row)) for row in rows]
 
     def curve(self, first: int, last: int, points: int) -> Dict[str, Any]:

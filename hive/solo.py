@@ -187,8 +187,9 @@ class RunFacts:
                             "steps": [point["step"] for point in shown],
                             "val_loss": [point["loss"] for point in shown]}}
 
-    def samples(self, limit: int) -> List[Dict[str, Any]]:
-        return self.written[::-1][:limit]
+    def samples(self, limit: int) -> Dict[str, Any]:
+        return {"samples": self.written[::-1][:limit],
+                "first": self.written[0] if self.written else None}
 
     def round(self, number: int) -> Dict[str, Any]:
         points = [point for point in list(self.run.points) if point["step"] == number]

@@ -83,7 +83,7 @@ class Source(Protocol):
     def snapshot(self, version: Optional[int]) -> Snapshot: ...
     def history(self, first: Optional[int], last: Optional[int], points: int
                 ) -> Dict[str, Any]: ...
-    def samples(self, limit: int) -> List[Dict[str, Any]]: ...
+    def samples(self, limit: int) -> Dict[str, Any]: ...
     def round(self, number: int) -> Dict[str, Any]: ...
 
 
@@ -205,7 +205,7 @@ class Web:
 
     async def samples(self, query: Query) -> Reply:
         limit = query.number("limit", 1, 100) or 20
-        return as_json({"samples": await self.read(self.source.samples, limit)})
+        return as_json(await self.read(self.source.samples, limit))
 
     async def round(self, number: str) -> Reply:
         demand(number.isdecimal() and len(number) < 16, 404, "A round has a number.")

@@ -1,5 +1,6 @@
 """The Hive, end to end: real processes, real sockets, and what happens when they fail."""
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -18,7 +19,7 @@ from hive_processes import LIMIT, ON_CPU, TINY, Place, free_ports, open_socket, 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, protocol, server
-from hive.codec import digest, encode, flatten
+from hive.codec import digest, encode, flatten, to_bytes
 from hive.coordinator import apply_bytes
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
@@ -533,7 +534,7 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
 # A hive at work, open to others: peers come and go
 # --------------------------------------------------------------------------------------------------
 
-BUSY = ("--host", "0.0.0.0", "--rounds", 100_000)
+BUSY = ("--host", "0.0.0.0", "--rounds", 100_000, "--allow-host", "dash.example", ".tunnel.example")
 
 
 @pytest.fixture(scope="module")
@@ -599,6 +600,48 @@ def test_the_network_is_there_during_the_run(busy, tmp_path, capsys):
     assert not busy.state()["finished"]
 
 
+def test_the_weights_of_every_round_can_be_had_while_it_trains(busy, tmp_path):
+    busy.reaches(3)
+    for number in range(4):
+        status, headers, content = busy.ask(f"/model.safetensors?round={number}")
+        assert status == 200 and content.endswith(weights_of(busy, number))
+        with busy.journal() as journal:
+            assert journal.at(number)[0] in headers["ETag"]
+    (tmp_path / "model.safetensors").write_bytes(content)
+    model, vocabulary = gltch.load(str(tmp_path / "model.safetensors"))
+    assert to_bytes(flatten(model)) == weights_of(busy, 3)
+    assert busy.ask("/model.safetensors?round=1000000")[0] == 404
+
+
+def weights_of(hive, number):
+    with hive.journal() as journal:
+        return journal.weights_at(number, apply_bytes)
+
+
+def test_what_the_journal_knows_is_on_the_dashboard(busy):
+    busy.reaches(3)
+    history = json.loads(busy.ask("/api/history?to=3")[2])
+    assert (history["first"], history["last"], history["rounds"]) == (0, 3, [1, 2, 3])
+    for number in (1, 2, 3):
+        told = json.loads(busy.ask(f"/api/rounds/{number}")[2])
+        assert told["loss"] == history["loss"][number - 1]
+        assert [one["name"] for one in told["contributions"]] == busy.counted(number)
+    assert busy.ask("/api/rounds/0")[0] == busy.ask("/api/rounds/1000000")[0] == 404
+    known = {one["name"]: one for one in json.loads(busy.ask("/api/peers")[2])["contributors"]}
+    assert known["steady"]["connected"] and known["steady"]["share"] > 0
+    assert abs(sum(one["share"] for one in known.values()) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("host, status", [
+    ("localhost", 200), ("127.0.0.1", 200), ("dash.example", 200), ("a.tunnel.example", 200),
+    ("elsewhere.example", 421)])
+def test_the_dashboard_answers_to_the_names_it_was_given(busy, host, status):
+    connection = http.client.HTTPConnection("127.0.0.1", busy.page, timeout=LIMIT)
+    with contextlib.closing(connection):
+        connection.request("GET", "/api/state", headers={"Host": f"{host}:{busy.page}"})
+        assert connection.getresponse().status == status
+
+
 @posix
 def test_a_late_joiner_catches_up_is_killed_comes_back_as_itself_and_says_goodbye(here, busy):
     """By the printed command, but the dashboard's port; with nothing of its own."""
@@ -645,9 +688,14 @@ def test_a_coordinator_that_is_stopped_goes_on_where_it_was(shared, busy):
     assert busy.interrupt() == 130
     version, _, step = head_of(busy)
     assert f"Stopped after round {version}; the same command goes on." in busy.said()
+    contributors = Counter()
+    for number in range(1, version + 1):
+        contributors.update(busy.counted(number))
     again = shared.coordinator(*BUSY, run="busy")
     assert f"round {version}, step {step}" in again.said()
     assert again.key == busy.key
+    known = json.loads(again.ask("/api/peers")[2])["contributors"]
+    assert {one["name"]: one["counted"] for one in known if one["counted"]} == contributors
 
 
 @pytest.mark.parametrize("content, sentence", [

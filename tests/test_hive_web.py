@@ -53,7 +53,8 @@ class Facts:
 
     def samples(self, limit):
         self.asked.append(limit)
-        return [{"round": 3, "step": 40, "val_loss": None, "text": "O, \0 é\n"}]
+        return {"samples": [{"round": 3, "step": 40, "val_loss": None, "text": "O, \0 é\n"}],
+                "first": None}
 
     def round(self, number):
         require(number <= NEWEST, f"There is no round {number}.")
@@ -199,7 +200,7 @@ def test_history_is_asked_for_the_part_and_the_points_that_the_address_says(port
 
 def test_samples_come_as_many_as_were_asked_for(port, source):
     told = port.json("/api/samples")
-    assert told == {"samples": source.samples(20)}
+    assert told == source.samples(20)
     port.json("/api/samples?limit=1")
     port.json("/api/samples?limit=100")
     assert source.asked == [20, 20, 1, 100]
