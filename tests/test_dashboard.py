@@ -211,6 +211,28 @@ def test_who_wants_calm_gets_it(busy, visit):
     assert visitor.ask("page.network.frames") <= frames + 1
 
 
+def test_who_asked_for_less_motion_sees_no_particles(busy, visit):
+    visitor = visit(busy.page, reduced_motion="reduce")
+    visitor.until("page.network.transfers >= 10")
+    assert visitor.ask("page.network.particles.length") == 0
+
+
+def test_a_node_stays_where_it_was_dragged(busy, visit):
+    visitor = visit(busy.page)
+    visitor.until("page.state.peers.size >= 2 && page.network.settled")
+    box = visitor.page.locator("#network canvas").bounding_box()
+    x, y = visitor.ask("[page.network.nodes[0].x, page.network.nodes[0].y]")
+    mouse = visitor.page.mouse
+    mouse.move(box["x"] + x, box["y"] + y)
+    mouse.down()
+    mouse.move(box["x"] + 60, box["y"] + 60, steps=5)
+    mouse.up()
+    visitor.until("page.network.settled")
+    assert visitor.ask("[page.network.nodes[0].x, page.network.nodes[0].y]") == [60, 60]
+    name = visitor.ask("page.network.nodes[0].peer.name")
+    assert name in visitor.text("#network .network-readout")
+
+
 def test_a_table_can_be_sorted_by_any_column(busy, visit):
     visitor = visit(busy.page)
     visitor.until("page.state.peers.size >= 2")
@@ -248,6 +270,24 @@ def test_the_curve_grows_and_a_reload_keeps_it(busy, visit):
     points = visitor.ask("page.chart.points")
     visitor.page.reload()
     visitor.until(f"page.chart?.points >= {points}")
+
+
+def test_a_part_of_the_curve_can_be_looked_at(busy, visit):
+    busy.reaches(12)
+    visitor = visit(busy.page)
+    visitor.until("page.chart.points >= 12")
+    canvas = visitor.page.locator("#chart canvas")
+    box = canvas.bounding_box()
+    visitor.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 50)
+    visitor.page.mouse.down()
+    visitor.page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 80, steps=4)
+    visitor.page.mouse.up()
+    part = visitor.ask("page.chart.history.view")
+    assert 0 < part["from"] < part["to"] < visitor.ask("page.state.version") + 1
+    canvas.press("End")
+    assert "Train" in visitor.text("#chart [aria-live]")
+    visitor.page.get_by_role("button", name="Whole run").click()
+    assert visitor.ask("page.chart.history.view") is None
 
 
 def test_the_numbers_are_those_of_the_coordinator(busy, visit):
