@@ -508,10 +508,12 @@ class Page {
   /** The whole state arrived: at the beginning, and after too long a break. */
   start() {
     const { state } = this;
-    const size = `${state.size}, ${count(state.parameters)} parameters`;
+    const single = state.mode === "single";
+    const facts = [state.size, `${count(state.parameters)} parameters`, state.sync];
     document.body.dataset.mode = state.mode;
-    setText(element("title"), state.mode === "single" ? "GLTCH" : "GLTCH Hive");
-    setText(element("about"), `${state.run}: ${size}${state.sync ? `, ${state.sync}` : ""}`);
+    setText(element("title"), single ? "GLTCH" : "GLTCH Hive");
+    setText(element("network-title"), single ? "This machine" : "The hive");
+    setText(element("about"), `${state.run}: ${facts.filter(Boolean).join(", ")}`);
     this.join.update(state);
     this.invitation.update();
     this.network.update(state);
