@@ -87,7 +87,8 @@ export class LossChart {
     this.notice = make("p", { className: "chart-notice", role: "status" });
     this.aloud = make("p", { className: "hidden-visually", ariaLive: "polite" });
     section.append(controls, make("div", { className: "chart-plot" },
-      this.canvas, this.box, this.notice, this.aloud));
+      this.canvas, this.box, this.notice, this.aloud), make("p", { className: "chart-hint quiet" },
+      "Drag over a part to look at it closely; a double click shows the whole run."));
     this.offerAxes();
   }
 
@@ -128,6 +129,7 @@ export class LossChart {
     this.all.disabled = !view;
     const waiting = run && !outdated && !whole.points.length;
     setText(this.notice, failed ? "The losses could not be loaded; trying again."
+      : !this.look.train && !this.look.validation ? "Both curves are switched off."
       : waiting ? `The first ${this.unit} has not been committed yet.` : "");
     this.canvas.ariaLabel = "Loss curves, "
       + `${this.unit}s ${count(range.from)} to ${count(range.to)}. `

@@ -225,7 +225,8 @@ export class Chat {
     worker.addEventListener("error", () => {
       this.worker = null; // the next message starts another
       this.loaded = null;
-      this.onerror({ error: "The network could not be started in this browser." });
+      this.onerror({ error: "The program that runs the network could not be loaded: either the "
+        + "coordinator does not answer, or this browser is too old (it needs module workers)." });
     });
     return worker;
   }
@@ -251,8 +252,9 @@ export class Chat {
   onbegun({ prompt, missing }) {
     this.transcript.text = prompt;
     if (!missing.length) return;
-    const few = missing.slice(0, 10).map((character) => JSON.stringify(character));
-    this.transcript.note(`Left out, because it has never seen them: ${few.join(", ")}`);
+    const few = missing.slice(0, 10).map((character) => JSON.stringify(character)).join(", ");
+    const more = missing.length > 10 ? `, and ${missing.length - 10} more` : "";
+    this.transcript.note(`Left out, because it has never seen them: ${few}${more}`);
   }
 
   ontext({ text, speed }) {

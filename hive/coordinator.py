@@ -37,7 +37,14 @@ from hive.codec import from_bytes, to_bytes, unflatten
 from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
-from hive.outer import Committed, Outer, Rejected, apply_update, believed_tokens
+from hive.outer import (
+    Committed,
+    Outer,
+    Rejected,
+    apply_update,
+    believed_tokens,
+    least_seconds,
+)
 from hive.protocol import ProtocolError, Receiver, pack, unpack
 from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.standing import RECENT, Standing, flops_per_character, kind_of
@@ -442,7 +449,8 @@ class Coordinator:
             self.bytes_up += link.up
             self.bytes_down += link.down
             self.events.add("left", peer=link.peer)
-            self.progress.say(f"left      {link.name}")
+            waits = "" if self.links or self.finished else "; nobody is left, the run waits"
+            self.progress.say(f"left      {link.name}{waits}")
             self.wake.set()
 
     # What they say
@@ -577,8 +585,6 @@ class Coordinator:
             return
         self.opened = self.opened or time.time()
         tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.weights))
-        characters = said["steps"] * link.batch_size * self.job.config.block_size
-        link.laps.append((characters, said["seconds"]))
         loss = math.nan if said["loss"] is None else said["loss"]
         weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
         try:
@@ -587,6 +593,8 @@ class Coordinator:
             self.rounds.reject(link.peer)
             self.judge(link, said, Verdict(REJECTED, str(error)))
         else:
+            least = least_seconds(tokens, len(self.weights))
+            link.laps.append((tokens, max(said["seconds"], least)))
             self.contributions.append(Contribution(
                 link.peer, link.name, said["steps"], tokens, loss, weight, len(content),
                 "counted", f"{stale} rounds late" if stale else ""))
@@ -601,6 +609,8 @@ class Coordinator:
         self.contributions = [*once, Contribution(
             link.peer, link.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
             verdict.verdict, verdict.reason)]
+        self.standing.refuse(link.peer, verdict.verdict, verdict.reason, time.time())
+        self.events.add("refused", peer=link.peer, verdict=verdict.verdict, reason=verdict.reason)
         if verdict.verdict == REJECTED:
             self.progress.say(f"rejected  {link.name}: {verdict.reason}")
         link.send("verdict", version=said["version"], verdict=verdict.verdict,
@@ -658,7 +668,8 @@ class Coordinator:
 
     def measured(self) -> Dict[str, Any]:
         """The numbers of the run that change all the time."""
-        plan, standing = self.rounds.plan, self.standing
+        standing, speed = self.standing, self.standing.speed if self.links else 0.0
+        plan = self.rounds.plan if self.links else None  # a round that nobody makes waits
         phase = ("finished" if self.finished else "committing" if self.rounds.closed
                  else "training" if plan else "waiting")
         fastest = max(self.links.values(), key=lambda link: link.speed, default=None)
@@ -670,11 +681,11 @@ class Coordinator:
             "total": self.total,
             "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
                                "left": max(0.0, left)},
-            "seconds": self.seconds, "tokens": standing.tokens, "speed": standing.speed,
-            "remaining": standing.remaining(self.total and self.total - self.step),
-            "flops": standing.speed * flops_per_character(self.job.config),
+            "seconds": self.seconds, "tokens": standing.tokens, "speed": speed,
+            "remaining": plan and standing.remaining(self.total and self.total - self.step),
+            "flops": speed * flops_per_character(self.job.config),
             "fastest": fastest and {"name": fastest.name, "speed": fastest.speed},
-            "speedup": fastest and standing.speed / fastest.speed,
+            "speedup": fastest and speed / fastest.speed,
             "bytes_up": self.bytes_up + sum(link.up for link in self.links.values()),
             "bytes_down": self.bytes_down + sum(link.down for link in self.links.values())}
 

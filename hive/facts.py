@@ -61,6 +61,9 @@ class HiveFacts:
         return {"samples": self.journal.samples(limit), "first": first[0] if first else None}
 
     def round(self, number: int) -> Dict[str, Any]:
+        newest = self.journal.last
+        require(0 < number <= newest, f"The hive has made {newest} rounds so far; there is no "
+                f"round {number}.")
         return self.journal.round(number)
 
     def snapshot(self, version: Optional[int]) -> Snapshot:
@@ -81,7 +84,7 @@ class HiveFacts:
                     else to_bytes(weights))
             return header(job.config, **about) + flat
 
-        return Snapshot(f"{result}-{number}" + ("" if val_loss is None else "-evaluated"), content)
+        return Snapshot(f"{result}-{number}", content)
 
 
 def colab_link() -> Optional[str]:

@@ -39,6 +39,10 @@ export function duration(seconds) {
   return min ? `${min} min ${two(s)} s` : `${s} s`;
 }
 
+/** Unix seconds -> "24 Nov, 04:13", in the visitor's own time */
+export const moment = (seconds) => new Date(1000 * seconds).toLocaleString("en-GB",
+  { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+
 /** A ping of 0.0123 s -> "12 ms" */
 export const milliseconds = (seconds) =>
   seconds == null ? NOT_YET : `${(1000 * seconds).toFixed(seconds < 0.01 ? 1 : 0)} ms`;

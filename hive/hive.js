@@ -4,7 +4,9 @@
 import { LossChart } from "./chart.js";
 import { Chat } from "./chat.js";
 import { make, setText } from "./dom.js";
-import { bits, bytes, count, duration, metric, milliseconds, nats, percent } from "./format.js";
+import {
+  bits, bytes, count, duration, metric, milliseconds, moment, nats, percent,
+} from "./format.js";
 import { Network } from "./network.js";
 
 const element = (id) => document.getElementById(id);
@@ -60,12 +62,15 @@ class State {
     this.phase = "committing";
   }
 
-  on_committed({ version, step, total, loss, contributions }) {
-    Object.assign(this, { version, step, total, loss, round: null, phase: "waiting" });
-    for (const one of contributions) {
-      const peer = this.peers.get(one.peer);
-      if (peer && one.verdict !== "counted") peer.reason = one.reason;
-    }
+  on_committed({ version, step, total, loss, snapshots = this.snapshots }) {
+    Object.assign(this, { version, step, total, loss, snapshots, round: null, phase: "waiting" });
+  }
+
+  on_refused({ peer, verdict, reason }) {
+    const refused = this.peers.get(peer);
+    if (!refused) return;
+    refused[verdict] += 1;
+    refused.reason = reason;
   }
 
   on_evaluated({ version, val_loss, best_val_loss, snapshots = this.snapshots }) {
@@ -127,6 +132,13 @@ class Connection {
     this.socket.onclose = () => this.retryLater();
   }
 
+  /** A connection on which nothing comes any more may take a minute to close: do not wait. */
+  abandon() {
+    this.socket.onmessage = this.socket.onclose = null;
+    this.socket.close();
+    this.retryLater();
+  }
+
   retryLater() {
     const wait = this.wait * (0.5 + Math.random()); // so that not all pages come back at once
     this.wait = Math.min(2 * this.wait, LONGEST_WAIT);
@@ -143,7 +155,7 @@ class Connection {
   /** A coordinator says something every second: long silence is a dead connection. */
   check() {
     const since = Math.max(this.heardAt ?? 0, this.openedAt);
-    if (this.retryAt === null && performance.now() - since > SILENCE) this.socket.close();
+    if (this.retryAt === null && performance.now() - since > SILENCE) this.abandon();
   }
 
   get isLive() {
@@ -175,6 +187,7 @@ class ConnectionLine {
 
   show(state, text) {
     this.node.dataset.state = state;
+    document.body.dataset.connection = state;
     setText(this.node, text);
   }
 }
@@ -219,14 +232,15 @@ class Figures {
     if (!single) {
       const { fastest } = state;
       yield ["Speed-up", state.speedup == null ? "–" : `${state.speedup.toFixed(2)}×`,
-        fastest ? `over ${fastest.name} alone, ${metric(fastest.speed)}/s` : "nobody measured yet"];
+        fastest ? `the fastest peer's, ${fastest.name}: ${metric(fastest.speed)}/s`
+          : "nobody measured yet"];
     }
     yield ["Trained on", metric(state.tokens), "characters"];
     yield ["Training time", duration(state.seconds),
       state.remaining == null || state.finished ? "" : `about ${duration(state.remaining)} to go`];
     if (!single) {
-      yield ["Received", bytes(state.bytes_up), "from peers"];
-      yield ["Sent", bytes(state.bytes_down), "to peers"];
+      yield ["Received", bytes(state.bytes_up), "from peers, since the last start"];
+      yield ["Sent", bytes(state.bytes_down), "to peers, since the last start"];
     }
   }
 
@@ -246,7 +260,6 @@ class Figures {
 // Peers and contributors
 // ------------------------------------------------------------------------------------------------
 
-const since = (seconds) => new Date(1000 * seconds).toLocaleString();
 const working = ({ state, steps, quota }) =>
   (state === "training" && quota ? `training, ${steps} of ${quota}` : state);
 
@@ -263,8 +276,7 @@ const COLUMNS = [
   ["Sent", (peer) => peer.bytes_up, (peer) => bytes(peer.bytes_up), "number"],
   ["Received", (peer) => peer.bytes_down, (peer) => bytes(peer.bytes_down), "number"],
   ["Ping", (peer) => peer.latency ?? Infinity, (peer) => milliseconds(peer.latency), "number"],
-  ["Since", (peer) => peer.joined, (peer) => since(peer.joined)],
-  ["Why the latest did not count", (peer) => peer.reason, (peer) => peer.reason, "reason"],
+  ["Since", (peer) => peer.joined, (peer) => moment(peer.joined)],
 ];
 
 class PeersTable {
@@ -312,11 +324,15 @@ class PeersTable {
 
   row(peer) {
     if (!this.rows.has(peer.peer)) {
-      const cells = COLUMNS.map(([, , , className = ""]) => make("td", { className }));
+      const cells = COLUMNS.map(([, , , className = ""]) => make("td", { className }, make("div")));
+      cells[0].append(make("div", { className: "reason" }));
       this.rows.set(peer.peer, make("tr", {}, ...cells));
     }
     const row = this.rows.get(peer.peer);
-    COLUMNS.forEach(([, , show], column) => setText(row.children[column], show(peer)));
+    COLUMNS.forEach(([, , show], column) =>
+      setText(row.children[column].firstElementChild, show(peer)));
+    const { reason } = peer;
+    setText(row.firstElementChild.lastElementChild, reason && `latest refusal: ${reason}`);
     return row;
   }
 }
@@ -349,7 +365,7 @@ class Contributors {
   item(one) {
     const filled = make("div");
     filled.style.width = `${100 * one.share}%`;
-    const seen = one.connected ? "connected now" : `last seen ${since(one.last_seen)}`;
+    const seen = one.connected ? "connected now" : `last seen ${moment(one.last_seen)}`;
     const refused = one.late + one.rejected ? `, ${one.late} late, ${one.rejected} rejected` : "";
     return make("li", { className: one.connected ? "connected" : "" },
       make("span", { className: "name" }, one.name),
@@ -380,13 +396,20 @@ class Samples {
   async load(state) {
     this.unit = state.unit;
     const answer = await ask("api/samples?limit=100");
-    if (!answer) return;
-    const [oldest] = this.samples = answer.samples.reverse();
-    if (answer.first && answer.first.round < oldest.round) this.samples.unshift(answer.first);
+    const { samples, first } = answer ?? { samples: [], first: null };
+    samples.reverse();
+    if (first && first.round < samples[0].round) samples.unshift(first);
+    const newest = samples.at(-1)?.round ?? -1;
+    const meanwhile = this.hive === state.hive ? this.samples : [];
+    this.hive = state.hive;
+    this.samples = [...samples, ...meanwhile.filter(({ round }) => round > newest)];
+    this.text.hidden = this.first.hidden = this.firstAbout.hidden = true;
+    setText(this.about, "Nothing yet: the first sample comes with the first evaluation.");
     this.show(this.samples.length - 1);
   }
 
   add({ version, step, val_loss, text }) {
+    if (this.samples.some(({ round }) => round === version)) return;
     const follows = this.place === this.samples.length - 1; // whoever looks back is left in peace
     this.samples.push({ round: version, step, val_loss, text });
     if (this.samples.length > MOST_SAMPLES) {
@@ -429,6 +452,7 @@ class Join {
   update(state) {
     if (!state.join) return;
     const { port, locked, colab } = state.join;
+    this.locked = locked;
     const host = location.hostname;
     const server = location.protocol === "https:" ? `wss://${location.host}/hive`
       : `ws://${host.includes(":") ? `[${host}]` : host}:${port}`;
@@ -466,12 +490,19 @@ function invitation(join) {
   const button = make("button", { type: "button" }, "Copy");
   button.onclick = () => copy(code.textContent, button);
   const box = make("div", { className: "command" }, code, button);
-  return { box, update: () => setText(code, join.command ?? "") };
+  const key = make("p", { className: "quiet" },
+    "The file hive.key holds the key of this hive: ask whoever runs it.");
+  return { box: make("div", {}, box, key), update: () => {
+    setText(code, join.command ?? "");
+    key.hidden = !join.locked;
+  } };
 }
 
 // ------------------------------------------------------------------------------------------------
 // All together
 // ------------------------------------------------------------------------------------------------
+
+const LATE = 1; // seconds: what came during a break is not shown as if it happened now
 
 class Page {
   constructor() {
@@ -492,13 +523,14 @@ class Page {
   }
 
   hear(events) {
+    const { at: now } = events.at(-1);
     for (const event of events) {
       this.state.apply(event);
       if (event.type === "state") {
         this.start();
         continue;
       }
-      this.network.event(event);
+      this.network.event(event, now - event.at > LATE);
       if (event.type === "committed" || event.type === "evaluated") this.chat.update(this.state);
       if (event.type === "evaluated") this.samples.add(event);
       this.chart.event(event);

@@ -2,13 +2,14 @@
 // every transfer, when the coordinator reports it. Nothing is drawn that was not measured.
 
 import { make } from "./dom.js";
-import { NOT_YET, bytes, count, metric, milliseconds, percent } from "./format.js";
+import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "./format.js";
 import { arrange, clamp, legible, settle } from "./layout.js";
-import { FADE, FLIGHT, PULSE, Picture } from "./picture.js";
+import { FADE, FLIGHT, MARK, PULSE, Picture } from "./picture.js";
 
 const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
-const EDGE = 24; // pixels: nearer to the edge no node can be dragged
+const EDGE = 40; // pixels: nearer to the edge no node can be dragged
+const MOMENTS = ["transfer", "refused", "committed"];
 const WORKING = ["training", "uploading", "delivered", "lagging"];
 const LEGEND = {
   cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", joining: "joining", waiting: "waiting",
@@ -47,19 +48,20 @@ class Readout {
   about(peer, { unit, version }) {
     const round = peer.state === "lagging" ? "an earlier one" : count(version + 1);
     const works = peer.quota && WORKING.includes(peer.state);
-    const joined = new Date(1000 * peer.joined).toLocaleString("en-GB",
-      { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" });
+    const travel = unit === "step" ? [] : [
+      ["Sent", bytes(peer.bytes_up)],
+      ["Received", bytes(peer.bytes_down)],
+      ["Ping", milliseconds(peer.latency)],
+    ];
     return [
       ["Device", peer.device],
       ["State", peer.state],
       ["Speed", peer.speed == null ? NOT_YET : `${count(peer.speed)} characters/s`],
       [unit === "step" ? "Step" : "Round",
         works ? `${round}, ${peer.steps} of ${peer.quota} steps` : NOT_YET],
-      ["Sent", bytes(peer.bytes_up)],
-      ["Received", bytes(peer.bytes_down)],
-      ["Ping", milliseconds(peer.latency)],
+      ...travel,
       ["Share", `${percent(peer.share)}, ${metric(peer.tokens)} characters`],
-      ["Since", joined],
+      ["Since", moment(peer.joined)],
     ];
   }
 
@@ -170,9 +172,10 @@ export class Network {
     this.on_measured();
   }
 
-  event(event) {
+  /** What comes too late, after a break, changes who is there, but nothing flies or shines. */
+  event(event, late) {
     const hear = this[`on_${event.type}`];
-    if (!hear) return;
+    if (!hear || (late && MOMENTS.includes(event.type))) return;
     hear.call(this, event);
     if (!this.paused) this.wake();
   }
@@ -220,10 +223,14 @@ export class Network {
     this.describe();
     const now = performance.now();
     if (!this.isSeen || (this.pulse && now < this.pulse.start + PULSE / 2)) return;
-    this.pulse = { start: now, counted: [], late: [], rejected: [] };
-    for (const { peer, verdict } of contributions) {
-      if (this.peers.has(peer)) this.pulse[verdict].push(this.peers.get(peer));
-    }
+    const counted = contributions.filter(({ verdict }) => verdict === "counted");
+    this.pulse = { start: now,
+      counted: counted.map(({ peer }) => this.peers.get(peer)).filter(Boolean) };
+  }
+
+  on_refused({ peer, verdict }) {
+    const node = this.peers.get(peer);
+    if (node && this.isSeen) Object.assign(node, { refused: verdict, marked: performance.now() });
   }
 
   on_measured() {
@@ -235,7 +242,8 @@ export class Network {
   describe() {
     const { unit, version, loss, finished, phase } = this.state;
     this.committing = phase === "committing";
-    this.caption = [unit, count(version + (finished ? 0 : 1)),
+    const over = finished || unit === "step";
+    this.caption = [unit, count(version + (over ? 0 : 1)),
       loss === null ? "" : `loss ${loss.toFixed(3)}`];
     this.why.textContent = finished ? "The run is over." : "Waiting for peers";
   }
@@ -252,7 +260,8 @@ export class Network {
     let place = 0;
     while (taken.has(place)) place += 1;
     const node = { peer, place, home: null, x: 0, y: 0, vx: 0, vy: 0, ax: 0, ay: 0, pinned: false,
-      name: "", radius: 0, goal: 0, progress: 0, up: 0, down: 0 }; // last: the latest particles
+      name: "", radius: 0, goal: 0, progress: 0, refused: "", marked: 0,
+      up: 0, down: 0 }; // when the latest particles started
     this.peers.set(id, node);
     this.nodes.push(node);
   }
@@ -283,7 +292,7 @@ export class Network {
     this.stage.classList.toggle("network-alone", nodes.length === 0);
     this.canvas.setAttribute("aria-label", `The coordinator and ${count(nodes.length)} `
       + `${nodes.length === 1 ? "peer" : "peers"}. Arrow keys go from peer to peer. `
-      + "The table of peers below says the same.");
+      + (this.state.mode === "hive" ? "The table of peers below says the same." : ""));
     this.layout();
   }
 
@@ -358,7 +367,9 @@ export class Network {
     this.frames += 1;
     const shining = this.calm
       && this.nodes.some((node) => now < Math.max(node.up, node.down) + FLIGHT);
-    if (moving || shining || this.particles.length || this.gone.length || this.pulse) this.wake();
+    for (const node of this.nodes) if (now >= node.marked + MARK) node.refused = "";
+    const marked = this.nodes.some((node) => node.refused);
+    if (moving || shining || marked || this.particles.length || this.gone.length || this.pulse) this.wake();
   }
 
   /** Returns whether anything still moves. */

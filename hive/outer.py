@@ -41,6 +41,11 @@ def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
     return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
 
 
+def least_seconds(tokens: int, parameters: int) -> float:
+    """Nobody is believed to train on so many tokens in less."""
+    return 6 * parameters * tokens / FASTEST
+
+
 class Committed(NamedTuple):
     """One outer step: what is broadcast, and the weights it leads to."""
 

@@ -18,6 +18,7 @@ const DIRECTIONS = { up: "accent", down: "text" };
 
 export const FLIGHT = 700; // milliseconds a particle travels
 export const PULSE = 900; // that the coordinator and its contributors shine after a commit
+export const MARK = 1500; // that a node says its update was late or rejected
 export const FADE = 1000; // until who left is gone
 
 export class Picture {
@@ -162,17 +163,15 @@ export class Picture {
     this.write(below, hub.x, hub.y + 17, "quiet", 11);
   }
 
-  /** What did not count is marked on the inner side. */
-  drawNames({ named, hub, pulse, plan }) {
+  /** Whose update did not count is marked on the inner side. */
+  drawNames({ nodes, named, hub, plan }) {
     for (const node of named) {
       this.write(node.name, node.x, node.y + nameOffset(node, hub, plan), "quiet", 12);
     }
-    if (!pulse) return;
-    for (const [verdict, colour] of [["late", "warn"], ["rejected", "bad"]]) {
-      for (const node of pulse[verdict]) {
-        const word = plan.name ? verdict : "!";
-        this.write(word, node.x, node.y - nameOffset(node, hub, plan), colour, 12, 600);
-      }
+    for (const node of nodes.filter((one) => one.refused)) {
+      const word = plan.name ? node.refused : "!";
+      const colour = node.refused === "late" ? "warn" : "bad";
+      this.write(word, node.x, node.y - nameOffset(node, hub, plan), colour, 12, 600);
     }
   }
 

@@ -213,6 +213,18 @@ def reachable_address(host: str) -> str:
             return socket.gethostname()
 
 
+def require_free(host: str, option: str, port: int) -> None:
+    """Before anything is written: can we listen there? Raises GltchError."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        require(error.errno != errno.EADDRINUSE, f"Port {port} is in use, perhaps by another "
+                f"coordinator: choose another one with {option}.")
+        raise GltchError(f"--host {host!r} is no address of this machine, or {option} {port} is not"
+                         f" allowed: {error.strerror or error}.") from None
+
+
 async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     """Open both ports and run to the end. Returns the signal that ended it early, or 0."""
     from websockets.asyncio.server import serve as listen
@@ -242,12 +254,6 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
                     received[0] = received[0] or signal.SIGINT  # Windows has no handlers here
                     await coordinator.work(coordinator.snapshot)
                 return received[0]
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise GltchError(f"--host {args.host!r} is no address of this machine, or a port is not"
-                             f" allowed: {error.strerror or error}.") from None
-        raise GltchError(f"Port {args.port} or {args.dashboard_port} is in use, perhaps by another "
-                         "coordinator: choose others with --port and --dashboard-port.") from None
     finally:
         runner.cancel()
 
@@ -315,6 +321,8 @@ def run(args: argparse.Namespace) -> int:
         import websockets  # noqa: F401
     except ImportError:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    require_free(args.host, "--port", args.port)
+    require_free(args.host, "--dashboard-port", args.dashboard_port)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # peers may train on this machine
     journal = Journal(folder)
     if journal.run is not None and journal.last == 0:  # it never got to a first round

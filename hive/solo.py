@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import math
+import os
 import secrets
 import socket
 import sys
@@ -29,18 +30,25 @@ from hive.standing import flops_per_character
 from hive.web import Snapshot, Web, pages
 from hive.weights_file import header
 
-MOST_SNAPSHOTS = 24  # kept in memory; the older, the fewer
+MOST_SNAPSHOTS, MOST_BYTES = 24, 1 << 29  # kept in memory; the older, the fewer
 STEP_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the page's events
 NODE = "this"  # the one peer's identifier
 
 
 @dataclass
 class Kept:
-    """The averaged weights as they were at an evaluation."""
+    """The averaged weights as they were at a step."""
 
     step: int
-    val_loss: float
+    val_loss: float  # NaN if it was not measured
     weights: Tensor  # (P,)
+    sha256: str = ""
+
+    @property
+    def name(self) -> str:
+        """Their SHA-256, computed once, when somebody asks."""
+        self.sha256 = self.sha256 or digest(self.weights)
+        return self.sha256
 
 
 class RunFacts:
@@ -54,7 +62,8 @@ class RunFacts:
         self.config = trainer.model.config
         self.device = device_name(trainer.runtime)
         self.began = time.time() - trainer.seconds  # if it had never been interrupted
-        self.kept: List[Kept] = []
+        self.kept: List[Kept] = []  # at evaluations
+        self.newest: Optional[Kept] = None
         self.written: List[Dict[str, Any]] = []  # samples, oldest first
         self.finished = ""
         self.loss = self.val_loss = self.speed = math.nan
@@ -74,17 +83,19 @@ class RunFacts:
             self.best = min(self.best, self.val_loss)
 
     def hear(self, point: Dict[str, Any], weights: Optional[Tensor]) -> None:
-        """A point was logged; an evaluation comes with the weights it measured."""
+        """A point was logged; the averaged weights as they are now, if they were worth a copy."""
         self.note(point)
+        step = point["step"]
         if point["kind"] == "train":
+            self.newest = self.newest if weights is None else Kept(step, math.nan, weights)
             self.events.add(
-                "committed", version=point["step"], step=point["step"], total=self.trainer.total,
-                loss=point["loss"], opened=self.began,
-                committed=self.began + point["seconds"], contributions=[])
+                "committed", version=step, step=step, total=self.trainer.total,
+                loss=point["loss"], opened=self.began, committed=self.began + point["seconds"],
+                contributions=[], snapshots=self.steps_kept())
         elif weights is not None:
-            kept = Kept(point["step"], point["loss"], weights)
-            self.kept = thinned([*self.kept, kept])
-            self.writing.submit(self.write, kept, asyncio.get_running_loop())
+            self.newest = Kept(step, point["loss"], weights)
+            self.kept = thinned([*self.kept, self.newest])
+            self.writing.submit(self.write, self.newest, asyncio.get_running_loop())
 
     def write(self, kept: Kept, loop: asyncio.AbstractEventLoop) -> None:
         """In a thread of its own: a sample from these weights."""
@@ -105,24 +116,36 @@ class RunFacts:
         while True:
             if self.trainer.step != told:
                 told = self.trainer.step
-                node = self.node()
-                self.events.add("peer", **{key: node[key] for key in
-                                           ("peer", "state", "steps", "quota")})
+                self.tell_step(self.node())
             now = time.monotonic()
             if now - measured >= MEASURED_SECONDS:
-                measured, node = now, self.node()
-                self.events.add("measured", **self.measured(), peers={
-                    NODE: [node["speed"], 0, 0, None, node["tokens"], 0, 0, 0]})
+                measured = now
+                self.tell()
             await asyncio.sleep(STEP_SECONDS)
 
     def finish(self, reason: str) -> None:
         self.finished = reason
+        self.tell()
         self.events.add("finished", reason=reason)
+
+    def tell(self) -> None:
+        node = self.node()
+        self.events.add("measured", **self.measured(), peers={
+            NODE: [node["speed"], 0, 0, None, node["tokens"], 0, 0, 0]})
+        self.tell_step(node)
+
+    def tell_step(self, node: Dict[str, Any]) -> None:
+        self.events.add("peer", **{key: node[key] for key in ("peer", "state", "steps", "quota")})
 
     # What the pages ask
 
     def steps_kept(self) -> List[int]:
-        return [kept.step for kept in self.kept]
+        return [kept.step for kept in self.all_kept()]
+
+    def all_kept(self) -> List[Kept]:
+        newest = self.newest
+        return self.kept if newest is None or newest.step == self.evaluated else [
+            *self.kept, newest]
 
     def node(self) -> Dict[str, Any]:
         """This machine, as the one peer."""
@@ -197,7 +220,7 @@ class RunFacts:
         return {"number": number, "points": points}
 
     def snapshot(self, version: Optional[int]) -> Snapshot:
-        found = [kept for kept in self.kept if version is None or kept.step == version]
+        found = [kept for kept in self.all_kept() if version is None or kept.step == version]
         require(bool(found), "There are no weights of that step: only of "
                 + (", ".join(map(str, self.steps_kept())) or "none yet") + ".")
         kept, corpus = found[-1], self.trainer.corpus
@@ -208,12 +231,13 @@ class RunFacts:
                 hive="", round=kept.step, step=kept.step, val_loss=kept.val_loss,
             ) + to_bytes(kept.weights)
 
-        return Snapshot(f"{digest(kept.weights)}-{kept.step}", content)
+        return Snapshot(f"{kept.name}-{kept.step}", content)
 
 
 def thinned(kept: List[Kept]) -> List[Kept]:
     """Leave out every other one when there are too many, but the first and the newest."""
-    if len(kept) <= MOST_SNAPSHOTS:
+    size = 4 * len(kept[0].weights)
+    if len(kept) <= min(MOST_SNAPSHOTS, max(2, MOST_BYTES // size)):
         return kept
     return kept[:-1:2] + kept[-1:]
 
@@ -244,6 +268,7 @@ class Dashboard:
     def watch(self, trainer: Trainer, run: Run) -> None:
         """Open the page for a run, and follow its log."""
         self.facts, self.trainer = RunFacts(trainer, run), trainer
+        self.web = Web(self.facts)
         opened = threading.Event()
         self.thread = threading.Thread(target=self.serve, args=(opened,), daemon=True)
         self.thread.start()
@@ -251,13 +276,15 @@ class Dashboard:
         run.watch = self.hear
         address = f"http://localhost:{self.socket.getsockname()[1]}"
         say(f"dashboard {address}")
-        if sys.stdout.isatty():
-            webbrowser.open(address)
+        if sys.stdout.isatty() and (sys.platform in ("win32", "darwin") or os.environ.get(
+                "DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):  # no browser in the terminal
+            threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
     def hear(self, point: Dict[str, Any]) -> None:
         """In the training thread."""
         assert self.facts is not None
-        weights = flatten(self.trainer.ema) if point["kind"] == "eval" else None
+        asked_for = point["kind"] == "eval" or self.web.pages  # by somebody who looks on
+        weights = flatten(self.trainer.ema) if asked_for else None
         self.loop.call_soon_threadsafe(self.facts.hear, point, weights)
 
     def serve(self, opened: threading.Event) -> None:
@@ -269,14 +296,14 @@ class Dashboard:
     async def show(self, opened: threading.Event) -> None:
         assert self.facts is not None
         self.over = asyncio.Event()
-        async with pages(Web(self.facts), sock=self.socket, compression=None):
+        async with pages(self.web, sock=self.socket, compression=None):
             publishing = asyncio.ensure_future(self.facts.publish())
             opened.set()
             await self.over.wait()
             publishing.cancel()
 
     def finish(self, reason: str) -> None:
-        """Training is over; the page stays, to talk to what it made."""
+        """Training is over. The page stays until the program ends."""
         assert self.facts is not None
         self.facts.writing.submit(  # behind the last sample
             self.loop.call_soon_threadsafe, self.facts.finish, reason)

@@ -61,20 +61,25 @@ class Standing:
             "bytes": 0, "reason": ""})
         about.update(name=name, device=device, last_seen=now)
 
+    def refuse(self, peer: str, verdict: str, reason: str, now: float) -> None:
+        """An update came late, or was rejected. The journal notes that once a round, so after a
+        restart there may be fewer of these."""
+        about = self.contributors[peer]
+        about[verdict] += 1
+        about.update(reason=reason, last_seen=now)
+
     def count(self, record: Record) -> None:
-        """A round was committed."""
+        """A round was committed: what counted in it."""
         counted = sum(c.tokens for c in record.contributions if c.verdict == "counted")
         self.tokens += counted
         self.started = self.started or record.opened
         for c in record.contributions:
             about = self.contributors[c.peer]
-            about[c.verdict] += 1
             about["bytes"] += c.bytes
             about["last_seen"] = max(about["last_seen"], record.committed)
             if c.verdict == "counted":
+                about["counted"] += 1
                 about["tokens"] += c.tokens
-            else:
-                about["reason"] = c.reason
         self._add_round(record.opened, record.committed, record.step, counted)
 
     def _add_round(self, opened: float, committed: float, step: int, tokens: int) -> None:
@@ -103,7 +108,9 @@ class Standing:
         return max(0, steps) * sum(lap.seconds for lap in self.recent) / made
 
     def ranking(self, most: int = 1000) -> List[Dict[str, Any]]:
-        """Contributors, those with most characters first."""
-        ordered = sorted(self.contributors.values(), key=lambda about: -about["tokens"])
+        """Who sent something, those with most characters first."""
+        known = (about for about in self.contributors.values()
+                 if about["counted"] + about["late"] + about["rejected"])
+        ordered = sorted(known, key=lambda about: -about["tokens"])
         return [{**about, "kind": kind_of(about["device"]), "share": self.share(about["peer"])}
                 for about in ordered[:most]]

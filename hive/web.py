@@ -57,10 +57,13 @@ REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
            404: "Not Found", 421: "Misdirected Request", 426: "Upgrade Required",
            500: "Internal Server Error", 503: "Service Unavailable"}
 REQUEST_SECONDS = 20.0  # for a request to arrive
-DOWNLOAD_SECONDS = 900.0  # for an answer to leave
-MOST_PAGES, MOST_DOWNLOADS = 64, 8  # at a time
+DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # for an answer to leave; bytes per second expected
+MOST_CONNECTIONS, MOST_PAGES, MOST_DOWNLOADS = 512, 64, 8  # at a time
+PER_ADDRESS, DOWNLOADS_PER_ADDRESS = 128, 3  # ... but this machine's own addresses may take all
+MOST_WAITING = 64  # requests for the worker thread
 EVENTS_SECONDS = 0.05  # between two messages with events
 FAREWELL_SECONDS = 2.0  # for the pages to hear how it ended
+MOST = 10**15  # of any number that is asked for
 KEPT_FILES = 4  # weights that were asked for lately, ready to send
 
 
@@ -112,7 +115,9 @@ class Web:
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
         self.pages: Dict[Any, int] = {}  # and the number of the last event each was sent
+        self.connections: Set[Any] = set()
         self.downloads: Set[Any] = set()
+        self.waiting = 0  # requests
         self.files: OrderedDict[str, bytes] = OrderedDict()  # weights, the latest last
         self.reading = ThreadPoolExecutor(1, "web")
         self.making = ThreadPoolExecutor(1, "weights")
@@ -123,15 +128,15 @@ class Web:
         """For websockets' `process_request`: a response, or None to open a WebSocket."""
         from websockets.datastructures import Headers
         from websockets.http11 import Response
-        connection.close_timeout = DOWNLOAD_SECONDS  # it bounds how long the answer may take
         try:
             reply = await self.find(connection, request)
         except Refusal as error:
             again = {"Retry-After": "2"} if error.status == 503 else {}
             reply = as_json({"error": str(error)}, error.status, again)
         if reply is None:
-            connection.close_timeout = REQUEST_SECONDS
             return None
+        # It bounds how long the answer may take.
+        connection.close_timeout = REQUEST_SECONDS + len(reply.content) / SLOWEST
         headers = {**HEADERS, "Content-Type": reply.kind,
                    "Content-Length": str(len(reply.content)), **reply.headers}
         return Response(reply.status, REASONS[reply.status], Headers(headers), reply.content)
@@ -183,12 +188,16 @@ class Web:
 
     async def read(self, task: Callable[..., Any], *values: Any) -> Any:
         """Off the event loop. What is not there becomes a 404."""
+        demand(self.waiting < MOST_WAITING, 503, "Too many ask at once; try again in a moment.")
+        self.waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self.reading, task, *values)
         except GltchError as error:
             raise Refusal(404, str(error)) from None
         except FileNotFoundError:
             raise Refusal(404, "There is nothing here yet.") from None
+        finally:
+            self.waiting -= 1
 
     # The addresses
 
@@ -222,19 +231,20 @@ class Web:
             snapshot = self.source.snapshot(query.number("round", 0))
         except GltchError as error:
             raise Refusal(404, str(error)) from None
-        tag = {"ETag": f'"{snapshot.name}"'}
-        if tag["ETag"] in known:
+        tag = {"ETag": f'W/"{snapshot.name}"'}  # weak: the validation loss may still be added
+        if f'"{snapshot.name}"' in known:
             return Reply("application/octet-stream", b"", 304, tag)
         self.begin_download(connection)
         try:
             content = await asyncio.get_running_loop().run_in_executor(
-                self.making, self.make, snapshot)
+                self.making, self.make, snapshot, connection)
         except GltchError as error:
             raise Refusal(500, str(error)) from None
         return Reply("application/octet-stream", content, headers=tag)
 
-    def make(self, snapshot: Snapshot) -> bytes:
+    def make(self, snapshot: Snapshot, connection: Any) -> bytes:
         """In the worker thread; whoever waited behind the same weights finds them made."""
+        demand(connection in self.downloads, 503, "Nobody waits for this any more.")
         content = self.files.pop(snapshot.name, None) or snapshot.content()
         self.files[snapshot.name] = content  # as the latest
         while len(self.files) > KEPT_FILES:
@@ -246,7 +256,9 @@ class Web:
         return Reply("application/octet-stream", await self.read(path.read_bytes))
 
     def begin_download(self, connection: Any) -> None:
-        demand(len(self.downloads) < MOST_DOWNLOADS, 503,
+        of_this = sum(address_of(other) == address_of(connection) for other in self.downloads)
+        most = MOST_DOWNLOADS if is_local(connection) else DOWNLOADS_PER_ADDRESS
+        demand(len(self.downloads) < MOST_DOWNLOADS and of_this < most, 503,
                "Others are downloading just now; try again in a moment.")
         self.downloads.add(connection)
         over = asyncio.ensure_future(connection.wait_closed())
@@ -273,6 +285,9 @@ class Web:
     async def follow(self, page: Any, query: Query) -> None:
         """Tell a page everything that happens, until it leaves."""
         from websockets.exceptions import ConnectionClosed
+        if len(self.pages) >= MOST_PAGES:  # many came at once
+            await page.close(1013, "Too many pages are open.")
+            return
         session, seq = query.text("session"), query.number("since", 0)
         listening = asyncio.ensure_future(page.recv())
         self.pages[page] = -1
@@ -313,6 +328,15 @@ async def pages(web: Web, **settings: Any) -> AsyncIterator[int]:
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self.loop.call_later(REQUEST_SECONDS, self.hurry)
+            alike = sum(address_of(other) == address_of(self) for other in web.connections)
+            if len(web.connections) >= MOST_CONNECTIONS or (
+                    alike >= PER_ADDRESS and not is_local(self)):
+                transport.abort()
+            web.connections.add(self)
+
+        def connection_lost(self, error: Optional[Exception]) -> None:
+            super().connection_lost(error)
+            web.connections.discard(self)
 
         def hurry(self) -> None:
             if self.request is None:
@@ -339,14 +363,14 @@ class Query:
     def text(self, name: str) -> str:
         return self.values.get(name, [""])[0]
 
-    def number(self, name: str, least: int, most: int = 10**15) -> Optional[int]:
+    def number(self, name: str, least: int, most: int = MOST) -> Optional[int]:
         """A whole number, None when it is not there."""
         text = self.text(name)
         if not text:
             return None
         good = text.isascii() and text.isdecimal() and len(text) < 17
-        demand(good and least <= int(text) <= most,
-               400, f"{name} must be a whole number from {least} to {most}.")
+        known = f"from {least} to {most}" if most < MOST else f"of at least {least}"
+        demand(good and least <= int(text) <= most, 400, f"{name} must be a whole number {known}.")
         return int(text)
 
 
@@ -354,6 +378,14 @@ def the_only(headers: Any, name: str) -> Optional[str]:
     values = headers.get_all(name)
     demand(len(values) <= 1, 400, f"There is more than one {name} header.")
     return values[0] if values else None
+
+
+def address_of(connection: Any) -> str:
+    return (connection.remote_address or ("?",))[0]
+
+
+def is_local(connection: Any) -> bool:
+    return address_of(connection) in ("127.0.0.1", "::1", "?")
 
 
 def demand(condition: bool, status: int, sentence: str) -> None:

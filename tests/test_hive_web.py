@@ -347,7 +347,7 @@ def test_weights_of_any_round_and_without_one_the_newest(port):
         answer = port.ask("/model.safetensors" + query)
         assert (answer.status, answer.content) == (200, bytes([version]) * 1000)
         assert answer.headers["Content-Type"] == "application/octet-stream"
-        assert answer.headers["ETag"] == f'"weights-{version}"'
+        assert answer.headers["ETag"] == f'W/"weights-{version}"'
 
 
 def test_weights_of_an_unknown_round_are_a_sentence(port, source):
