@@ -1,6 +1,7 @@
 """The dashboard in a real browser, against a real coordinator with real peers."""
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -247,6 +248,34 @@ def test_a_table_can_be_sorted_by_any_column(busy, visit):
     assert visitor.page.locator("td.name").first.inner_text() == HOSTILE  # "<" before "a"
 
 
+def test_a_rejected_update_is_told_at_once_with_its_reason(here, visit):
+    hive = here.coordinator(*FOR_EVER)
+    visitor = visit(hive.page)
+    client = here.client(hive, "broken").enter()
+    client.start()
+    assert client.deliver(client.update(size=math.nan))["verdict"] == "rejected"
+    visitor.row("broken").locator(".reason", has_text="values that are not finite").wait_for()
+    assert visitor.ask("[...page.state.peers.values()].map((peer) => peer.rejected)") == [1]
+    assert "gltch_updates_total{verdict=\"rejected\"} 1" in hive.ask("/metrics")[2].decode()
+    visitor.page.locator("#contributors .name", has_text="broken").wait_for()
+    assert hive.state()["version"] == 0  # no round was ever committed
+
+
+def test_with_nobody_there_nothing_looks_alive(here, visit):
+    hive = here.coordinator(*FOR_EVER)
+    visitor = visit(hive.page)
+    client = here.client(hive, "short-lived").enter()
+    client.start()
+    client.deliver(client.update())
+    client.hear("commit")
+    client.vanish()
+    visitor.until("page.state.peers.size === 0 && page.state.phase === 'waiting'"
+                  " && page.state.speed === 0")
+    state = hive.state()
+    assert (state["phase"], state["speed"], state["remaining"]) == ("waiting", 0, None)
+    assert "waiting for peers" in visitor.text("#figures")
+
+
 def test_two_hundred_peers_are_shown(here, visit):
     hive = here.coordinator(*FOR_EVER)
     for number in range(200):
@@ -346,6 +375,18 @@ def test_a_coordinator_that_is_gone_is_missed_and_its_return_is_noticed(here, vi
         here.client(here.coordinator(*options), "first").enter()
         visitor.until(f"page.state.session !== '{session}' && page.connection.isLive")
         visitor.row("first").wait_for()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_coordinator_that_hangs_is_noticed_and_so_is_its_waking_up(here, chromium):
+    hive = here.coordinator(*FOR_EVER)
+    visitor = Visitor(chromium, hive.page).open()
+    with contextlib.closing(visitor):
+        hive.process.send_signal(signal.SIGSTOP)
+        visitor.page.locator("#connection", has_text="last update 1").wait_for()
+        visitor.until("page.connection.wait > 500")  # it gave the silent connection up
+        hive.process.send_signal(signal.SIGCONT)
+        visitor.page.locator("#connection[data-state=live]").wait_for()
 
 
 def test_the_end_of_a_run_is_told(here, visit, chromium):
