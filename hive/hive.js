@@ -389,19 +389,24 @@ class Samples {
       ["sample", "sample-about", "first", "first-about", "older", "newer"].map(element);
     this.samples = []; // oldest first
     this.place = -1;
+    this.outdated = true;
     this.older.onclick = () => this.show(this.place - 1);
     this.newer.onclick = () => this.show(this.place + 1);
   }
 
+  /** Those from before this page was opened, or lost its connection: until they are here. */
   async load(state) {
-    this.unit = state.unit;
+    if (this.asking || !this.outdated) return;
+    this.asking = true;
     const answer = await ask("api/samples?limit=100");
-    const { samples, first } = answer ?? { samples: [], first: null };
+    this.asking = false;
+    if (!answer) return;
+    const { samples, first } = answer;
     samples.reverse();
     if (first && first.round < samples[0].round) samples.unshift(first);
     const newest = samples.at(-1)?.round ?? -1;
     const meanwhile = this.hive === state.hive ? this.samples : [];
-    this.hive = state.hive;
+    Object.assign(this, { unit: state.unit, hive: state.hive, outdated: false });
     this.samples = [...samples, ...meanwhile.filter(({ round }) => round > newest)];
     this.text.hidden = this.first.hidden = this.firstAbout.hidden = true;
     setText(this.about, "Nothing yet: the first sample comes with the first evaluation.");
@@ -551,7 +556,7 @@ class Page {
     this.network.update(state);
     this.chart.update(state);
     this.chat.update(state);
-    this.samples.load(state);
+    this.samples.outdated = true;
     this.tick();
   }
 
@@ -562,6 +567,7 @@ class Page {
     this.line.update(state);
     if (state.session === undefined || document.hidden) return;
     this.figures.update(state);
+    if (this.connection.isLive) this.samples.load(state);
     if (state.mode === "single") return;
     this.table.update(state);
     if (this.connection.isLive) this.contributors.refresh();
