@@ -497,9 +497,11 @@ function invitation(join) {
   const box = make("div", { className: "command" }, code, button);
   const key = make("p", { className: "quiet" },
     "The file hive.key holds the key of this hive: ask whoever runs it.");
-  return { box: make("div", {}, box, key), update: () => {
+  const whole = make("div", {}, box, key);
+  return { box: whole, update: (state) => {
     setText(code, join.command ?? "");
     key.hidden = !join.locked;
+    whole.hidden = Boolean(state.finished);
   } };
 }
 
@@ -538,6 +540,7 @@ class Page {
       this.network.event(event, now - event.at > LATE);
       if (event.type === "committed" || event.type === "evaluated") this.chat.update(this.state);
       if (event.type === "evaluated") this.samples.add(event);
+      if (event.type === "finished") this.invitation.update(this.state);
       this.chart.event(event);
     }
   }
@@ -552,7 +555,7 @@ class Page {
     setText(element("network-title"), single ? "This machine" : "The hive");
     setText(element("about"), `${state.run}: ${facts.filter(Boolean).join(", ")}`);
     this.join.update(state);
-    this.invitation.update();
+    this.invitation.update(state);
     this.network.update(state);
     this.chart.update(state);
     this.chat.update(state);
