@@ -102,7 +102,8 @@ class Coordinator(Program):
                          **settings)
         self.hears("--name my-node")
         lines = self.said().splitlines()
-        self.join = lines[-1].split()  # the command it printed
+        # The command it printed; a peer that was waiting may already have joined.
+        self.join = next(line for line in lines if "--name my-node" in line).split()
         self.port = int(self.join[self.join.index("--server") + 1].rsplit(":", 1)[1])
         self.page = int(next(line for line in lines if "dashboard" in line).rsplit(":", 1)[1])
         self.key = self.join[self.join.index("--key") + 1] if "--key" in self.join else ""
