@@ -269,11 +269,11 @@ def test_with_nobody_there_nothing_looks_alive(here, visit):
     client.deliver(client.update())
     client.hear("commit")
     client.vanish()
-    visitor.until("page.state.peers.size === 0 && page.state.phase === 'waiting'"
-                  " && page.state.speed === 0")
+    visitor.until("page.state.version === 1 && page.state.peers.size === 0"
+                  " && page.state.phase === 'waiting' && page.state.speed === 0")
     state = hive.state()
     assert (state["phase"], state["speed"], state["remaining"]) == ("waiting", 0, None)
-    assert "waiting for peers" in visitor.text("#figures")
+    visitor.page.locator("#figures", has_text="waiting for peers").wait_for()
 
 
 def test_two_hundred_peers_are_shown(here, visit):
