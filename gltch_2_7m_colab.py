@@ -22,6 +22,7 @@ import io
 import json
 import math
 import os
+import pickletools
 import re
 import shutil
 import signal
@@ -29,9 +30,11 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 # %% [markdown]
 # ## Settings
@@ -55,6 +58,13 @@ DATA = []  # your own text files; empty: Tiny Shakespeare
 # %%
 class GltchError(Exception):
     """Something the user can put right; the message is one sentence that says what and how."""
+
+# %% [markdown]
+# **Unwritable.** A file cannot be written now; it may work later, once there is room for it.
+
+# %%
+class Unwritable(GltchError):
+    """A file cannot be written now; it may work later, once there is room for it."""
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -191,6 +201,11 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
 # A text is a long row of characters. The vocabulary gives each different character a number; the
 # network only ever sees the numbers. The last tenth is held back to measure what was learned.
 #
+# **discard.** Drop what a stream could not write: left in its buffer it would fail again at the
+# exit.
+#
+# **show.** Write to stderr, for a person.
+#
 # **say.** Everything meant for a person goes to stderr, once; stdout carries data only.
 
 # %%
@@ -210,10 +225,34 @@ SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides 
 CHUNK = 1 << 18  # characters decoded at a time
 
 
+def discard(stream: Any) -> None:
+    """Drop what a stream could not write: left in its buffer it would fail again at the exit."""
+    with contextlib.suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+        kept = os.dup(stream.fileno())
+        try:
+            os.dup2(nowhere.fileno(), stream.fileno())
+            stream.flush()
+        finally:
+            os.dup2(kept, stream.fileno())
+            os.close(kept)
+
+
+def show(text: str) -> None:
+    """Write to stderr, for a person. If the reader has left (`| head`), the terminal is closed or
+    the disk is full, these words are lost and nothing else: what goes on is worth more."""
+    if sys.stderr is None:  # closed from the start
+        return
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except (OSError, ValueError):  # of a closed stream; the next words are tried again
+        discard(sys.stderr)
+
+
 def say(*words: object) -> None:
     """Everything meant for a person goes to stderr, once; stdout carries data only."""
     if os.environ.get("RANK", "0") == "0":
-        print(*words, file=sys.stderr, flush=True)
+        show(" ".join(map(str, words)) + "\n")
 
 # %% [markdown]
 # **Vocabulary.** The different characters of a text, in order: character i has number i.
@@ -382,7 +421,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
-        raise GltchError(f"{path} could not be written: {reason}.") from error
+        raise Unwritable(f"{path} could not be written: {reason}.") from error
 
 # %% [markdown]
 # **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
@@ -392,13 +431,13 @@ def writing(path: Path) -> Iterator[None]:
 # of reach.
 
 # %%
-def write_atomically(path: Path, write: Callable[[Any], Any]) -> None:
+def write_atomically(path: Path, write: Callable[[Any], Any], mode: int = 0o666) -> None:
     """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with open(temporary, "wb") as file:
+            with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -657,6 +696,16 @@ class GLTCH(nn.Module):
         ]
 
 # %% [markdown]
+# **parameters_of.** Number of parameters, without building the network.
+
+# %%
+def parameters_of(config: Config) -> int:
+    """Number of parameters, without building the network."""
+    width = config.n_embd
+    block = 12 * width * width + 4 * width
+    return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
+
+# %% [markdown]
 # ## Generation
 #
 # Writing is predicting, choosing, appending, over and over. What each layer computed for earlier
@@ -724,7 +773,11 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         share = ordered.softmax(-1)
         beyond = share.cumsum(-1) - share >= top_p  # the likeliest always stays
         logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -math.inf)
-    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    try:
+        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+    except RuntimeError as error:  # something among the chances is not finite
+        raise GltchError("The network cannot choose a character: its weights are damaged. Take an "
+                         "earlier checkpoint.") from error
 
 # %% [markdown]
 # **generate_ids.** Continue each row of ids (B, T) by `length` characters, yielding (B,) after
@@ -935,6 +988,11 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
 
 # %%
 FORMAT = "gltch-checkpoint-1"
+ITEM_BYTES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Bool": 1}
+KNOWN_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2",
+               *(f"torch {kind}Storage" for kind in ITEM_BYTES)}  # all that a checkpoint refers to
+MOST_VALUES = 1_000_000  # in a checkpoint; that of the largest preset takes some 25,000
+MOST_HEADER = 32 << 20  # bytes of the JSON in front of a safetensors file
 
 
 def save_checkpoint(path: Path, state: Dict[str, Any]) -> None:
@@ -960,26 +1018,164 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
     """A .pt or .safetensors checkpoint as a dictionary. Raises GltchError if it is not one."""
-    wrong = GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged.")
+    safetensors = optional("safetensors") if path.suffix == ".safetensors" else None
     try:
-        if path.suffix == ".safetensors":
-            with optional("safetensors").safe_open(str(path), framework="pt") as file:
+        if safetensors:
+            with open(path, "rb") as start:
+                length = int.from_bytes(start.read(8), "little")
+            require(length <= MOST_HEADER, f"its header has {length:,} bytes")
+            with safetensors.safe_open(str(path), framework="pt") as file:
                 weights = {name: file.get_tensor(name) for name in file.keys()}
                 about = json.loads((file.metadata() or {})["gltch"])
                 state = {"val_loss": math.nan, **about, "ema": weights}
         else:
+            check_archive(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except GltchError:
-        raise
+            check_values(state)
+        require(isinstance(state, dict) and state.get("format") == FORMAT, "it is another format")
     except Exception as error:  # a damaged file can fail in any way
-        raise wrong from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise wrong
+        raise GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged{because(error)}."
+                         ) from error
     return state
+
+# %% [markdown]
+# **because.** The reason in parentheses, if it is one for people.
+#
+# **check_archive.** Before PyTorch opens a .pt file: is all there that it promises?
+
+# %%
+def because(error: Exception) -> str:
+    """The reason in parentheses, if it is one for people."""
+    return f" ({str(error).rstrip('.')})" if isinstance(error, GltchError) else ""
+
+
+def check_archive(path: Path) -> None:
+    """Before PyTorch opens a .pt file: is all there that it promises? PyTorch would believe it,
+    take the memory, and read beyond the end. Raises GltchError if not."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        stored = all(entry.compress_type == zipfile.ZIP_STORED
+                     and entry.compress_size == entry.file_size for entry in entries)
+        require(stored, "it is compressed: what it grows to is not known")
+        sizes = {entry.filename.lower(): entry.file_size for entry in entries}
+        require(len(sizes) == len(entries) and sum(sizes.values()) <= path.stat().st_size
+                and min(entry.header_offset for entry in entries) == 0, "its parts overlap")
+        folder = entries[0].filename.split("/")[0]
+        for key, length in storages_in(archive.read(f"{folder}/data.pkl")):
+            require(length <= sizes.get(f"{folder}/data/{key}".lower(), 0),
+                    "a tensor is larger than its part of the file")
+
+# %% [markdown]
+# **storages_in.** Key and bytes of every storage in a pickle, which is looked through, never
+# unpickled.
+#
+# **check_values.** Raises GltchError for lists within lists that never end, and for a tensor that
+# repeats what is in the file so as to seem larger: a copy of it would take the memory.
+
+# %%
+def storages_in(content: bytes) -> Iterator[Tuple[str, int]]:
+    """Key and bytes of every storage in a pickle, which is looked through, never unpickled.
+
+    A storage is a tuple ("storage", type, key, device, items), handed to BINPERSID; any of its
+    parts may be a repetition (GET) of an earlier value (PUT). What leads to such a tuple in another
+    way, or refers to a name that no checkpoint has, raises GltchError.
+    """
+    row: List[Any] = []  # the values since the last MARK, as long as there are nothing but values
+    named: Any = None  # the row that the last TUPLE made a tuple of
+    memo: Dict[Any, Any] = {}
+    for number, (code, value, _) in enumerate(pickletools.genops(content)):
+        require(number < MOST_VALUES, "it holds too many values")
+        require(code.name != "GLOBAL" or value in KNOWN_NAMES, f"it refers to {value}")
+        if code.name in ("BINPUT", "LONG_BINPUT"):
+            memo[value] = row[-1] if row else None
+            continue
+        if code.name == "BINPERSID":
+            require(named is not None and len(named) == 5, "a storage is named in a strange way")
+            _, kind, key, _, items = named
+            size = ITEM_BYTES[kind.split()[1][: -len("Storage")]]
+            require(type(items) is int and items >= 0, "a storage has no size")
+            yield key, size * items
+        named = row if code.name == "TUPLE" else None
+        if code.name in ("BINGET", "LONG_BINGET"):
+            row.append(memo[value])
+        elif code.name in ("BINUNICODE", "GLOBAL", "BININT", "BININT1", "BININT2", "LONG1"):
+            row.append(value)
+        else:
+            row = [] if code.name == "MARK" else 6 * [None]  # no row of five any more
+
+
+def check_values(state: Any) -> None:
+    """Raises GltchError for lists within lists that never end, and for a tensor that repeats what
+    is in the file so as to seem larger: a copy of it would take the memory."""
+    rest = [state]
+    for _ in range(MOST_VALUES):
+        if not rest:
+            return
+        value = rest.pop()
+        if isinstance(value, Tensor):
+            require(value.numel() * value.element_size() <= value.untyped_storage().nbytes(),
+                    "a tensor is larger than what is stored of it")
+        elif isinstance(value, (dict, list, tuple)):
+            rest += value.values() if isinstance(value, dict) else value
+    raise GltchError("it holds too many values")
 
 # %% [markdown]
 # **intact.** Turns whatever a checkpoint with missing or strange contents leads to into a sentence.
 #
+# **look_into.** All of a checkpoint, once it is clear that its parts fit together: a network may be
+# built of it, and takes no more memory than the file has bytes.
+#
+# **check_weights.** Raises GltchError unless these are the tensors of such a network, of so many
+# bytes at most.
+
+# %%
+@contextlib.contextmanager
+def intact(path: Path) -> Iterator[None]:
+    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
+    try:
+        yield
+    except (GltchError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
+            ValueError) as error:
+        raise GltchError(f"{path} holds another kind of network, or it is damaged{because(error)}."
+                         ) from error
+
+
+KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step": int, "val_loss": (int, float),
+         "ema": dict}
+
+
+def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
+    """All of a checkpoint, once it is clear that its parts fit together: a network may be built of
+    it, and takes no more memory than the file has bytes."""
+    state = read_checkpoint(path)
+    with intact(path):
+        for name, kind in KINDS.items():
+            require(isinstance(state.get(name), kind), f"{name} is missing, or of another kind")
+        paths = state.get("paths", [])
+        require(type(paths) is list and all(type(one) is str for one in paths), "odd paths")
+        config, vocabulary = Config(**state["config"]), Vocabulary(state["vocabulary"])
+        require(len(vocabulary) == config.vocab_size, "the vocabulary has another size")
+        check_weights(config, state["ema"], path.stat().st_size)
+    return state, config, vocabulary
+
+
+def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
+    """Raises GltchError unless these are the tensors of such a network, of so many bytes at most.
+    A network of any size can be announced; it is not built to find out."""
+    sizes = [(weight.numel(), weight.element_size()) for weight in weights.values()]
+    require(sum(items * size for items, size in sizes) <= most_bytes, "its weights overlap")
+    found = sum(items for items, _ in sizes)
+    require(found == parameters_of(config) and config.n_layer < len(sizes),  # each layer has some
+            f"its {found:,} weights do not make up a network of that shape")
+    with torch.device("meta"):  # shapes without memory
+        expected = {name: weight.shape for name, weight in GLTCH(config).state_dict().items()}
+    for name in {**expected, **weights}:
+        require(name in weights, f"{name} is missing")
+        require(name in expected, f"{name} does not belong there")
+        require(weights[name].shape == expected[name], f"{name} has another shape")
+        require(weights[name].is_floating_point(), f"{name} is not made of fractions")
+
+# %% [markdown]
 # **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
 # vocabulary.
 #
@@ -990,24 +1186,16 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
 # **export.** Write the averaged weights as safetensors, with config and vocabulary in the metadata.
 
 # %%
-@contextlib.contextmanager
-def intact(path: Path) -> Iterator[None]:
-    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
-    try:
-        yield
-    except (GltchError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise GltchError(f"{path} holds another kind of network, or it is damaged.") from error
-
-
 def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabulary]:
     """All of a checkpoint, its network (averaged weights, ready to write) and its vocabulary."""
     path = find_checkpoint(name, ("best.pt", "last.pt"))
-    state = read_checkpoint(path)
+    state, config, vocabulary = look_into(path)
     with intact(path):
-        model = GLTCH(Config(**state["config"]))
+        model = GLTCH(config)
         model.load_state_dict(state["ema"])
-        vocabulary = Vocabulary(state["vocabulary"])
-        require(len(vocabulary) == model.config.vocab_size, "the vocabulary has another size")
+    for part, weight in model.named_parameters():
+        require(bool(weight.isfinite().all()), f"{path} cannot be used: {part} holds values that "
+                "are not finite; take an earlier checkpoint.")
     return {**state, "path": path}, model.eval(), vocabulary
 
 
@@ -1057,8 +1245,8 @@ class Progress:
     """One live line on a terminal; elsewhere a plain line every ten seconds at most."""
 
     def __init__(self, shown: bool = True):
-        self.shown, self.stream = shown, sys.stderr
-        self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.shown = shown
+        self.live = bool(sys.stderr and sys.stderr.isatty()) and os.environ.get("TERM") != "dumb"
         self.color = self.live and not os.environ.get("NO_COLOR")
         self.last, self.unfinished = -math.inf, False
 
@@ -1077,18 +1265,16 @@ class Progress:
             return
         self.last = time.monotonic()
         if not self.live:
-            print(line, file=self.stream, flush=True)
+            show(line + "\n")
             return
         columns = shutil.get_terminal_size().columns
-        self.stream.write("\r\033[K" + self.bar(part, min(24, columns - len(line) - 3))
-                          + line[: columns - 1])
-        self.stream.flush()
+        show("\r\033[K" + self.bar(part, min(24, columns - len(line) - 3)) + line[: columns - 1])
         self.unfinished = True
 
     def bar(self, part: float, width: int) -> str:
         if width < 5:
             return ""
-        utf = (self.stream.encoding or "").lower().startswith("utf")
+        utf = (sys.stderr.encoding or "").lower().startswith("utf")
         done = round(part * width)
         full, empty = ("━" * done, "─" * (width - done)) if utf else ("#" * done,
                                                                       "." * (width - done))
@@ -1097,7 +1283,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Lines of their own below the live one."""
         if self.shown:
-            print("\n" * self.unfinished + text, file=self.stream, flush=True)
+            show("\n" * self.unfinished + text + "\n")
         self.unfinished = False
 
 # %% [markdown]
@@ -1110,6 +1296,11 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
+        self.logged, self.log_bytes = 0, 0  # points in the log, and how long it is with them
+        self.saved: Optional[int] = None  # the step that last.pt holds
+        self.lost_best: Set[int] = set()  # evaluations of which best.pt could not be written
+        self.warned: Set[str] = set()  # since the last evaluation
+        self.tell: Callable[[str], object] = say
         self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
@@ -1126,28 +1317,72 @@ class Run:
             raise GltchError(f"{path} is damaged: move it away and try again.") from None
         for abandoned in self.folder.glob(".*.tmp"):  # left by a kill in the middle of a write
             abandoned.unlink()
-        text = "".join(json.dumps(point) + "\n" for point in self.points)
-        write_atomically(path, lambda file: file.write(text.encode()))
+        content = "".join(json.dumps(point) + "\n" for point in self.points).encode()
+        write_atomically(path, lambda file: file.write(content))
+        self.logged, self.log_bytes, self.saved = len(self.points), len(content), resumed_step
+
+    def attempt(self, write: Callable[[], object]) -> bool:
+        """Was it written? A full disk is no reason to lose what is being learned: training goes
+        on, and the file is written the next time."""
+        try:
+            write()
+            return True
+        except Unwritable as error:
+            if str(error) not in self.warned:
+                self.tell(f"warning   {error} Training goes on; the next evaluation tries again.")
+            self.warned.add(str(error))
+            return False
 
     def log(self, kind: str, step: int, **values: Any) -> None:
         if self.writes:
             self.points.append({"kind": kind, "step": step, **values})
-            path = self.folder / "log.jsonl"
-            with writing(path), open(path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(self.points[-1]) + "\n")
+            self.attempt(self.append)
             self.watch(self.points[-1])
 
-    def best(self) -> float:
-        return min((p["loss"] for p in self.points if p["kind"] == "eval"), default=math.inf)
+    def append(self) -> None:
+        """Write all points that are not in the log yet."""
+        path = self.folder / "log.jsonl"
+        lines = "".join(json.dumps(point) + "\n" for point in self.points[self.logged:])
+        with writing(path), open(path, "ab") as file:
+            if file.tell() > self.log_bytes:  # half a line, from when the disk was full
+                file.truncate(self.log_bytes)
+            file.write(lines.encode())
+            file.flush()
+            end = file.tell()
+        self.logged, self.log_bytes = len(self.points), end
 
-    def save(self, state: Dict[str, Any], *names: str) -> None:
-        for name in names if self.writes else ():
-            save_checkpoint(self.folder / name, state)
+    def best(self) -> float:
+        """The lowest validation loss whose weights are kept."""
+        return min((point["loss"] for point in self.points if point["kind"] == "eval"
+                    and point["step"] not in self.lost_best), default=math.inf)
+
+    def save(self, state: Dict[str, Any], is_best: bool = False) -> None:
+        """Keep the state as last.pt, which closes the step, and before it as best.pt."""
+        if not self.writes:
+            return
+        if is_best and not self.attempt(partial(save_checkpoint, self.folder / "best.pt", state)):
+            self.lost_best.add(state["step"])
+        if self.attempt(partial(save_checkpoint, self.folder / "last.pt", state)):
+            self.saved = state["step"]
 
     def plot(self) -> None:
         if self.writes:
             svg = loss_plot(self.points, self.folder.name)
-            write_atomically(self.folder / "loss.svg", lambda file: file.write(svg.encode()))
+            self.attempt(lambda: write_atomically(
+                self.folder / "loss.svg", lambda file: file.write(svg.encode())))
+
+    def close(self, trainer: Trainer) -> None:
+        """At the end, keep what is not kept yet. Raises Unwritable if that is impossible."""
+        if not self.writes or self.saved == trainer.step:
+            return
+        self.warned.clear()
+        self.save(trainer.state())
+        self.plot()
+        if self.saved != trainer.step:
+            kept = ("nothing of it is kept" if self.saved is None else
+                    f"last.pt is of step {self.saved}, from which --resume {self.folder} goes on")
+            raise Unwritable(f"The run stopped at step {trainer.step} and could not be saved in "
+                             f"{self.folder}; {kept}.")
 
 # %% [markdown]
 # **loss_plot.** The training and validation curves as an SVG picture, for light and dark pages.
@@ -1424,12 +1659,20 @@ class Trainer:
         }
 
     def load_state(self, state: Dict[str, Any]) -> None:
+        """Raises GltchError, or what PyTorch raises, if the state is of another run."""
         self.model.load_state_dict(state["model"])
         self.ema.load_state_dict(state["ema"])
+        require(len(state["optimizers"]) == len(self.optimizers), "it has other optimizers")
         for optimizer, saved in zip(self.optimizers, state["optimizers"]):
             optimizer.load_state_dict(saved)
+            for parameter, kept in optimizer.state.items():
+                fit = all(value.shape in (parameter.shape, ()) for value in kept.values())
+                require(fit, "its optimizer belongs to another network")
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
+        require(state["step"] >= 0 and (type(state["total"]) is int or state["total"] is None)
+                and is_number(state["seconds"]) and all(map(is_number, state["losses"])),
+                "it does not say where it stands")
         for name in ("step", "total", "losses", "seconds", "val_loss"):
             setattr(self, name, state[name])
 
@@ -1459,7 +1702,9 @@ class Interrupts:
             raise KeyboardInterrupt
         if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
             more = "; a second Ctrl-C stops at once" if self.insist else ""
-            os.write(2, f"\nFinishing this step and {self.then}{more}.\n".encode())
+            if sys.stderr is not None:  # else 2 may be any file
+                with contextlib.suppress(OSError):  # nobody reads it: as in `show`
+                    os.write(2, f"\nFinishing this step and {self.then}{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:
@@ -1557,15 +1802,15 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
 
 # %%
 def measure(trainer: Trainer, run: Run) -> None:
-    """Evaluate, log, draw, and keep a checkpoint."""
+    """Evaluate, log, draw, and keep a checkpoint. Only what is wrong with the weights ends it."""
+    run.warned.clear()
     best, val_loss = run.best(), trainer.validate()
     require(math.isfinite(val_loss), f"The validation loss became {val_loss} at step "
             f"{trainer.step}: {UNSTABLE}.")
     run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
             seconds=round(trainer.seconds, 1))
     run.plot()
-    is_best = trainer.step > 0 and val_loss < best
-    run.save(trainer.state(), *(["best.pt"] if is_best else []), "last.pt")  # last.pt closes it
+    run.save(trainer.state(), is_best=trainer.step > 0 and val_loss < best)
 
 # %% [markdown]
 # **train.** Train a network, or continue a run, and keep it under runs/.
@@ -1588,18 +1833,18 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     folder = Path("runs") / name
     if resume is not None:
         path = find_checkpoint(resume, ("last.pt",))
-        saved, folder = read_checkpoint(path), path.parent
+        (saved, config, _), folder = look_into(path), path.parent
         require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
         changes = {key: getattr(recipe, key) for key in ("device", "precision")
                    if getattr(recipe, key) != "auto"}
         with intact(path):
-            config = Config(**saved["config"])
             recipe = TrainConfig(**{**saved["recipe"], **changes})
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
     if watch is not None and run.writes:
         watch(trainer, run)
     recipe, runtime = trainer.recipe, trainer.runtime
     progress = Progress(shown=run.writes)
+    run.tell = progress.say
     characters = recipe.batch_size * config.block_size
     began, before, speed, stop = time.monotonic(), trainer.seconds, 0.0, 0.0
     with Interrupts(runtime) as interrupts:
@@ -1631,9 +1876,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
                           trainer.seconds, always=end)
         ended = trainer.step == trainer.total
-        if not ended:
-            run.save(trainer.state(), "last.pt")
-            run.plot()
+        run.close(trainer)
     progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
                   trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)

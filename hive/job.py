@@ -13,6 +13,7 @@ from gltch_2_7m import (
     Vocabulary,
     encode_chunks,
     is_number,
+    parameters_of,
     require,
 )
 from hive.codec import CODECS
@@ -64,13 +65,6 @@ class Limits:
 def nats(loss: float) -> str:
     """A loss for people; a dash while nothing has been measured."""
     return "-" if math.isnan(loss) else f"{loss:.3f}"
-
-
-def parameters_of(config: Config) -> int:
-    """Number of parameters, without building the network."""
-    width = config.n_embd
-    block = 12 * width * width + 4 * width
-    return (width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block)
 
 
 @dataclass(frozen=True)
