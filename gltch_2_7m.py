@@ -1102,8 +1102,8 @@ def intact(path: Path) -> Iterator[None]:
                          ) from error
 
 
-KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step": int, "val_loss": (int, float),
-         "ema": dict}
+KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step": int,
+                         "val_loss": (int, float), "ema": dict}
 
 
 def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:

@@ -25,8 +25,10 @@ import contextlib
 import hashlib
 import json
 import math
+import shutil
 import sqlite3
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -44,7 +46,7 @@ from typing import (
     Tuple,
 )
 
-from gltch_2_7m import GltchError, require, write_atomically, writing
+from gltch_2_7m import GltchError, Unwritable, opened, require, write_atomically, writing
 
 FORMAT = 1  # of journal.db; kept in its user_version
 DIGEST = hashlib.sha256().digest_size  # bytes
@@ -72,6 +74,11 @@ CREATE TABLE evaluations (
 CREATE TABLE samples (
     id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES versions, text TEXT NOT NULL)
 """
+
+# What SQLite says when a disk is full, gone or read-only, or too many files are open: room may be
+# made. Its numbers for errors reach Python only since 3.11; its words have been these since 2004.
+FOR_NOW = ("database or disk is full", "disk I/O error", "unable to open database file",
+           "attempt to write a readonly database", "database is locked")
 
 Apply = Callable[[bytes, str, bytes], bytes]  # (weights, codec, update) -> new weights
 
@@ -181,13 +188,14 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def usable(path: Path) -> Iterator[None]:
-    """Turns what a damaged file or a full disk leads to into a sentence."""
+    """Turns what a damaged file leads to into a sentence, and a full disk into Unwritable."""
     try:
         yield
     except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
         raise  # a mistake in the program
     except sqlite3.OperationalError as error:
-        raise GltchError(f"{path} could not be used: {error}.") from error
+        kind = Unwritable if str(error) in FOR_NOW else GltchError
+        raise kind(f"{path} could not be used: {error}.") from error
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # even its complaint is damaged
         raise GltchError(f"{path} is damaged ({error}): restore the folder from a copy.") from error
 
@@ -205,21 +213,22 @@ def naming(round_or_version: str) -> Iterator[None]:
 if sys.platform == "win32":
     import msvcrt
 
-    def lock(file: BinaryIO) -> None:
+    def lock(file: BinaryIO, shared: bool = False) -> None:
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
 else:
     import fcntl
 
-    def lock(file: BinaryIO) -> None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    def lock(file: BinaryIO, shared: bool = False) -> None:
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
 
 
-def open_locked(path: Path) -> BinaryIO:
-    """Locked until it is closed. Raises GltchError if another process, or object, holds it."""
+def open_locked(path: Path, shared: bool = False) -> BinaryIO:
+    """Locked until it is closed, `shared` with other readers. Raises GltchError if another process,
+    or object, holds it."""
     with writing(path):
-        file = open(path, "ab")
+        file = opened(path) if shared else open(path, "ab")
         try:
-            lock(file)
+            lock(file, shared)
         except (BlockingIOError, PermissionError) as error:  # POSIX, Windows
             file.close()
             raise GltchError(f"Another coordinator works in {path.parent}: stop it, or choose "
@@ -230,36 +239,65 @@ def open_locked(path: Path) -> BinaryIO:
     return file
 
 
+def connect(path: Path, options: str = "") -> sqlite3.Connection:
+    return sqlite3.connect(path.resolve().as_uri() + options, uri=True, timeout=30,
+                           isolation_level=None, check_same_thread=False)
+
+
 class Journal:
     """Opens the journal in a folder, or creates it, and keeps every other coordinator out.
 
     With `read_only` an existing journal is opened without the lock and never changed, also while
-    its coordinator runs. Methods may be called from any thread. Raises GltchError if another
-    coordinator works in the folder, if there is nothing to read, or if journal.db is damaged."""
+    its coordinator runs, and also where nothing can be written. Methods may be called from any
+    thread. Raises GltchError if another coordinator works in the folder, if there is nothing to
+    read, or if journal.db is damaged."""
 
     def __init__(self, folder: Path, *, read_only: bool = False):
         self.folder, self.read_only = Path(folder), read_only
         self.path, self.snapshots = self.folder / "journal.db", self.folder / "snapshots"
         self._mutex = threading.RLock()  # around every use of the connection
         self._open = contextlib.ExitStack()
-        with contextlib.ExitStack() as opened:  # closes again if anything fails
+        with contextlib.ExitStack() as held:  # lets go again if anything fails
             if read_only:
                 require(self.path.is_file(), f"There is no journal in {self.folder}.")
             else:
                 with writing(self.snapshots):
                     self.snapshots.mkdir(parents=True, exist_ok=True)
-                opened.enter_context(open_locked(self.folder / "lock"))
+                held.enter_context(open_locked(self.folder / "lock"))
             with usable(self.path):
-                self._db = self._connect()
-                opened.callback(self._db.close)
+                self._db = held.enter_context(contextlib.closing(self._connect(held)))
                 self._prepare()
             self.run: Optional[Dict[str, Any]] = self._description()
-            self._open = opened.pop_all()
+            self._open = held.pop_all()
 
-    def _connect(self) -> sqlite3.Connection:
-        uri = self.path.resolve().as_uri() + ("?mode=ro" if self.read_only else "")
-        return sqlite3.connect(uri, uri=True, timeout=30, isolation_level=None,
-                               check_same_thread=False)
+    def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
+        if not self.read_only:
+            return connect(self.path)
+        db = connect(self.path, "?mode=ro")
+        try:
+            db.execute("PRAGMA user_version")  # the first look at the file
+            return db
+        except sqlite3.OperationalError as error:
+            db.close()
+            if str(error) not in FOR_NOW:
+                raise
+        return self._connect_unwritable(held)
+
+    def _connect_unwritable(self, held: contextlib.ExitStack) -> sqlite3.Connection:
+        """Even to read, SQLite makes files next to the journal, unless it is told that nobody
+        writes. The lock of the coordinator, held until the end, sees to that; a copy of the folder
+        without that file has no coordinator. Rounds that are only in the write-ahead log of a
+        coordinator that was killed are read from a copy of both files."""
+        if (self.folder / "lock").exists():
+            held.enter_context(open_locked(self.folder / "lock", shared=True))
+        log = self.path.with_name("journal.db-wal")
+        if not log.exists() or log.stat().st_size == 0:
+            return connect(self.path, "?mode=ro&immutable=1")
+        copies = Path(held.enter_context(tempfile.TemporaryDirectory()))
+        with writing(copies):
+            for path in (self.path, log):
+                shutil.copyfile(path, copies / path.name)
+        return connect(copies / self.path.name, "?mode=ro")
 
     def _prepare(self) -> None:
         if not self.read_only:
@@ -333,7 +371,8 @@ class Journal:
     def commit(self, record: Record) -> None:
         """Write a round, durably, in one transaction.
 
-        Raises GltchError if the round does not follow the last one; nothing is written then."""
+        Raises GltchError if the round does not follow the last one, and Unwritable if the disk is
+        full; nothing is written then, and the same round can be committed later."""
         with self._mutex:
             last, result, _ = self.head()
             require(record.number == last + 1,
@@ -416,21 +455,29 @@ class Journal:
         """Keep the weights of a version as a file, then remove the snapshots no longer needed.
 
         Of `extra`, the state of the outer optimizer, only the newest is kept. Raises GltchError
-        if these are not the weights of that version."""
+        if these are not the weights of that version, and Unwritable, with the snapshots of before
+        still there, if the disk is full."""
         self._require_writable()
         require(sha256(weights) == self.at(number)[0],
                 f"The snapshot of version {number} was not taken: these are other weights.")
-        self._write_snapshot(number, weights, extra)
-        self._prune()
+        with writing(self.snapshots):  # to list them takes a file as well, and may be one too many
+            self._write_snapshot(number, weights, extra)
+            self._prune()
 
     def _write_snapshot(self, number: int, weights: bytes, extra: bytes) -> None:
         path = self._extra_path(number)
+        new = not path.exists()
         if extra:  # its SHA-256 in front, so that the two are replaced together
             write_atomically(path, lambda file: file.writelines(
                 (hashlib.sha256(extra).digest(), extra)))
         else:
             remove(path)
-        write_atomically(self._snapshot_path(number), lambda file: file.write(weights))
+        try:
+            write_atomically(self._snapshot_path(number), lambda file: file.write(weights))
+        except Unwritable:
+            if new:  # half a snapshot would only take room
+                remove(path)
+            raise
 
     def _snapshot_path(self, number: int) -> Path:
         return self.snapshots / f"{number:08d}.bin"
@@ -633,6 +680,12 @@ class Journal:
         """The newest version with a counted contribution of this peer, 0 if there is none."""
         return self._query("SELECT coalesce(max(number), 0) FROM contributions "
                            "WHERE peer = ? AND verdict = 'counted'", peer)[0][0]
+
+    def recent_weights(self, count: int = 64) -> List[Tuple[float, int]]:
+        """(weight, tokens) of the latest so many counted contributions, newest first."""
+        rows = self._query("SELECT weight, tokens FROM contributions WHERE verdict = 'counted' "
+                           "ORDER BY number DESC, position DESC LIMIT ?", count)
+        return [(number_or_nan(weight), tokens) for weight, tokens in rows]
 
     def contributors(self) -> List[Dict[str, Any]]:
         """One dictionary per peer, over the whole run: peer, name, device, first_seen, last_seen,

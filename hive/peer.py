@@ -562,7 +562,7 @@ def read_key(name: str) -> str:
         key = Path(name).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise GltchError(f"The key file {name!r} is not text.") from None
-    require(bool(key), f"The key file {name!r} is empty.")
+    require(bool(key), f"The key file {name!r} is empty: put the key into it, or remove it.")
     return key
 
 
@@ -612,7 +612,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         say("\nStopped.")
         return 130
     except (GltchError, OSError) as error:
-        print(f"peer.py: error: {error}", file=sys.stderr, flush=True)
+        say(f"peer.py: error: {error}")
         return 2
 
 

@@ -196,9 +196,9 @@ def key_for(args: argparse.Namespace, folder: Path) -> str:
         return ""
     path = folder / "key"
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_hex(16))
-    return path.read_text().strip()
+        key = secrets.token_hex(16).encode()
+        write_atomically(path, lambda file: file.write(key), mode=0o600)  # for nobody else to read
+    return read_key(str(path))  # which refuses an empty one: the hive would be open to everybody
 
 
 def reachable_address(host: str) -> str:
@@ -279,7 +279,11 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
 
 def replay(args: argparse.Namespace, folder: Path) -> int:
     """--verify and --at-round: read the journal, change nothing."""
-    journal = Journal(folder, read_only=True)
+    with contextlib.closing(Journal(folder, read_only=True)) as journal:
+        return replay_journal(args, journal, folder)
+
+
+def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> int:
     require(journal.run is not None, f"The journal in {folder} is empty.")
     job = Job.from_json(journal.run or {})
     if args.verify:
@@ -356,7 +360,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         sentence = str(error)
     except OSError as error:
         sentence = f"{error.filename or 'The port'} cannot be used: {error.strerror or error}."
-    print(f"server.py: error: {sentence}", file=sys.stderr, flush=True)
+    say(f"server.py: error: {sentence}")
     return 2
 
 
