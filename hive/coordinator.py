@@ -27,17 +27,19 @@ from gltch_2_7m import (
     GltchError,
     Progress,
     Runtime,
+    Unwritable,
     evaluate,
     generate,
     pick_precision,
     save_checkpoint,
 )
 from hive import protocol
-from hive.codec import from_bytes, to_bytes, unflatten
+from hive.codec import CODECS, from_bytes, to_bytes, unflatten
 from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
 from hive.outer import (
+    REMEMBERED,
     Committed,
     Outer,
     Rejected,
@@ -48,9 +50,10 @@ from hive.outer import (
 from hive.protocol import ProtocolError, Receiver, pack, unpack
 from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.standing import RECENT, Standing, flops_per_character, kind_of
+from hive.throttle import Bucket
+from hive.uploads import Uploads, Wanted
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
-CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
 HANDSHAKE_SECONDS = 20.0
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
@@ -59,6 +62,15 @@ MOST_WAITING = 256  # messages for one peer
 SNAPSHOT_EVERY = 10  # rounds
 PEER_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the dashboard's events
 EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
+RETRY_SECONDS = 2.0  # until what could not be written is tried again
+MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
+LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
+MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
+BARRED_SECONDS = 600.0  # for so long
+MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
+NEW_PEERS, NEW_PEERS_RATE = 1024, 1.0  # from one address: at once, and a second in the long run
+MOST_ADDRESSES = 4096  # that this is remembered of
+LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
 
 
 # --------------------------------------------------------------------------------------------------
@@ -81,6 +93,7 @@ class Link:
     process: str  # random, made by the peer's process: a new connection of it replaces the old
     joined: float = field(default_factory=time.time)
     outbox: asyncio.Queue[Sending] = field(default_factory=asyncio.Queue)
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
     batch_size: int = 1
     offer: Optional[Dict[str, Any]] = None
     counted_at: float = field(default_factory=time.monotonic)  # when its work last counted
@@ -137,14 +150,16 @@ class Coordinator:
         self.key, self.vocabulary = key, job.vocabulary
         version, _, self.step = journal.head()
         weights = from_bytes(journal.weights_at(version, apply_bytes))
-        self.outer = Outer(weights, job.sync)
+        usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
+        self.outer = Outer(weights, job.sync, usual)
         known, state = journal.newest_extra()
-        self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)))
+        self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)),
+                           (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
         self.rounds = Rounds(version, self.outer.hash, pace or Pace(), least)
         past = journal.history()
         self.standing = Standing(journal.contributors(), journal.reasons(), past)
         self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training
-        self.windows = self.standing.tokens // job.config.block_size
+        self.windows = self.standing.tokens // job.config.block_size % MOST_WINDOWS
         self.loss = past[-1]["loss"] if past else math.nan
         evaluations = journal.evaluations()
         self.val_loss = evaluations[-1][1] if evaluations else math.nan
@@ -152,10 +167,17 @@ class Coordinator:
         self.evaluated = evaluations[-1][0] if evaluations else -1
         self.events = Events(secrets.token_hex(8))
         self.links: Dict[str, Link] = {}
-        self.addresses: Counter[str] = Counter()
-        self.partial: Dict[str, Tuple[int, Receiver]] = {}  # by peer: base version and upload
+        self.uploads = Uploads(CODECS[job.sync.up].size(len(weights)))
+        self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
+        self.rejections: Counter[str] = Counter()  # by peer: in a row
+        self.barred: Dict[str, float] = {}  # by peer: until when (monotonic)
+        self.newcomers: OrderedDict[str, Bucket] = OrderedDict()  # by address
+        self.lines: Dict[str, Bucket] = {}  # of the log, by their kind
+        self.unsaid: Counter[str] = Counter()  # lines of a kind that were too many
+        self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
+        self.snapshot_due = False
         self.contributions: List[Contribution] = []  # since the last round closed
-        self.opened = 0.0  # unix time
+        self.opened: Optional[float] = None  # the round began (monotonic)
         self.blobs: OrderedDict[str, bytes] = OrderedDict()  # updates that peers may fetch
         self.whole = "", b""  # the newest weights that were asked for, and their name
         self.text = b""
@@ -181,9 +203,8 @@ class Coordinator:
         self.rounds.open_round(version, name,
                                self.job.sync.quota(self.step, self.total, self.job.recipe),
                                self.total and max(1, self.total - self.step))
-        self.opened = 0.0
-        self.partial = {peer: upload for peer, upload in self.partial.items()
-                        if peer in self.links or version - upload[0] <= STALEST}
+        self.opened = None
+        self.uploads.forget(version - STALEST)
 
     async def work(self, task: Callable[..., Any], *values: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self.updates, task, *values)
@@ -217,7 +238,7 @@ class Coordinator:
             await asyncio.gather(*background, return_exceptions=True)
         await self.measure(self.rounds.version)
         self.events.add("finished", reason=self.finished)
-        await self.work(self.snapshot)
+        await self.write("snapshot", self.updates, self.snapshot)
         for link in self.links.values():
             link.send("finished", reason=self.finished)
         patience = time.monotonic() + FAREWELL_SECONDS
@@ -228,7 +249,7 @@ class Coordinator:
         before = self.rounds.plan
         tasks = self.rounds.tasks(time.monotonic())
         if self.rounds.plan is not before:  # also when nobody made it and all begin again
-            self.opened = time.time()
+            self.opened = time.monotonic()
             assert self.rounds.plan is not None
             self.events.add("opened", version=self.rounds.version,
                             quota=self.rounds.plan.quota, seconds=self.rounds.plan.seconds)
@@ -238,7 +259,25 @@ class Coordinator:
             link.send("train", version=task.version, weights=self.rounds.weights, step=self.step,
                       total=self.total, quota=task.quota, seconds=task.seconds,
                       window=self.windows)
-            self.windows += task.quota * link.batch_size
+            self.windows = (self.windows + task.quota * link.batch_size) % MOST_WINDOWS
+            self.asked[peer] += task.quota * link.batch_size * self.job.config.block_size
+
+    async def write(self, what: str, where: ThreadPoolExecutor, task: Callable[..., None],
+                    *values: Any) -> None:
+        """Have something written; while the disk does not take it, try again and again."""
+        while True:
+            try:
+                await asyncio.get_running_loop().run_in_executor(where, task, *values)
+            except Unwritable as error:
+                reason = f"{error} The run goes on when there is room."
+                if self.unwritten.get(what) != reason:
+                    self.unwritten[what] = reason
+                    self.progress.say(f"waiting   {reason}")
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                if self.unwritten.pop(what, ""):
+                    self.progress.say(f"goes on   the {what} is written")
+                return
 
     async def commit(self) -> None:
         """Combine what was delivered, write it down, and only then tell the peers."""
@@ -255,9 +294,9 @@ class Coordinator:
         step = self.step + max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
         now = time.time()
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
-                        committed.update, step, self.loss, min(self.opened, now), now,
+                        committed.update, step, self.loss, now - self.length(), now,
                         tuple(contributions))
-        await self.work(self.keep, record, committed)
+        await self.write("round", self.updates, self.keep, record, committed)
         self.standing.count(record)
         self.step, self.seconds = step, self.seconds + record.committed - record.opened
         name = protocol.name_of(committed.update)  # once, not for every peer
@@ -277,9 +316,16 @@ class Coordinator:
                 "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
                 "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
             } for c in contributions])
-        if record.number % SNAPSHOT_EVERY == 0:  # while the peers train
-            self.saving = asyncio.ensure_future(self.work(self.snapshot))
+        self.snapshot_due = self.snapshot_due or record.number % SNAPSHOT_EVERY == 0
+        if self.snapshot_due:  # while the peers train
+            self.saving = asyncio.ensure_future(self.try_snapshot())
         self.show(len(counted), tokens, record)
+
+    def length(self) -> float:
+        """Seconds of the round so far, at most as long as it was planned: a machine that slept did
+        not train, and the clock on the wall may be set."""
+        passed = 0.0 if self.opened is None else time.monotonic() - self.opened
+        return min(passed, self.rounds.longest)
 
     def combine(self) -> Optional[Committed]:
         """In the worker thread, after all updates that were delivered before."""
@@ -289,6 +335,14 @@ class Coordinator:
         """In the worker thread: the round is durable when this returns."""
         self.journal.commit(record)
         self.outer.accept(committed)
+
+    async def try_snapshot(self) -> None:
+        """It only shortens the way back after a restart: the next round may try again."""
+        try:
+            await self.work(self.snapshot)
+            self.snapshot_due = False
+        except Unwritable as error:
+            self.progress.say(f"snapshot  {error} The next round tries again.")
 
     def snapshot(self) -> None:
         self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
@@ -323,8 +377,12 @@ class Coordinator:
             return
         step = self.step
         job = asyncio.get_running_loop().run_in_executor(
-            self.evaluations, self.examine, self.weights, version, step, self.best)
-        self.val_loss, text = await job
+            self.evaluations, self.examine, self.weights, version, step)
+        self.val_loss, seconds, text, state = await job
+        names = ["best.pt", "last.pt"] if self.val_loss < self.best else ["last.pt"]
+        await self.write("evaluation", self.evaluations, self.keep_evaluation, version,
+                         self.val_loss, seconds, text)
+        await self.write("checkpoint", self.evaluations, self.keep_checkpoint, state, names)
         self.evaluated, self.best = version, min(self.best, self.val_loss)
         self.events.add("evaluated", version=version, step=step, val_loss=self.val_loss,
                         best_val_loss=self.best, text=text)
@@ -337,40 +395,37 @@ class Coordinator:
             return ""
         return f"the target loss of {target:g} is reached, with {val_loss:.4f}"
 
-    def examine(self, weights: Tensor, version: int, step: int, best: float
-                ) -> Tuple[float, str]:
-        """In the evaluation thread: the validation loss, and a sample."""
+    def examine(self, weights: Tensor, version: int, step: int
+                ) -> Tuple[float, float, str, Dict[str, Any]]:
+        """In the evaluation thread: validation loss, seconds it took, a sample, a checkpoint."""
         began = time.monotonic()
         unflatten(weights, self.model)
         self.model.eval()
         loss = evaluate(self.model, self.corpus.validation, self.runtime)
-        self.journal.add_evaluation(version, loss, time.monotonic() - began)
+        seconds = time.monotonic() - began
         text = "".join(generate(self.model, self.vocabulary, "", 200, seed=version))
+        return loss, seconds, text, checkpoint(self.job, self.model, step, loss, self.folder)
+
+    def keep_evaluation(self, version: int, loss: float, seconds: float, text: str) -> None:
+        self.journal.add_evaluation(version, loss, seconds)
         self.journal.add_sample(version, text)
-        state = checkpoint(self.job, self.model, step, loss, self.folder)
-        for name in ["best.pt", "last.pt"] if loss < best else ["last.pt"]:
+
+    def keep_checkpoint(self, state: Dict[str, Any], names: List[str]) -> None:
+        for name in names:
             try:
                 save_checkpoint(self.folder / name, state)
-            except GltchError as error:  # Windows, while somebody reads it; the journal has it all
-                self.progress.say(f"checkpoint {error} The next evaluation tries again.")
-        return loss, text
+            except GltchError as error:  # on Windows also while somebody reads it
+                raise Unwritable(str(error)) from error
 
     # Peers come
 
     async def serve(self, socket: Any) -> None:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
-        address = (socket.remote_address or ("?",))[0]
-        local = address in ("127.0.0.1", "::1", "?")
-        if (sum(self.addresses.values()) >= CONNECTIONS
-                or not local and self.addresses[address] >= PER_ADDRESS):
-            await socket.close(1013, "This hive has no place for another connection.")
-            return
-        self.addresses[address] += 1
-        name = address
+        address = name = (socket.remote_address or ("?",))[0]
         link: Optional[Link] = None
         try:
-            link = await self.handshake(socket)
+            link = await self.handshake(socket, address)
             name = link.name
             await self.converse(link)
         except ConnectionClosed:
@@ -379,19 +434,30 @@ class Coordinator:
             await socket.close(1008, "The handshake took too long.")
         except ProtocolError as error:
             reason = str(error)
-            self.progress.say(f"refused   {name}: {reason}")
+            self.say("refused", f"{name}: {reason}")
             with contextlib.suppress(ConnectionClosed):
                 await socket.send(pack("refused", reason=reason))
                 await socket.close(1008)
-        except GltchError as error:  # the disk is full, the journal is damaged: end the run
+        except Unwritable:  # it may come back; a round that cannot be written says so by itself
+            await socket.close(1013, "The coordinator's disk takes nothing just now.")
+        except GltchError as error:  # the journal is damaged: end the run
             self.failure = error
             self.wake.set()
         finally:
-            self.addresses[address] -= 1
             if link:
                 self.leave(link)
 
-    async def handshake(self, socket: Any) -> Link:
+    def say(self, kind: str, text: str) -> None:
+        """A line in the log, unless there were too many of this kind lately."""
+        bucket = self.lines.setdefault(kind, Bucket(LINES_RATE, LINES))
+        if not bucket.take(time.monotonic()):
+            self.unsaid[kind] += 1
+            return
+        unsaid = self.unsaid.pop(kind, 0)
+        more = f" (and {unsaid:,} more since the last such line)" if unsaid else ""
+        self.progress.say(f"{kind:<10}{text}{more}")
+
+    async def handshake(self, socket: Any, address: str) -> Link:
         """Who is it, does it have the key, and may it take part?"""
         nonce = protocol.make_token()
         await socket.send(pack("challenge", protocol=protocol.VERSION, hive=self.job.hive,
@@ -405,26 +471,49 @@ class Coordinator:
             protocol.demand(hello["text"] in (None, self.job.text), "The peer brought another text "
                             "than the one this hive trains on: leave out --data, and it gets the "
                             "right one.")
+            peer, name, token = self.identify(hello, name)
+            self.check_record(peer, address)
         except ProtocolError as error:
             raise ProtocolError(f"{name}: {error}") from None
-        peer, name, token = self.identify(hello, name)
         link = Link(socket, peer, name, protocol.clean_name(hello["device"], "unknown"),
                     hello["process"])
-        old = self.links.get(peer)
-        if old:  # the same process came back before its old connection was found dead
-            self.leave(old)
-            self.closing = asyncio.ensure_future(old.socket.close(1000))
+        proof = protocol.proof(self.key, "coordinator", nonce, hello["nonce"])
+        welcome = pack("welcome", proof=proof, peer=peer, name=name, token=token,
+                       counted=self.journal.last_counted(peer), job=self.job.as_json())
         self.journal.remember_peer(peer, name, hashlib.sha256(token.encode()).hexdigest(),
                                    link.device, time.time())
-        self.links[peer] = link
-        self.standing.join(peer, name, link.device, time.time())
-        self.rounds.join(peer)
-        self.events.add("joined", peer=self.about(link))
-        link.send("welcome", proof=protocol.proof(self.key, "coordinator", nonce, hello["nonce"]),
-                  peer=peer, name=name, token=token, counted=self.journal.last_counted(peer),
-                  job=self.job.as_json())
-        self.progress.say(f"joined    {name} ({link.device})")
+        self.enter(link)
+        link.outbox.put_nowait(welcome)
         return link
+
+    def check_record(self, peer: str, address: str) -> None:
+        """Raises ProtocolError for a peer whose updates were all rejected lately, and for too many
+        new ones from one place."""
+        now = time.monotonic()
+        until = self.barred.get(peer, now)
+        protocol.demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be "
+                        f"used; it may come back in {(until - now) / 60:.0f} minutes.")
+        self.barred.pop(peer, None)
+        if peer not in self.standing.contributors:
+            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS_RATE, NEW_PEERS))
+            self.newcomers.move_to_end(address)
+            while len(self.newcomers) > MOST_ADDRESSES:
+                self.newcomers.popitem(last=False)
+            protocol.demand(bucket.take(now), "Too many new peers came from this address: try "
+                            "again in a minute.")
+
+    def enter(self, link: Link) -> None:
+        """From now on it takes part. A connection of the same process that was not yet found dead
+        makes way."""
+        old = self.links.get(link.peer)
+        if old:
+            self.leave(old)
+            self.closing = asyncio.ensure_future(old.socket.close(1000))
+        self.links[link.peer] = link
+        self.standing.join(link.peer, link.name, link.device, time.time())
+        self.rounds.join(link.peer)
+        self.events.add("joined", peer=self.about(link))
+        self.say("joined", f"{link.name} ({link.device})")
 
     def identify(self, hello: Dict[str, Any], name: str) -> Tuple[str, str, str]:
         """A known token brings its identity back, unless another process is using it now."""
@@ -446,11 +535,13 @@ class Coordinator:
         if self.links.get(link.peer) is link:
             del self.links[link.peer]
             self.rounds.leave(link.peer)
+            self.uploads.leave(link.peer)
+            self.call_next()
             self.bytes_up += link.up
             self.bytes_down += link.down
             self.events.add("left", peer=link.peer)
             waits = "" if self.links or self.finished else "; nobody is left, the run waits"
-            self.progress.say(f"left      {link.name}{waits}")
+            self.say("left", f"{link.name}{waits}")
             self.wake.set()
 
     # What they say
@@ -527,6 +618,10 @@ class Coordinator:
             link.send("gone", blob=blob)
             return
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
+        if what != "update":
+            link.fetched[blob] += 1
+            protocol.demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again "
+                            "and again.")
         link.outbox.put_nowait((what, blob, content, offset))
 
     async def on_progress(self, link: Link, said: Dict[str, Any]) -> None:
@@ -546,26 +641,45 @@ class Coordinator:
             # It reconnected before it heard; the commit will tell, or is already on its way.
             link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
             return
-        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"])
+        now = time.monotonic()
+        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now)
+        wrong = self.implausible(said)
+        if verdict.verdict == ACCEPTED and wrong:
+            verdict = Verdict(REJECTED, wrong)
+            self.rounds.withdraw(link.peer)
         if verdict.verdict != ACCEPTED:
             self.judge(link, said, verdict)
             return
-        _, receiver = self.partial.get(link.peer, (0, None))
-        if receiver is None or receiver.blob != said["update"]:
-            limit = 4 * len(self.weights) + 1024
-            receiver = Receiver(said["update"], said["bytes"], limit)
-        self.partial[link.peer] = said["version"], receiver
         link.offer = said
+        receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
+        if receiver is not None:
+            await self.receive(link, receiver)
+
+    def implausible(self, said: Dict[str, Any]) -> str:
+        """What no honest peer would offer, in words; empty if there is nothing."""
+        loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
+        if loss is not None and loss > most:
+            return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
+        if said["bytes"] != self.uploads.size:
+            return f"An update of this hive has {self.uploads.size:,} bytes, not {said['bytes']:,}."
+        return ""
+
+    async def receive(self, link: Link, receiver: Receiver) -> None:
+        """Let it send its update, from where an interrupted transfer stopped."""
         link.send("send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
             await self.deliver(link, receiver)
 
+    def call_next(self) -> None:
+        """Those who wait with an update may send it when others have done so."""
+        for peer, receiver in self.uploads.turns(time.monotonic()):
+            self.links[peer].send("send", blob=receiver.blob, offset=0)
+
     async def on_chunk(self, link: Link, message: bytes) -> None:
-        _, receiver = self.partial.get(link.peer, (0, None))
+        receiver = self.uploads.add(link.peer, message, time.monotonic())
         protocol.demand(link.offer is not None and receiver is not None,
                         "A chunk came that belongs to no transfer.")
         assert receiver is not None
-        receiver.add(message)
         self.transferred(link, "up", "update", len(message))
         if receiver.complete:
             await self.deliver(link, receiver)
@@ -574,36 +688,47 @@ class Coordinator:
         """The whole update is there: it counts if the round is open and `outer` admits it."""
         said, link.offer = link.offer, None
         assert said is not None
-        del self.partial[link.peer]
+        self.uploads.drop(link.peer)
+        self.call_next()
         content = receiver.result()
         now = time.monotonic()
         stale = self.rounds.version - said["version"]
         verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
-                                      said["seconds"], now)
+                                      now)
         if verdict.verdict != ACCEPTED:
             self.judge(link, said, verdict)
             return
-        self.opened = self.opened or time.time()
-        tokens = believed_tokens(said["tokens"], now - link.counted_at, len(self.weights))
-        loss = math.nan if said["loss"] is None else said["loss"]
+        self.opened = now if self.opened is None else self.opened
+        tokens = self.believed(link, said, now)
         weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
         try:
-            await self.work(self.outer.add, said["codec"], content, weight)
+            weight = await self.work(self.outer.add, said["codec"], content, weight, said["steps"])
         except Rejected as error:
             self.rounds.reject(link.peer)
             self.judge(link, said, Verdict(REJECTED, str(error)))
         else:
+            loss = math.nan if said["loss"] is None else said["loss"]
             least = least_seconds(tokens, len(self.weights))
             link.laps.append((tokens, max(said["seconds"], least)))
+            self.asked.pop(link.peer, None)
+            self.rejections.pop(link.peer, None)
             self.contributions.append(Contribution(
                 link.peer, link.name, said["steps"], tokens, loss, weight, len(content),
                 "counted", f"{stale} rounds late" if stale else ""))
             link.send("verdict", version=said["version"], verdict=ACCEPTED, reason="")
         self.wake.set()
 
+    def believed(self, link: Link, said: Dict[str, Any], now: float) -> int:
+        """Characters that it trained on, as far as it was asked to and had the time for it. What it
+        carried over from updates that came too late was asked for earlier."""
+        made = said["steps"] * link.batch_size * self.job.config.block_size
+        claimed = min(said["tokens"], max(made, self.asked[link.peer]))
+        return believed_tokens(claimed, now - link.counted_at, len(self.weights))
+
     def judge(self, link: Link, said: Dict[str, Any], verdict: Verdict) -> None:
-        """Tell a peer, and write down, that its update does not count."""
-        self.partial.pop(link.peer, None)
+        """Tell a peer, and write down, that its update does not count. Raises ProtocolError when
+        that was one too many."""
+        self.uploads.drop(link.peer)
         once = [c for c in self.contributions
                 if (c.peer, c.verdict) != (link.peer, verdict.verdict)]
         self.contributions = [*once, Contribution(
@@ -611,10 +736,16 @@ class Coordinator:
             verdict.verdict, verdict.reason)]
         self.standing.refuse(link.peer, verdict.verdict, verdict.reason, time.time())
         self.events.add("refused", peer=link.peer, verdict=verdict.verdict, reason=verdict.reason)
-        if verdict.verdict == REJECTED:
-            self.progress.say(f"rejected  {link.name}: {verdict.reason}")
         link.send("verdict", version=said["version"], verdict=verdict.verdict,
                   reason=verdict.reason)
+        if verdict.verdict == REJECTED:
+            self.say("rejected", f"{link.name}: {verdict.reason}")
+            self.rejections[link.peer] += 1
+            if self.rejections[link.peer] >= MOST_REJECTED:
+                self.barred[link.peer] = time.monotonic() + BARRED_SECONDS
+                self.rejections.pop(link.peer)
+                raise ProtocolError(f"{MOST_REJECTED} updates in a row could not be used. The "
+                                    f"latest: {verdict.reason}")
 
     # What others may know
 
@@ -623,6 +754,7 @@ class Coordinator:
             for link in self.links.values():
                 link.send("status", version=self.rounds.version, peers=len(self.links),
                           loss=finite(self.loss), val_loss=finite(self.val_loss))
+            self.call_next()  # somebody may have stalled
             await asyncio.sleep(STATUS_SECONDS)
 
     def transferred(self, link: Link, direction: str, content: str, size: int) -> None:
@@ -670,14 +802,15 @@ class Coordinator:
         """The numbers of the run that change all the time."""
         standing, speed = self.standing, self.standing.speed if self.links else 0.0
         plan = self.rounds.plan if self.links else None  # a round that nobody makes waits
-        phase = ("finished" if self.finished else "committing" if self.rounds.closed
-                 else "training" if plan else "waiting")
+        paused = self.unwritten.get("round", "")
+        phase = ("paused" if paused else "finished" if self.finished
+                 else "committing" if self.rounds.closed else "training" if plan else "waiting")
         fastest = max(self.links.values(), key=lambda link: link.speed, default=None)
         if fastest and not fastest.speed:  # nobody has delivered yet
             fastest = None
         left = self.rounds.train_until - time.monotonic()
         return {
-            "phase": phase, "version": self.rounds.version, "step": self.step,
+            "phase": phase, "paused": paused, "version": self.rounds.version, "step": self.step,
             "total": self.total,
             "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
                                "left": max(0.0, left)},
@@ -699,6 +832,16 @@ class Coordinator:
             "updates": {verdict: sum(about[verdict] for about in contributors)
                         for verdict in ("counted", "late", "rejected")},
             "peers": [self.about(link) for link in self.links.values()]}
+
+
+def require_announceable(job: Job) -> None:
+    """Raises GltchError for a run that no welcome message could describe."""
+    try:
+        pack("welcome", proof="0" * 64, peer="0" * 64, name="0" * protocol.NAME_LENGTH,
+             token="0" * 64, counted=2**53, job=job.as_json())
+    except ProtocolError:
+        raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
+                         "message to a peer can name: leave out what is not text.") from None
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

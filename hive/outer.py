@@ -19,7 +19,11 @@ from hive.codec import decode, digest, encode, from_bytes, to_bytes
 from hive.sync import Sync
 
 CLIP = 3.0  # an update longer than this many median lengths is shortened to that
-REMEMBERED = 64  # lengths of the latest updates, for their median
+HEAVIEST = 4.0  # an update heavier than this many median weights counts as that heavy
+FIRST_STEP = 0.02  # of the weights' length that a step may move, while no lengths are known; three
+# times what the first steps of the presets do
+REMEMBERED = 64  # lengths and weights of the latest updates, for their medians
+ENOUGH = 3  # of them for a median
 FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
 
 
@@ -59,15 +63,18 @@ class Committed(NamedTuple):
 
 
 class Outer:
-    """The global weights and all that decides how they move. One round: `add` ..., `step`."""
+    """The global weights and all that decides how they move. One round: `add` ..., `step`.
 
-    def __init__(self, weights: Tensor, sync: Sync):
+    `usual` is what an update weighs, in tokens, as long as that is not known from updates."""
+
+    def __init__(self, weights: Tensor, sync: Sync, usual: float = math.inf):
         self.weights, self.sync = weights, sync
         self.hash = digest(weights)
         self.momentum = torch.zeros_like(weights)
         self.residual = torch.zeros_like(weights)  # what the broadcasts left out so far
         self.total = torch.zeros_like(weights)  # of what has been added since the last step
         self.lengths: Deque[float] = deque(maxlen=REMEMBERED)
+        self.heavy: Deque[float] = deque([usual] * ENOUGH, maxlen=REMEMBERED)  # weights of updates
         self.begin()
 
     def begin(self) -> None:
@@ -75,8 +82,9 @@ class Outer:
         self.total.zero_()
         self.weight = 0.0
 
-    def add(self, codec: str, content: bytes, weight: float) -> float:
-        """Count one peer's update. Returns its length before clipping; raises Rejected."""
+    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
+        """Count one peer's update of so many inner steps, no longer and no heavier than a few times
+        what is usual. Returns the weight that it counts with; raises Rejected."""
         if codec != self.sync.up:
             raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec!r}.")
         try:
@@ -87,12 +95,14 @@ class Outer:
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")
-        known = statistics.median(self.lengths) if len(self.lengths) >= 3 else 0.0
-        usual = known or float(self.weights.norm()) or math.inf  # at first: no longer than they are
+        longest = CLIP * statistics.median(self.lengths) if len(self.lengths) >= ENOUGH else 0.0
+        longest = longest or FIRST_STEP * steps * float(self.weights.norm()) or math.inf
+        counting = min(weight, HEAVIEST * statistics.median(self.heavy))
         self.lengths.append(length)
-        self.total.add_(update, alpha=weight * min(1.0, CLIP * usual / max(length, 1e-30)))
-        self.weight += weight
-        return length
+        self.heavy.append(weight)
+        self.total.add_(update, alpha=counting * min(1.0, longest / max(length, 1e-30)))
+        self.weight += counting
+        return counting
 
     def step(self) -> Committed:
         """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv
@@ -124,18 +134,27 @@ class Outer:
 
     def state(self) -> bytes:
         """What a restarted coordinator needs besides the weights."""
-        return to_bytes(torch.cat([self.momentum, self.residual]))
+        return to_bytes(torch.cat([self.momentum, self.residual, torch.tensor([*self.lengths])]))
 
-    def recover(self, state: bytes, since: Iterable[Tuple[str, bytes]]) -> None:
-        """Go on after a restart, from the state at a snapshot (empty: the run's beginning) and the
-        updates (codec, content) committed since. What the error feedback held is known only if
-        there were none; then nothing differs from a coordinator that never stopped."""
+    def recover(self, state: bytes, since: Iterable[Tuple[str, bytes]],
+                heavy: Iterable[float] = ()) -> None:
+        """Go on after a restart, from the state at a snapshot (empty: the run's beginning), the
+        updates (codec, content) committed since, and the latest weights of peers' updates.
+
+        What the error feedback held is known only if there were no updates since; then nothing
+        differs from a coordinator that never stopped. Peers' updates since then are no more known
+        one by one: of each round their mean stands for them, which is at most as long."""
         if state:
-            values = from_bytes(state)
-            require(len(values) == 2 * len(self.weights), "The state of the outer optimizer has "
-                    "another size than the weights.")
-            momentum, residual = values.split(len(self.weights))
-            self.momentum, self.residual = momentum.clone(), residual.clone()
+            values, count = from_bytes(state), len(self.weights)
+            require(2 * count <= len(values) <= 2 * count + REMEMBERED, "The state of the outer "
+                    "optimizer has another size than the weights.")
+            self.momentum, self.residual = values[:count].clone(), values[count: 2 * count].clone()
+            self.lengths.extend(values[2 * count:].tolist())
         for codec, update in since:
-            self.follow(decode(codec, update, len(self.weights)))
+            broadcast = decode(codec, update, len(self.weights))
+            mu, before = self.sync.outer_momentum, self.momentum
+            mean = torch.sub(broadcast / self.sync.outer_lr, before, alpha=mu * mu) / (1 + mu)
+            self.lengths.append(float(mean.norm()))
+            self.follow(broadcast)
             self.residual.zero_()
+        self.heavy.extend(heavy)

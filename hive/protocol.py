@@ -23,6 +23,8 @@ MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
+INVISIBLE = frozenset(  # letters and symbols that show as nothing
+    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
 
@@ -112,7 +114,7 @@ MESSAGES: Dict[str, Dict[str, Any]] = {
     # Transfers: the peer offers or asks, the coordinator answers with where to begin.
     "offer": {"version": Whole(), "weights": Digest(), "codec": Text(16), "update": Digest(),
               "bytes": Whole(0, BLOB_BYTES), "steps": Whole(1, 2**31), "tokens": Whole(1),
-              "loss": LOSS, "seconds": SECONDS},
+              "loss": Maybe(Number(0, 1e6)), "seconds": SECONDS},
     "send": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
     "verdict": {"version": Whole(), "verdict": Text(16), "reason": Text(1000)},
     "fetch": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
@@ -236,8 +238,12 @@ def check_welcome(welcome: Dict[str, Any], key: str, nonce: str, own_nonce: str)
 
 
 def clean_name(name: str, otherwise: str) -> str:
-    """A name fit to be shown: printable, on one line, of limited length, in one direction."""
-    kept = "".join(c for c in name if unicodedata.category(c)[0] in "LNPSM" or c == " ")
-    return " ".join(kept.split())[:NAME_LENGTH].strip() or otherwise
+    """A name fit to be shown: printable, on one line, of limited length, in one direction, and with
+    something to see."""
+    kept = "".join(c for c in name if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE
+                   or c == " ")
+    short = " ".join(kept.split())[:NAME_LENGTH].strip()
+    seen = any(unicodedata.category(c)[0] != "M" for c in short)  # marks alone need a letter
+    return short if seen else otherwise
 
 

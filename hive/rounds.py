@@ -5,6 +5,9 @@ starts from one version of the weights. Members get a task (steps, seconds), off
 it, and deliver it. The round closes when everyone expected has delivered, or when its time is up;
 then the coordinator commits the next version. A peer too slow for that delivers to one of the next
 rounds, and nobody waits for it. Each update counts once, in one round, or not at all.
+
+All durations are measured here, between calls; what a member says about its speed plays no part. So
+half of the members may dawdle as they like, and a round takes at most twice as long.
 """
 from __future__ import annotations
 
@@ -17,6 +20,10 @@ from typing import Deque, Dict, Iterable, List, NamedTuple, Optional
 ACCEPTED, LATE, REJECTED = "accepted", "late", "rejected"
 BUSY = ("waiting", "ready", "training", "uploading")  # something is still to come from it
 STALEST = 32  # rounds by which an update may come too late and still count, at a lower weight
+FASTEST_STEP = 1e-3  # seconds; nobody is planned for as faster
+LEAST_GRACE = 2.0  # seconds for the last transfers, however short the round
+LEAST_PATIENCE = 1.0  # seconds that members get after the others, however fast those were
+TWICE = 2.0  # as long as half of the members took, the others may take
 
 
 class Verdict(NamedTuple):
@@ -35,9 +42,10 @@ class Member:
     """A connected peer. Its state is what the dashboard shows."""
 
     state: str = "joining"  # then waiting, ready, training, uploading, delivered, or lagging
-    prompt: bool = True  # its latest update came in time: rounds wait for it
+    prompt: Optional[bool] = None  # in time with its latest update: rounds wait for it; None: new
     began: Optional[float] = None  # when it got its task
-    step_seconds: Optional[float] = None  # measured in its latest update
+    offered: Optional[float] = None  # when it first offered what it made of it
+    step_seconds: Optional[float] = None  # measured at its latest update
 
 
 @dataclass
@@ -57,24 +65,23 @@ class Pace:
 
     @property
     def overhead(self) -> float:
-        """Seconds that members recently spent on anything but training, in the middle."""
-        return statistics.median(self.overheads) if self.overheads else 0.0
+        """Seconds that members recently spent on an upload: the slowest of the faster half."""
+        return statistics.median_low(self.overheads) if self.overheads else 0.0
 
     def plan(self, quota: int, step_seconds: Iterable[float]) -> Task:
         """Steps and seconds of a round. `quota` is what the algorithm asks for."""
-        known = sorted(step_seconds)
+        known = list(step_seconds)
         if not known:
             return Task(0, quota, self.seconds)
-        typical = max(known[(len(known) - 1) // 2], 1e-9)  # of the faster half, its slowest
+        typical = min(max(statistics.median_low(known), FASTEST_STEP), self.seconds)
         if not self.fixed:
             worth = self.overhead * self.share / (1 - self.share)
             quota = max(quota, min(self.longest, math.ceil(worth / typical)))
         return Task(0, quota, min(self.seconds, self.slack * quota * typical))
 
-    @property
-    def grace(self) -> float:
-        """Seconds for the last transfers, after training."""
-        return max(2.0, 3 * self.overhead)
+    def grace(self, seconds: float) -> float:
+        """Seconds for the last transfers after so many of training, and never more than those."""
+        return max(LEAST_GRACE, min(seconds, 3 * self.overhead))
 
 
 class Rounds:
@@ -85,7 +92,7 @@ class Rounds:
         self.timed_out = False  # the last round ended without waiting any longer
         self.members: Dict[str, Member] = {}
         self.hashes: Dict[int, str] = {}  # of the weights of the latest versions
-        self.quotas: Deque[int] = deque(maxlen=STALEST + 1)  # of the latest rounds
+        self.quotas: Dict[int, int] = {}  # steps that were asked for, by version
         self.open_round(version, weights, quota=1)
 
     def open_round(self, version: int, weights: str, quota: int,
@@ -93,19 +100,21 @@ class Rounds:
         """Begin the round that starts from this version; its clock starts with the first task.
         `most` is how many steps are left of the run."""
         self.version, self.weights, self.quota, self.most = version, weights, quota, most
-        self.quotas.append(quota)
         self.hashes[version] = weights
-        self.hashes.pop(version - STALEST - 1, None)
+        for known in (self.hashes, self.quotas):
+            known.pop(version - STALEST - 1, None)
         self.plan: Optional[Task] = None
-        self.train_until = self.deadline = math.inf
+        self.began = self.train_until = self.deadline = math.inf
         self.delivered: List[str] = []
         self.closed = False
         for member in self.members.values():
             if member.state == "delivered":
                 member.state = "waiting"
             elif member.state in BUSY:
+                had_a_task = member.state in ("training", "uploading")
                 member.state = "lagging"
-                member.prompt = member.prompt and not self.timed_out
+                if self.timed_out or had_a_task and member.prompt is None:
+                    member.prompt = False
         self.timed_out = False
 
     # Members come and go
@@ -134,16 +143,24 @@ class Rounds:
             known = (member.step_seconds for member in self.members.values())
             plan = self.pace.plan(self.quota, (s for s in known if s is not None))
             self.plan = plan._replace(quota=min(plan.quota, self.most or plan.quota))
-            self.train_until = now + self.plan.seconds
-            self.deadline = self.train_until + self.pace.grace
+            self.quotas[self.version] = max(self.plan.quota, self.quotas.get(self.version, 0))
+            self.began, self.train_until = now, now + self.plan.seconds
+            self.deadline = now + self.longest
         task = Task(self.version, self.plan.quota, max(0.0, self.train_until - now))
         for peer in ready:
-            self.members[peer].state, self.members[peer].began = "training", now
+            member = self.members[peer]
+            member.state, member.began, member.offered = "training", now, None
         return dict.fromkeys(ready, task)
+
+    @property
+    def longest(self) -> float:
+        """Seconds that the round may take, from its first task to its deadline."""
+        seconds = self.plan.seconds if self.plan else self.pace.seconds
+        return seconds + self.pace.grace(seconds)
 
     # Updates arrive
 
-    def offer(self, peer: str, version: int, weights: str, steps: int) -> Verdict:
+    def offer(self, peer: str, version: int, weights: str, steps: int, now: float) -> Verdict:
         """May this update be sent? Also asked when a transfer goes on after a reconnect, or when
         the coordinator was restarted in between and has no plan for the round any more."""
         if version < self.version and self.hashes.get(version, weights) == weights:
@@ -157,34 +174,50 @@ class Rounds:
                                  "it comes with the next update.")
         if peer in self.delivered:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
-        most = max(*self.quotas, self.pace.longest)
+        most = self.quotas.get(version, max(self.quota, self.pace.longest))  # or before a restart
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")
-        self.members[peer].state = "uploading"
+        member = self.members[peer]
+        member.state = "uploading"
+        member.offered = now if member.offered is None else member.offered
         return Verdict(ACCEPTED)
 
-    def deliver(self, peer: str, version: int, weights: str, steps: int, seconds: float,
-                now: float) -> Verdict:
+    def deliver(self, peer: str, version: int, weights: str, steps: int, now: float) -> Verdict:
         """An offered update is completely there: it counts, unless the round is over."""
-        verdict = self.offer(peer, version, weights, steps)
+        verdict = self.offer(peer, version, weights, steps, now)
         if verdict.verdict == ACCEPTED:
             member = self.members[peer]
-            elapsed = seconds if member.began is None else max(0.0, now - member.began)
+            assert member.offered is not None
+            if member.began is not None:
+                member.step_seconds = (member.offered - member.began) / steps
             member.state, member.prompt = "delivered", version == self.version
-            member.step_seconds = min(seconds, elapsed) / steps
             if member.prompt:
-                self.pace.overheads.append(max(0.0, elapsed - seconds))
+                self.pace.overheads.append(now - member.offered)
+            elif self._able(member):
+                member.prompt = None
             self.delivered.append(peer)
             if self.deadline == math.inf:  # delivered before any task was given out
-                self.deadline = now + self.pace.seconds + self.pace.grace
+                self.deadline = now + self.longest
         return verdict
+
+    def _able(self, member: Member) -> bool:
+        """Was it late although it is as fast as the others? Then it fell out of step with them, by
+        a late start perhaps, and deserves to be waited for once as if it were new."""
+        known = [m.step_seconds for m in self.members.values()
+                 if m.prompt and m.step_seconds is not None]
+        return bool(known) and (member.step_seconds or math.inf) <= (
+            self.pace.slack * statistics.median(known))
+
+    def withdraw(self, peer: str) -> None:
+        """An offered update is not wanted after all; the peer may try again."""
+        if peer in self.members:
+            self.members[peer].state = "waiting"
 
     def reject(self, peer: str) -> None:
         """A delivered update turned out to be unusable; the peer may try again."""
         self.delivered.remove(peer)
-        if peer in self.members:
-            self.members[peer].state = "waiting"
+        self.withdraw(peer)
 
     # The round ends
 
@@ -198,12 +231,36 @@ class Rounds:
             return False
         if self.plan is None and len(self.delivered) < self.least and now < self.deadline:
             return False  # after a restart: the others are on their way back
-        busy = [member for member in self.members.values() if member.state in BUSY]
-        prompt = any(member.prompt for member in self.members.values())
-        waited_for = [member for member in busy if member.prompt or not prompt]
+        waited_for = self._waited_for(now)
         self.timed_out = bool(waited_for) and now >= self.deadline
         self.closed = not waited_for or self.timed_out
         return self.closed
+
+    def _waited_for(self, now: float) -> List[Member]:
+        """Who is still missing. When half of the prompt members are there the deadline moves nearer
+        for the others, and so it does for new ones when all prompt members are there."""
+        busy = [member for member in self.members.values() if member.state in BUSY]
+        prompt = [member for member in self.members.values() if member.prompt]
+        if not prompt:
+            return busy
+        missing = [member for member in busy if member.prompt]
+        if missing:
+            if 2 * len(missing) <= len(prompt):
+                self._hurry(now, TWICE)
+            return missing
+        new = [member for member in busy
+               if member.prompt is None and member.state in ("training", "uploading")]
+        if new:
+            self._hurry(now, self.pace.slack)
+        return new
+
+    def _hurry(self, now: float, factor: float) -> None:
+        """The others took until now: who is missing may take `factor` times as long, and in any
+        case the time that was promised for training."""
+        if self.plan is not None:
+            self.deadline = min(self.deadline, max(
+                self.began + factor * (now - self.began), now + LEAST_PATIENCE,
+                self.train_until + self.pace.overhead))
 
     def reopen(self) -> None:
         """Nothing of what was delivered could be used: the round goes on."""

@@ -47,7 +47,14 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
-from hive.coordinator import HANDSHAKE_SECONDS, TEXT, Coordinator, apply_bytes, checkpoint
+from hive.coordinator import (
+    HANDSHAKE_SECONDS,
+    TEXT,
+    Coordinator,
+    apply_bytes,
+    checkpoint,
+    require_announceable,
+)
 from hive.facts import HiveFacts
 from hive.job import Job, Limits
 from hive.journal import Journal
@@ -157,6 +164,7 @@ def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple
                        for part in corpus.ids.split(1 << 18))
     job = new_job(args, corpus, len(content))
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
+    require_announceable(job)
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
     write_atomically(folder / TEXT, lambda file: file.write(content))

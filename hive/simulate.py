@@ -587,7 +587,8 @@ class Simulation:
         self.commit_seconds = 0.0 if settings.lockstep else settings.commit_seconds
         self.alarm = math.inf  # the deadline that there is an event for
         # what coordinator.py keeps
-        self.outer = Outer(self.task.start, self.sync)
+        usual = self.sync.inner_steps * self.task.recipe.batch_size * self.task.characters
+        self.outer = Outer(self.task.start, self.sync, usual)
         self.rounds = Rounds(0, self.outer.hash, settings.make_pace(),
                              settings.peers if settings.lockstep else settings.min_peers)
         self.step = self.windows = 0
@@ -716,7 +717,7 @@ class Simulation:
                                   ))
         assert self.opened is not None
         length = self.now - self.opened
-        self.seconds += length
+        self.seconds += min(length, self.rounds.longest)
         self.hashes.append(committed.result)
         blob = name_of(committed.update)
         self.remember(blob, len(committed.update), committed.update)
@@ -822,7 +823,7 @@ class Simulation:
             self.tell(link, "verdict", verdict=ACCEPTED)  # the commit says that it has counted
             return
         verdict = self.rounds.offer(link.peer.name, said["version"], said["weights"],
-                                    said["work"].steps)
+                                    said["work"].steps, self.now)
         if verdict.verdict != ACCEPTED:
             self.judge(link, verdict)
             return
@@ -844,7 +845,7 @@ class Simulation:
         work: Work = said["work"]
         stale = self.rounds.version - said["version"]
         verdict = self.rounds.deliver(link.peer.name, said["version"], said["weights"], work.steps,
-                                      work.seconds, self.now)
+                                      self.now)
         if verdict.verdict != ACCEPTED:
             self.judge(link, verdict)
             return
@@ -852,7 +853,7 @@ class Simulation:
         tokens = believed_tokens(work.tokens, self.now - link.counted_at, len(self.outer.weights))
         weight = tokens / (1 + stale)
         try:
-            self.outer.add(said["codec"], said["content"], weight)
+            weight = self.outer.add(said["codec"], said["content"], weight, work.steps)
         except Rejected as error:
             self.rounds.reject(link.peer.name)
             self.judge(link, Verdict(REJECTED, str(error)))

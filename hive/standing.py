@@ -84,7 +84,7 @@ class Standing:
 
     def _add_round(self, opened: float, committed: float, step: int, tokens: int) -> None:
         waited = opened - self.committed
-        began = opened if waited > PAUSE_SECONDS else self.committed
+        began = self.committed if 0 <= waited <= PAUSE_SECONDS else opened  # or the clock was set
         self.recent.append(Lap(max(committed - began, 1e-9), step - int(self.step), tokens))
         self.step, self.committed = step, committed
 

@@ -323,7 +323,7 @@ def test_an_update_that_is_not_finite_arrives_as_one_that_is_refused(codec, valu
     content = encode(codec, vector)
     assert not decode(codec, content, 5000).isfinite().all()
     with pytest.raises(Rejected, match="not finite"):
-        Outer(torch.zeros(5000), Sync(up=codec)).add(codec, content, 1.0)
+        Outer(torch.zeros(5000), Sync(up=codec)).add(codec, content, 1.0, 1)
 
 
 # --- Any bytes ------------------------------------------------------------------------------------

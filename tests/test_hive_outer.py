@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, TrainConfig, lr_factor
 from hive.codec import CODECS, decode, digest, encode
-from hive.outer import CLIP, FASTEST, Outer, Rejected, apply_update, believed_tokens
+from hive.outer import (
+    CLIP,
+    FASTEST,
+    FIRST_STEP,
+    HEAVIEST,
+    REMEMBERED,
+    Outer,
+    Rejected,
+    apply_update,
+    believed_tokens,
+)
 from hive.sync import SYNCS, Sync
 
 quick = settings(deadline=None, max_examples=50)
@@ -24,8 +34,9 @@ def make(count=COUNT, **sync):
     return Outer(normal(0, count), Sync(**sync))
 
 
-def add(outer, update, weight=1.0):
-    return outer.add(outer.sync.up, encode(outer.sync.up, update), weight)
+def add(outer, update, weight=1.0, steps=200):
+    """So many steps that no first update is too long."""
+    return outer.add(outer.sync.up, encode(outer.sync.up, update), weight, steps)
 
 
 def take_step(outer):
@@ -198,7 +209,7 @@ def test_nothing_of_a_rejected_update_touches_the_weights(bad):
     guarded, undisturbed = make(), make()
     for seed in range(1, 6):
         with pytest.raises(Rejected) as error:
-            guarded.add(codec, content, 1000.0)
+            guarded.add(codec, content, 1000.0, 1)
         assert reason in sentence(error)
         for outer in (guarded, undisturbed):
             add(outer, normal(seed))
@@ -210,7 +221,7 @@ def test_nothing_of_a_rejected_update_touches_the_weights(bad):
 def test_no_bytes_at_all_break_the_weights(content, codec, up):
     outer = make(20, up=up, down="fp32")
     try:
-        outer.add(codec, content, 1.0)
+        outer.add(codec, content, 1.0, 1)
     except Rejected:
         add(outer, normal(1, 20))
     assert outer.step().weights.isfinite().all()
@@ -232,11 +243,10 @@ def test_an_update_a_hundred_times_as_long_as_usual_is_shortened():
     median = sorted(float(update.norm()) for update in usual)[2]
     lengths_of(outer, *usual)
     before = outer.total.clone()
-    returned = add(outer, 100 * normal(7))
+    add(outer, 100 * normal(7))
     moved = outer.total - before
     assert float(moved.norm()) == pytest.approx(CLIP * median, rel=1e-4)
     assert float(torch.cosine_similarity(moved, normal(7), 0)) == pytest.approx(1, abs=1e-4)
-    assert returned == pytest.approx(100 * float(normal(7).norm()), rel=1e-4)
 
 
 def test_an_update_of_twice_the_usual_length_counts_in_full():
@@ -366,7 +376,8 @@ def test_a_restarted_coordinator_leaves_the_state_it_was_given_as_it_was():
     assert states[1] == state and states[2] == outer.state()
 
 
-@pytest.mark.parametrize("size", [3, 4 * COUNT, 8 * COUNT - 1, 8 * COUNT + 4])
+@pytest.mark.parametrize("size", [3, 4 * COUNT, 8 * COUNT - 1,
+                                  8 * COUNT + 4 * (REMEMBERED + 1)])
 def test_a_state_of_another_size_is_refused(size):
     outer = make()
     before = outer.state()
@@ -439,16 +450,72 @@ def test_the_presets_can_be_used(name):
     assert take_step(outer).codec == sync.down
 
 
-def test_the_very_first_update_cannot_throw_the_weights_away():
+@pytest.mark.parametrize("steps", [4, 20])
+def test_the_very_first_update_moves_the_weights_by_no_more_than_its_steps_can(steps):
     outer = Outer(torch.ones(1000), Sync())
-    outer.add("fp32", encode("fp32", torch.full((1000,), 1e12)), 1.0)
-    assert outer.step().weights.norm() < 10 * outer.weights.norm()
+    outer.add("fp32", encode("fp32", torch.full((1000,), 1e12)), 1.0, steps)
+    moved = float((outer.step().weights - outer.weights).norm())
+    assert moved == pytest.approx(FIRST_STEP * steps * float(outer.weights.norm()), rel=1e-3)
+
+
+@pytest.mark.parametrize("snapshot", range(8))
+def test_a_restart_forgets_nothing_of_how_long_updates_usually_are(snapshot):
+    """Found by an attacker: one giant update after a restart threw the weights away."""
+    outer, states, updates = run_of(8, Sync(outer_momentum=0.5))
+    again = restarted(outer, states[snapshot], updates[snapshot:])
+    usual = float(normal(1).norm())
+    assert list(again.lengths) == pytest.approx(list(outer.lengths), rel=1e-4)
+    assert lengths_of(again, 1e6 * normal(7))[0] == pytest.approx(CLIP * usual, rel=0.1)
+
+
+def test_after_a_restart_the_mean_of_a_round_stands_for_its_updates():
+    outer = Outer(normal(0), LOSSY)
+    since = []
+    for seed in range(0, 40, 4):
+        for peer in range(4):
+            add(outer, normal(seed + peer))
+        committed = take_step(outer)
+        since.append((committed.codec, committed.update))
+    again = restarted(outer, b"", since)
+    usual = float(normal(1).norm())
+    assert len(again.lengths) == 10
+    assert all(0.4 * usual < length < usual for length in again.lengths)
+
+
+# --- How much one may weigh -----------------------------------------------------------------------
+
+def test_no_update_weighs_more_than_a_few_times_the_usual():
+    outer = make()
+    for seed in range(6):
+        assert add(outer, normal(seed), weight=100.0) == 100.0
+    assert add(outer, normal(7), weight=2.0**53) == HEAVIEST * 100.0
+    assert add(outer, normal(8), weight=300.0) == 300.0
+    assert add(outer, normal(9), weight=1.0) == 1.0
+
+
+def test_before_any_update_is_known_the_job_tells_what_is_usual():
+    outer = Outer(normal(0), Sync(), usual=50.0)
+    assert add(outer, normal(1), weight=2.0**53) == HEAVIEST * 50.0
+
+
+def test_a_minority_of_giants_does_not_make_their_weight_usual():
+    outer = Outer(normal(0), Sync(), usual=100.0)
+    for seed in range(60):
+        add(outer, normal(seed), weight=100.0)
+        add(outer, normal(seed), weight=100.0)
+        assert add(outer, normal(seed), weight=1e9) <= HEAVIEST * 100.0
+
+
+def test_after_a_restart_the_latest_weights_are_the_usual_ones():
+    outer = Outer(normal(0), Sync(), usual=1e9)
+    outer.recover(b"", [], heavy=[100.0] * 10)
+    assert add(outer, normal(1), weight=1e6) == HEAVIEST * 100.0
 
 
 def test_a_step_that_is_not_accepted_leaves_no_trace():
     outer = Outer(torch.zeros(1000), Sync(down="q4", outer_momentum=0.5))
+    outer.add("fp32", encode("fp32", torch.linspace(-1, 1, 1000)), 1.0, 4)
     before = outer.state()
-    outer.add("fp32", encode("fp32", torch.linspace(-1, 1, 1000)), 1.0)
     first = outer.step()
     assert outer.state() == before
     assert outer.step().result == first.result

@@ -14,7 +14,16 @@ from hypothesis.stateful import (
     rule,
 )
 
-from hive.rounds import ACCEPTED, BUSY, LATE, REJECTED, STALEST, Pace, Rounds
+from hive.rounds import (
+    ACCEPTED,
+    BUSY,
+    FASTEST_STEP,
+    LATE,
+    REJECTED,
+    STALEST,
+    Pace,
+    Rounds,
+)
 
 NOW = 1000.0
 
@@ -37,14 +46,14 @@ def arrive(rounds, peer):
     assert rounds.ready(peer, rounds.version, rounds.weights)
 
 
-def offer(rounds, peer, *, version=None, weights=None, steps=4):
+def offer(rounds, peer, *, now=NOW, version=None, weights=None, steps=4):
     version = rounds.version if version is None else version
-    return rounds.offer(peer, version, weights or hash_of(version), steps).verdict
+    return rounds.offer(peer, version, weights or hash_of(version), steps, now).verdict
 
 
-def deliver(rounds, peer, now, *, version=None, weights=None, steps=4, seconds=2.0):
+def deliver(rounds, peer, now, *, version=None, weights=None, steps=4):
     version = rounds.version if version is None else version
-    return rounds.deliver(peer, version, weights or hash_of(version), steps, seconds, now).verdict
+    return rounds.deliver(peer, version, weights or hash_of(version), steps, now).verdict
 
 
 def commit(rounds, quota=4):
@@ -199,6 +208,20 @@ def test_more_steps_than_anybody_was_asked_for_are_rejected():
     rounds.tasks(NOW)
     assert offer(rounds, "a", steps=80) == ACCEPTED
     assert offer(rounds, "a", steps=81) == REJECTED
+
+
+def test_more_steps_than_that_very_round_asked_for_are_rejected():
+    """Found by an attacker: 50 steps were believed in a round of 4, so the run was soon over."""
+    rounds = make_rounds("a", "slow", quota=4)
+    rounds.tasks(NOW)
+    assert offer(rounds, "a", steps=5) == REJECTED
+    finish_round(rounds, NOW, "a")
+    commit(rounds, quota=20)
+    arrive(rounds, "a")
+    rounds.tasks(NOW + 100)
+    assert offer(rounds, "a", steps=20) == ACCEPTED
+    assert offer(rounds, "slow", version=0, steps=20) == REJECTED
+    assert offer(rounds, "slow", version=0, steps=4) == ACCEPTED
 
 
 @pytest.mark.parametrize("stale", range(1, STALEST + 1))
@@ -394,21 +417,29 @@ def test_slow_transfers_make_a_round_longer_up_to_a_limit():
     assert pace.plan(4, [0.5]).quota == 4
 
 
-def test_transfers_have_as_much_time_as_they_lately_took():
+def test_transfers_have_as_much_time_as_they_lately_took_but_no_more_than_training():
     pace = Pace()
-    assert pace.grace == 2
+    assert pace.grace(60) == 2
     pace.overheads.extend([4.0, 5.0, 6.0])
-    assert pace.grace == 15
+    assert pace.grace(60) == 15
+    assert pace.grace(10) == 10
+    assert pace.grace(0.1) == 2
 
 
-def test_speed_and_transfers_are_measured_from_what_is_delivered():
+def test_nobody_is_planned_for_as_infinitely_fast_or_endlessly_slow():
+    pace = Pace(60.0)
+    assert pace.plan(4, [0.0]).seconds == pytest.approx(1.5 * 4 * FASTEST_STEP)
+    assert pace.plan(4, [1e9]).seconds == 60
+
+
+def test_speed_and_transfers_are_measured_here_and_not_asked_for():
     rounds = make_rounds("a", "b")
     rounds.tasks(NOW)
-    deliver(rounds, "a", NOW + 10, steps=4, seconds=2.0)
+    assert offer(rounds, "a", now=NOW + 2) == ACCEPTED
+    assert offer(rounds, "a", now=NOW + 6) == ACCEPTED, "after a reconnect"
+    deliver(rounds, "a", NOW + 10, steps=4)
     assert rounds.members["a"].step_seconds == 0.5
     assert list(rounds.pace.overheads) == [8.0]
-    deliver(rounds, "b", NOW + 1, steps=4, seconds=1e6)
-    assert rounds.members["b"].step_seconds == 0.25, "longer than it had the task is not believed"
 
 
 def test_a_late_update_says_nothing_about_transfers():
@@ -416,8 +447,89 @@ def test_a_late_update_says_nothing_about_transfers():
     rounds.tasks(NOW)
     finish_round(rounds, NOW, "fast")
     before = list(rounds.pace.overheads)
-    deliver(rounds, "slow", NOW + 500, version=0, seconds=10.0)
+    deliver(rounds, "slow", NOW + 500, version=0)
     assert list(rounds.pace.overheads) == before
+
+
+# --- Members that dawdle on purpose ---------------------------------------------------------------
+
+def play(rounds, count, honest, new=()):
+    """Seconds of so many rounds. Honest members train four steps of half a second and upload for a
+    second; `new` are strangers, one for each round, that never deliver; all others deliver in the
+    very last moment."""
+    now, lengths = NOW, []
+    for number in range(count):
+        for peer in rounds.members:
+            rounds.ready(peer, rounds.version, rounds.weights)
+        if new:
+            arrive(rounds, new[number])
+        tasks, began = rounds.tasks(now), now
+        honest_words = [(now + 2, offer), (now + 3, deliver)]
+        lazy = [peer for peer in tasks if peer not in honest and peer not in new]
+        while not rounds.close(now):
+            last_moment = rounds.deadline - 1e-3 if lazy else rounds.deadline
+            now = min([last_moment, *(moment for moment, _ in honest_words)])
+            while honest_words and honest_words[0][0] <= now:
+                _, word = honest_words.pop(0)
+                for peer in honest:
+                    assert word(rounds, peer, now=now) == ACCEPTED
+            if now == last_moment:
+                for peer in lazy:
+                    assert deliver(rounds, peer, now, steps=1) == ACCEPTED
+                lazy = []
+        lengths.append(now - began)
+        commit(rounds)
+    return lengths
+
+
+@pytest.mark.parametrize("honest, others", [(1, 1), (4, 4), (5, 3)])
+def test_half_of_the_members_can_at_most_double_a_round(honest, others):
+    """Found by an attacker: who delivered at the deadline made each next round longer."""
+    crew = [f"honest-{number}" for number in range(honest)]
+    dawdlers = [f"dawdler-{number}" for number in range(others)]
+    assert play(make_rounds(*crew), 20, crew) == [3.0] * 20
+    slowed = play(make_rounds(*crew, *dawdlers), 20, crew)
+    assert 3.0 < max(slowed[1:]) <= 6.0, "the first round waits for all: nobody is known"
+
+
+def test_a_new_member_every_round_that_never_delivers_costs_at_most_half_as_much_again():
+    """Found by an attacker: rounds became five times as long."""
+    crew = ["a", "b", "c", "d"]
+    slowed = play(make_rounds(*crew), 12, crew, [f"new-{number}" for number in range(12)])
+    assert 3.0 < max(slowed[1:]) <= 4.5
+
+
+def test_a_new_member_that_delivers_soon_after_the_others_is_waited_for():
+    rounds = make_rounds("a", "b")
+    rounds.tasks(NOW)
+    finish_round(rounds, NOW, "a", "b")
+    arrive(rounds, "new")
+    for peer in ("a", "b"):
+        rounds.ready(peer, 1, hash_of(1))
+    rounds.tasks(NOW + 100)
+    deliver(rounds, "a", NOW + 102)
+    deliver(rounds, "b", NOW + 102)
+    assert not rounds.close(NOW + 102)
+    assert deliver(rounds, "new", NOW + 102.9) == ACCEPTED
+    assert rounds.close(NOW + 102.9) and rounds.members["new"].prompt
+
+
+def test_a_member_that_fell_out_of_step_but_is_fast_enough_is_waited_for_again():
+    rounds = make_rounds("a")
+    rounds.tasks(NOW)
+    finish_round(rounds, NOW, "a")
+    arrive(rounds, "b")
+    rounds.ready("a", 1, hash_of(1))
+    rounds.tasks(NOW + 100)
+    deliver(rounds, "a", NOW + 102)
+    assert rounds.close(max(NOW + 102, rounds.deadline)), "b had begun, and is not there"
+    commit(rounds)
+    assert rounds.members["b"].prompt is False
+    offer(rounds, "b", now=NOW + 102.5, version=1)
+    rounds.ready("a", 2, hash_of(2))
+    rounds.tasks(NOW + 110)
+    assert deliver(rounds, "b", NOW + 111, version=1) == ACCEPTED
+    assert rounds.members["b"].prompt is None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -520,7 +632,7 @@ class Life(RuleBasedStateMachine):
         if lie:
             version += 100 * (lie == "future")
             weights, steps = weights + (lie == "hash") * "?", steps + 1000 * (lie == "steps")
-        verdict = self.rounds.offer(name, version, weights, steps).verdict
+        verdict = self.rounds.offer(name, version, weights, steps, self.now).verdict
         self.check(verdict, update, honest=not lie)
         if verdict == ACCEPTED:
             peer.offered = True
@@ -540,12 +652,12 @@ class Life(RuleBasedStateMachine):
     def refuse(self, peer):
         peer.pending.refused, peer.pending, peer.offered = True, None, False
 
-    @rule(name=NAMES, seconds=st.floats(0, 20))
-    def deliver(self, name, seconds):
+    @rule(name=NAMES)
+    def deliver(self, name):
         peer, update = self.peers[name], self.peers[name].pending
         if name not in self.rounds.members or not update or not peer.offered:
             return
-        verdict = self.rounds.deliver(name, update.version, update.weights, update.steps, seconds,
+        verdict = self.rounds.deliver(name, update.version, update.weights, update.steps,
                                       self.now).verdict
         if name in self.delivered:
             assert verdict != ACCEPTED, "the same update twice in a round"
@@ -619,8 +731,8 @@ class Life(RuleBasedStateMachine):
         members = self.rounds.members.values()
         if not any(member.state in BUSY for member in members):
             assert copy.deepcopy(self.rounds).close(self.now), "all have delivered"
-        prompt = [member for member in members if member.prompt]
-        if prompt and not any(member.state in BUSY for member in prompt):
+        if any(member.prompt for member in members) and not any(
+                member.state in BUSY for member in members if member.prompt is not False):
             assert copy.deepcopy(self.rounds).close(self.now), "only slow ones are missing"
 
 
