@@ -117,13 +117,13 @@ def more_than_there_is(name, content):
 
 def hostile_archives(folder, state):
     big = changed(state, losses=torch.zeros(70_000))
-    for name, settings in {
+    for name, how in {
             "a zip bomb": {"compression": zipfile.ZIP_DEFLATED},
             "more claimed than there is": {"change": more_than_there_is},
             "two files of one name": {"also": [("archive/DATA.PKL", b"")]},
     }.items():
         save_checkpoint(folder / f"{name}.pt", big)
-        rewrite(folder / f"{name}.pt", **settings)
+        rewrite(folder / f"{name}.pt", **how)
     save_checkpoint(folder / "something in front.pt", state)
     (folder / "something in front.pt").write_bytes(
         b"MZ" * 99 + (folder / "something in front.pt").read_bytes())
