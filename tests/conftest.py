@@ -39,6 +39,29 @@ def place(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.fixture
+def mount():
+    """Mount something for the length of a test: mount(folder, "size=1m") for a disk in memory,
+    mount(folder, "bind,ro", what) for another folder as it is on a disk that cannot be written."""
+    mounted = []
+
+    def mount_at(folder, options, what="tmpfs"):
+        if sys.platform != "linux" or os.geteuid() != 0:
+            pytest.skip("only root on Linux may mount a small disk")
+        folder.mkdir(exist_ok=True)
+        kind = ["-t", "tmpfs"] if what == "tmpfs" else []
+        done = subprocess.run(["mount", *kind, "-o", options, str(what), str(folder)],
+                              capture_output=True, encoding="utf-8")
+        if done.returncode != 0:
+            pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return folder
+
+    yield mount_at
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def text_file(tmp_path_factory):
     """130 lines of invented words, 5.6 kB: long enough for the context of the 1m network."""
