@@ -1,5 +1,6 @@
 """Coordinators and peers as real processes, and a peer that does exactly what a test says."""
 import contextlib
+import hashlib
 import http.client
 import json
 import os
@@ -218,15 +219,18 @@ class Client:
         self.socket = self.closing.enter_context(open_socket(hive.port))
         self.name, self.process = name, process or protocol.make_token()
         challenge, nonce = self.hear("challenge"), protocol.make_token()
+        self.token = token
+        shows_token = token and protocol.possession(
+            hashlib.sha256(token.encode()).hexdigest(), challenge["nonce"], nonce)
         self.say("hello", **{
             "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
             "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
-            "process": self.process, "token": token, "text": None, **hello})
+            "process": self.process, "token": shows_token, "text": None, **hello})
 
     def enter(self):
         """Get in, and learn which weights are the newest."""
         welcome = self.hear("welcome")
-        self.identity, self.token = welcome["peer"], welcome["token"]
+        self.identity, self.token = welcome["peer"], welcome["token"] or self.token
         self.parameters = parameters_of(Config(**welcome["job"]["config"]))
         self.say("ready", version=0, weights=None, batch_size=2)
         self.hold(self.hear("version"))
