@@ -22,7 +22,7 @@ from gltch_2_7m import (
     require,
 )
 from hive.codec import CODECS
-from hive.protocol import BLOB_BYTES, Digest, Whole
+from hive.protocol import BLOB_BYTES, Digest, Whole, shown
 from hive.sync import Sync
 
 LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
@@ -154,7 +154,7 @@ class Job:
             require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
         except (GltchError, KeyError, TypeError, ValueError) as error:
             raise GltchError(f"The coordinator's description of the run cannot be used "
-                             f"({str(error).rstrip('.')}): it may be of another version."
+                             f"({shown(error).rstrip('.')}): it may be of another version."
                              ) from error
         for name, most in LARGEST.items():
             require(getattr(job.config, name) <= most, f"The hive's network is larger than this "

@@ -1,6 +1,5 @@
 """Coordinators and peers as real processes, and a peer that does exactly what a test says."""
 import contextlib
-import hashlib
 import http.client
 import json
 import os
@@ -214,18 +213,20 @@ def open_socket(port, path="", **settings):
 class Client:
     """Speaks the protocol word by word, also when it lies."""
 
-    def __init__(self, hive, name="client", *, key="", token=None, process=None, **hello):
+    def __init__(self, hive, name="client", *, key="", token=None, shows=None, process=None,
+                 **hello):
         self.closing, self.later = contextlib.ExitStack(), deque()
         self.socket = self.closing.enter_context(open_socket(hive.port))
         self.name, self.process = name, process or protocol.make_token()
         challenge, nonce = self.hear("challenge"), protocol.make_token()
         self.token = token
-        shows_token = token and protocol.possession(
-            hashlib.sha256(token.encode()).hexdigest(), challenge["nonce"], nonce)
-        self.say("hello", **{
+        if token:
+            shows = protocol.possession(protocol.name_of(token.encode()), challenge["nonce"], nonce)
+        self.hello = {
             "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
             "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
-            "process": self.process, "token": shows_token, "text": None, **hello})
+            "process": self.process, "token": shows, "text": None, **hello}
+        self.say("hello", **self.hello)
 
     def enter(self):
         """Get in, and learn which weights are the newest."""
