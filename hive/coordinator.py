@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import math
 import secrets
 import time
@@ -471,7 +472,7 @@ class Coordinator:
             protocol.demand(hello["text"] in (None, self.job.text), "The peer brought another text "
                             "than the one this hive trains on: leave out --data, and it gets the "
                             "right one.")
-            peer, name, token = self.identify(hello, name)
+            peer, name, token, token_hash = self.identify(hello, name, nonce)
             self.check_record(peer, address)
         except ProtocolError as error:
             raise ProtocolError(f"{name}: {error}") from None
@@ -480,8 +481,7 @@ class Coordinator:
         proof = protocol.proof(self.key, "coordinator", nonce, hello["nonce"])
         welcome = pack("welcome", proof=proof, peer=peer, name=name, token=token,
                        counted=self.journal.last_counted(peer), job=self.job.as_json())
-        self.journal.remember_peer(peer, name, hashlib.sha256(token.encode()).hexdigest(),
-                                   link.device, time.time())
+        self.journal.remember_peer(peer, name, token_hash, link.device, time.time())
         self.enter(link)
         link.outbox.put_nowait(welcome)
         return link
@@ -515,21 +515,24 @@ class Coordinator:
         self.events.add("joined", peer=self.about(link))
         self.say("joined", f"{link.name} ({link.device})")
 
-    def identify(self, hello: Dict[str, Any], name: str) -> Tuple[str, str, str]:
-        """A known token brings its identity back, unless another process is using it now."""
-        token = hello["token"]
-        if token:
-            known = self.journal.peer_by_token(hashlib.sha256(token.encode()).hexdigest())
-            busy = known and known[0] in self.links and (
-                self.links[known[0]].process != hello["process"])
-            if known and not busy:
-                return known[0], known[1], token
+    def identify(self, hello: Dict[str, Any], name: str, nonce: str
+                 ) -> Tuple[str, str, Optional[str], str]:
+        """(peer, name, token, its SHA-256). Who shows that it has the token of an identity of this
+        name gets that back, unless another process is using it now; others get a new one."""
+        for peer, token_hash in self.journal.identities(name) if hello["token"] else ():
+            expected = protocol.possession(token_hash, nonce, hello["nonce"])
+            if hmac.compare_digest(expected, hello["token"]):
+                using = self.links.get(peer)
+                if using is None or using.process == hello["process"]:
+                    return peer, name, None, token_hash  # it has the token already
+                break
         taken = {link.name for link in self.links.values()}
         number, free = 2, name
         while free in taken:
             free = f"{name[: protocol.NAME_LENGTH - 5]}-{number}"
             number += 1
-        return secrets.token_hex(8), free, protocol.make_token()
+        token = protocol.make_token()
+        return secrets.token_hex(8), free, token, hashlib.sha256(token.encode()).hexdigest()
 
     def leave(self, link: Link) -> None:
         if self.links.get(link.peer) is link:

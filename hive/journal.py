@@ -671,10 +671,11 @@ class Journal:
                     device = excluded.device, last_seen = excluded.last_seen""",
                        (peer, name, token_hash, device, now, now))
 
-    def peer_by_token(self, token_hash: str) -> Optional[Tuple[str, str]]:
-        """(peer, name) of the peer that holds this token."""
-        rows = self._query("SELECT peer, name FROM peers WHERE token_hash = ?", token_hash)
-        return (rows[0][0], rows[0][1]) if rows else None
+    def identities(self, name: str) -> List[Tuple[str, str]]:
+        """(peer, token hash) of the peers of this name, those seen last first, at most 64."""
+        return self._query("SELECT peer, token_hash FROM peers WHERE name = ? "
+                           "AND token_hash IS NOT NULL ORDER BY last_seen DESC, peer LIMIT 64",
+                           name)
 
     def last_counted(self, peer: str) -> int:
         """The newest version with a counted contribution of this peer, 0 if there is none."""

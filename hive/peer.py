@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import hashlib
-import inspect
 import math
 import os
 import platform
@@ -46,16 +45,19 @@ from gltch_2_7m import (
     write_atomically,
 )
 from hive import protocol
-from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
+from hive.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
 from hive.job import Job, nats
 from hive.outer import apply_update
-from hive.protocol import ProtocolError, Receiver, pack, unpack
+from hive.protocol import ProtocolError, Receiver, pack, shown, unpack
 from hive.rounds import ACCEPTED, REJECTED
 from hive.worker import Crew, Work, Worker
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
+MOST_KEPT = 256  # messages that wait while this peer trains or fetches
+LATER = ("version", "commit", "train", "send", "verdict", "status", "finished")  # may wait
+REASON = 1000  # characters of what the coordinator gives as a reason, at most
 MOST_FAILURES = 3  # rounds in a row whose loss was not finite
 
 
@@ -84,12 +86,15 @@ class Pending(NamedTuple):
 class Peer:
     """One peer over all its connections."""
 
-    def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str):
+    def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str,
+                 certificates: Any = None):
         self.crew, self.recipe, self.key = crew, recipe, key
-        self.server, self.name = options.server, options.name
+        self.server, self.certificates = options.server, certificates
+        self.name = self.asked_name = options.name
         self.text = load_corpus(options.data).digest if options.data else None
         self.process = protocol.make_token()
         self.token: Optional[str] = None
+        self.wait = FIRST_WAIT  # before the next attempt to connect
         self.hive = ""
         self.job: Optional[Job] = None
         self.version, self.hash = 0, ""  # of the weights this peer holds
@@ -110,30 +115,33 @@ class Peer:
 
     def run(self, interrupts: Interrupts) -> None:
         """Until the run is over or somebody presses Ctrl-C. Raises Refused, Stopped."""
-        from websockets.exceptions import InvalidStatus, WebSocketException
-        self.interrupts, wait = interrupts, FIRST_WAIT
+        from websockets.exceptions import WebSocketException
+
+        from hive.dial import Answered, Distrusted, describe, open_connection
+        self.interrupts = interrupts
         while True:
-            began = time.monotonic()
+            asked = 0.0  # seconds, by who answered
             try:
-                with open_connection(self.server) as self.socket:
+                with open_connection(self.server, self.certificates) as self.socket:
                     self.handshake()
                     self.progress.say(f"finished  {self.take_part()}")
                     return
-            except InvalidStatus as error:
-                status = error.response.status_code
-                require(status >= 500, f"{self.server} answers, but is no hive (HTTP {status}): "
-                        "peers join at the coordinator's port (8765), or at /hive of its "
-                        "dashboard's port (8080).")
-                self.progress.say(f"waiting   {self.server} has no coordinator behind it now "
-                                  f"(HTTP {status}); trying again")
-            except (OSError, EOFError, TimeoutError, WebSocketException, Broken) as error:
+            except Answered as answer:
+                # Before a coordinator that is starting again, a proxy may know no such page.
+                restarting = answer.status == 404 and self.job is not None
+                require(answer.passing or restarting, answer.sentence(self.server))
+                asked = answer.wait
+                self.progress.say(f"waiting   {self.server} has no place for this peer now "
+                                  f"({answer}); trying again")
+            except Distrusted as error:
+                require(self.job is not None, str(error))
+                self.progress.say(f"waiting   {error}")
+            except (OSError, EOFError, WebSocketException, Broken) as error:
                 doubt = "" if self.job else "; is it running, and is the address right?"
                 self.progress.say(f"waiting   no connection to {self.server} ({describe(error)}); "
                                   f"trying again{doubt}")
-            if time.monotonic() - began > LONGEST_WAIT:  # it was a good one
-                wait = FIRST_WAIT
-            self.sleep(wait * random.uniform(0.5, 1.5))  # so that not all come back at once
-            wait = min(2 * wait, LONGEST_WAIT)
+            self.sleep(max(asked, self.wait * random.uniform(0.5, 1.5)))  # not all at once
+            self.wait = min(2 * self.wait, LONGEST_WAIT)
 
     def sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -148,19 +156,22 @@ class Peer:
         self.inbox.clear()
         challenge = self.expect("challenge")
         nonce = protocol.make_token()
-        self.hive = challenge["hive"]
+        if challenge["hive"] != self.hive:
+            self.remember(challenge["hive"])
         require(challenge["locked"] or not self.key, "This hive needs no key: leave it out, or "
                 "check that this is the hive you meant.")
-        self.token = self.token or self.remembered_token()
         self.send("hello", protocol=protocol.VERSION, nonce=nonce, name=self.name,
                   proof=protocol.proof(self.key, "peer", challenge["nonce"], nonce),
-                  device=device_name(self.crew.runtime), process=self.process, token=self.token,
+                  device=device_name(self.crew.runtime), process=self.process,
+                  token=self.token and protocol.possession(
+                      protocol.name_of(self.token.encode()), challenge["nonce"], nonce),
                   text=self.text)
         protocol.check_versions(protocol.VERSION, challenge["protocol"])
         welcome = self.expect("welcome")
         protocol.check_welcome(welcome, self.key, challenge["nonce"], nonce)
-        self.name = welcome["name"]
-        self.keep_token(welcome["token"])
+        self.name = protocol.clean_name(welcome["name"], self.name)
+        if welcome["token"]:  # a new identity; otherwise this peer is the one it was
+            self.keep(welcome["token"])
         if self.job is None or self.job.as_json() != welcome["job"]:
             self.begin(Job.from_json(welcome["job"]))
         if self.pending and welcome["counted"] > self.pending.version:
@@ -169,14 +180,18 @@ class Peer:
 
     def begin(self, job: Job) -> None:
         """Build the network and the optimizer, in all processes of this peer."""
+        require_memory(job, replace(job.recipe, **self.recipe), self.crew.runtime)
         content = self.fetch_text(job)
+        self.build(job, content)
+
+    def build(self, job: Job, content: bytes) -> None:
         self.crew.order(do="begin", job=job.as_json())
         self.crew.share(content)
         self.worker = make_worker(job, content, self.recipe, self.crew.runtime)
         count = sum(p.numel() for p in self.worker.trainer.model.parameters())
         self.job, self.hash, self.pending, self.carried = job, "", None, 0
         self.feedback = ErrorFeedback(count, job.sync.beta)
-        say(f"network   {job.size}: {count:,} parameters; {job.mode}, "
+        say(f"network   {shown(job.size, 20)}: {count:,} parameters; {shown(job.mode, 20)}, "
             f"{self.worker.batch_size} sequences a step")
 
     # Words
@@ -196,12 +211,12 @@ class Peer:
         """The same, from the socket only."""
         until = time.monotonic() + seconds
         while True:
+            if self.interrupts.signal:
+                raise Stopped
             left = until - time.monotonic()
             try:
                 message = self.socket.recv(max(0.0, min(left, 0.25)))
             except TimeoutError:
-                if self.interrupts.signal:
-                    raise Stopped from None
                 if left <= 0:
                     return None
                 continue
@@ -213,23 +228,32 @@ class Peer:
                 return {"type": "chunk"}
             said = unpack(message)
             if said["type"] == "refused":
-                raise Refused(said["reason"])
+                raise Refused(shown(said["reason"], REASON))
             return said
+
+    def keep_for_later(self, said: Dict[str, Any]) -> None:
+        """Of what is said while this peer is busy, the newest status and not too much else."""
+        protocol.demand(said["type"] in LATER,
+                        f"A coordinator does not send {said['type']} messages now.")
+        if said["type"] == "status":
+            self.inbox = deque(one for one in self.inbox if one["type"] != "status")
+        self.inbox.append(said)
+        protocol.demand(len(self.inbox) <= MOST_KEPT, "The coordinator says more than it hears.")
 
     def expect(self, *kinds: str) -> Dict[str, Any]:
         """Wait for one of these kinds of message; others are kept for later."""
-        later: List[Dict[str, Any]] = []
-        try:
-            while True:
-                said = self.receive(SILENCE_SECONDS)
-                if said is None:
-                    raise TimeoutError("the coordinator has gone silent")
-                if said["type"] in kinds:
-                    return said
-                if said["type"] != "chunk":
-                    later.append(said)
-        finally:
-            self.inbox.extendleft(reversed(later))
+        for said in self.inbox:
+            if said["type"] in kinds:
+                self.inbox.remove(said)
+                return said
+        while True:
+            heard = self.listen(SILENCE_SECONDS)
+            if heard is None:
+                raise TimeoutError("the coordinator has gone silent")
+            if heard["type"] in kinds:
+                return heard
+            if heard["type"] != "chunk":
+                self.keep_for_later(heard)
 
     # Blobs
 
@@ -267,24 +291,29 @@ class Peer:
             say(f"text      not kept for next time: {error}")
         return content
 
-    def token_path(self) -> Path:
-        name = hashlib.sha256(f"{self.hive} {self.name}".encode()).hexdigest()[:16]
-        return cache_folder() / "hive" / f"{name}.token"
+    def identity_file(self, name: str) -> Path:
+        known_as = hashlib.sha256(f"{self.hive} {name}".encode(errors="replace")).hexdigest()
+        return cache_folder() / "hive" / f"{known_as[:16]}.token"
 
-    def remembered_token(self) -> Optional[str]:
-        """What lets a peer of this name come back as the one it was."""
-        path = self.token_path()
-        token = path.read_text().strip() if path.exists() else ""
-        return token if protocol.Digest().holds(token) else None
+    def remember(self, hive: str) -> None:
+        """What lets this peer come back as the one it was: its token, and the name it got."""
+        self.hive, self.name, self.token = hive, self.asked_name, None
+        path = self.identity_file(self.name)
+        token, _, name = (path.read_text("utf-8").strip() if path.exists() else "").partition(" ")
+        if protocol.Digest().holds(token):
+            self.token, self.name = token, name or self.name
 
-    def keep_token(self, token: str) -> None:
-        if token != self.token:
-            self.token = token
-            try:
-                write_atomically(self.token_path(), lambda file: file.write(token.encode()))
-                self.token_path().chmod(0o600)
-            except GltchError as error:
-                say(f"identity  not kept for next time: {error}")
+    def keep(self, token: str) -> None:
+        """For a new process of the name this one was started with, unless another one has it."""
+        path = self.identity_file(self.asked_name)
+        if path.exists() and self.name != self.asked_name:
+            path = self.identity_file(self.name)
+        self.token = token
+        try:
+            write_atomically(path, lambda file: file.write(f"{token} {self.name}\n".encode()))
+            path.chmod(0o600)
+        except GltchError as error:
+            say(f"identity  not kept for next time: {error}")
 
     # Taking part
 
@@ -315,7 +344,9 @@ class Peer:
                 continue
             heard = time.monotonic()
             if said["type"] == "finished":
-                return str(said["reason"])
+                return shown(said["reason"], REASON)
+            if said["type"] != "status":  # there is something to do: this connection is a good one
+                self.wait = FIRST_WAIT
             protocol.demand(said["type"] in answers,
                             f"A coordinator does not send {said['type']} messages now.")
             answers[said["type"]](said)
@@ -346,7 +377,8 @@ class Peer:
         if said["version"] != self.version + 1 or not self.hash:
             self.report()  # something was missed
             return
-        update = self.fetch(said["update"], said["bytes"])
+        protocol.demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
+        update = self.fetch(said["update"], CODECS[said["codec"]].size(len(self.weights)))
         if update is None:
             self.report()
             return
@@ -402,8 +434,11 @@ class Peer:
         """Between two steps: show where we are, listen, and say whether to stop training."""
         self.show(steps)
         try:
-            for said in iter(lambda: self.listen(0.0), None):
-                self.inbox.append(said)
+            for _ in range(MOST_KEPT):
+                said = self.listen(0.0)
+                if said is None:
+                    break
+                self.keep_for_later(said)
         except Stopped:
             return True
         over = any(word["type"] in ("commit", "finished") for word in self.inbox)
@@ -420,7 +455,7 @@ class Peer:
         say(f"trouble   {error} Starting again from the hive's weights.")
         job = self.job
         assert job is not None
-        self.begin(job)
+        self.build(job, self.fetch_text(job))
         self.hold(self.weights, self.version, digest(self.weights))
 
     def make_offer(self) -> None:
@@ -450,7 +485,7 @@ class Peer:
             return
         self.settle(counted=False)
         if said["verdict"] == REJECTED:
-            say(f"rejected  {said['reason']}")
+            say(f"rejected  {shown(said['reason'], REASON)}")
             self.feedback.residual.zero_()
             self.carried = 0
         self.report()
@@ -482,40 +517,12 @@ class Peer:
             f"up {size(self.up)}  down {size(self.down)}")
 
 
-def open_connection(server: str) -> Any:
-    """A WebSocket to the coordinator. Raises GltchError for an address that cannot be one."""
-    from websockets.exceptions import InvalidURI
-    from websockets.sync.client import connect
-    newer: Dict[str, Any] = {}  # since version 15 peers ping too; a slow uplink answers late
-    if "ping_timeout" in inspect.signature(connect).parameters:
-        newer["ping_timeout"] = protocol.PONG_SECONDS
-    try:
-        return connect(server, compression=None, max_size=protocol.MESSAGE_BYTES, open_timeout=20,
-                       close_timeout=2, **newer)
-    except (InvalidURI, OverflowError) as error:
-        raise GltchError(f"--server {server!r} is not an address: {describe(error)}.") from None
-    except ValueError as error:
-        if "port" in str(error).lower():
-            raise GltchError(f"--server {server!r} is not an address: {error}.") from None
-        raise Broken(f"it does not answer like a hive: {error}") from None
-
-
 def size(count: float) -> str:
     for unit in ("B", "kB", "MB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} MB"
         count /= 1000
     return f"{count:.1f} GB"
-
-
-def describe(error: Exception) -> str:
-    from websockets.exceptions import ConnectionClosed
-    if isinstance(error, ConnectionClosed):
-        frame = error.rcvd
-        if frame is None:
-            return "the connection broke"
-        return frame.reason if frame.code == 1008 else "the coordinator stopped"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def device_name(runtime: Runtime) -> str:
@@ -531,6 +538,40 @@ def device_name(runtime: Runtime) -> str:
 def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
     return Worker(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
                   noise_seed=random.SystemRandom().randrange(2**31))
+
+
+def free_memory(device: torch.device) -> Optional[int]:
+    """Bytes that are free on a device, or at least all it has; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def require_memory(job: Job, recipe: TrainConfig, runtime: Runtime) -> None:
+    """Raises GltchError when the job would take more memory than there is."""
+    training, holding = job.memory(recipe, runtime)
+    main, needs = torch.device("cpu"), {}
+    if runtime.device.type == "cuda":
+        needs[runtime.device], needs[main] = training, holding
+    else:
+        needs[main] = training + holding
+    for device, need in needs.items():
+        if device == main:
+            need *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        free = free_memory(device)
+        require(free is None or need <= free, f"To train this hive's network with "
+                f"{recipe.batch_size:,} sequences a step takes about {size(need)} of memory, and "
+                f"{size(free or 0)} are free: use a smaller --batch-size, --low-memory, or another "
+                "machine.")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -551,6 +592,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the matrix products (default: auto)")
     add("--batch-size", type=int, help="sequences per step (default: what the hive says)")
     add("--low-memory", action="store_true", help="less memory, slower")
+    add("--tls-ca", metavar="FILE", help="certificate to trust besides the system's, for wss://")
     add("--data", nargs="+", metavar="PATH", help="make sure that the hive trains on this text")
     return parser
 
@@ -579,6 +621,8 @@ def run(args: argparse.Namespace) -> int:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
     require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
             f"wss://, for example ws://localhost:8765, not {args.server!r}.")
+    from hive.dial import in_clear, trusted_certificates
+    certificates = trusted_certificates(args.server, args.tls_ca)
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = direct + ",localhost,127.0.0.1,::1"  # no proxy can reach these
     recipe: Dict[str, Any] = {"device": args.device, "precision": args.dtype,
@@ -587,6 +631,8 @@ def run(args: argparse.Namespace) -> int:
         recipe["batch_size"] = args.batch_size
     runtime = start_runtime(TrainConfig(**recipe))
     say(f"device    {device_name(runtime)}, {runtime.precision}")
+    if in_clear(args.server):
+        say(f"warning   {in_clear(args.server)}")
     crew = Crew(runtime)
     with Interrupts(runtime, "leaving") as interrupts:
         if runtime.rank:
@@ -594,7 +640,7 @@ def run(args: argparse.Namespace) -> int:
                                                          runtime))
             return 130 if interrupts.signal else 0
         try:
-            Peer(crew, recipe, args, key_of(args)).run(interrupts)
+            Peer(crew, recipe, args, key_of(args), certificates).run(interrupts)
         except Stopped:
             say("\nLeft the hive.")
             return 128 + interrupts.signal

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import secrets
 import struct
 import unicodedata
@@ -99,8 +100,8 @@ MESSAGES: Dict[str, Dict[str, Any]] = {
     "hello": {"protocol": Whole(), "nonce": Digest(), "proof": Digest(), "name": Text(),
               "device": Text(), "process": Digest(), "token": Maybe(Digest()),
               "text": Maybe(Digest())},
-    "welcome": {"proof": Digest(), "peer": Text(64), "name": Text(NAME_LENGTH), "token": Digest(),
-                "counted": Whole(), "job": Object()},
+    "welcome": {"proof": Digest(), "peer": Text(64), "name": Text(NAME_LENGTH),
+                "token": Maybe(Digest()), "counted": Whole(), "job": Object()},
     "refused": {"reason": Text(1000)},
     # What the weights are now, and what to do with them.
     "ready": {"version": Whole(), "weights": Maybe(Digest()), "batch_size": Whole(1, 1 << 20)},
@@ -215,6 +216,13 @@ def proof(key: str, role: str, first: str, second: str) -> str:
                     hashlib.sha256).hexdigest()
 
 
+def possession(token_hash: str, first: str, second: str) -> str:
+    """HMAC over both nonces: shows that one has the session token without showing it. The key is
+    the token's SHA-256, so the coordinator need not keep the token either."""
+    return hmac.new(token_hash.encode(), f"gltch-hive token {first} {second}".encode(),
+                    hashlib.sha256).hexdigest()
+
+
 def check_versions(peer: int, coordinator: int) -> None:
     """Raises ProtocolError with a sentence that says which side is behind."""
     demand(peer == coordinator, f"The peer speaks version {peer} of the protocol, the coordinator "
@@ -247,3 +255,16 @@ def clean_name(name: str, otherwise: str) -> str:
     return short if seen else otherwise
 
 
+ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movements
+                    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
+                    r"|\x1b[ -/]*[0-~]?")  # titles, links, device strings; the rest
+
+
+def shown(text: object, longest: int = 200) -> str:
+    """What came from outside, fit for a terminal: printable, on one line, of limited length, in one
+    direction, without sequences that a terminal obeys."""
+    plain = ESCAPE.sub("", str(text)[: 8 * longest])
+    kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" else " " if c.isspace() else ""
+                   for c in plain)
+    line = " ".join(kept.split())
+    return line if len(line) <= longest else line[: longest - 3].rstrip() + "..."

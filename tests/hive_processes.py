@@ -213,20 +213,25 @@ def open_socket(port, path="", **settings):
 class Client:
     """Speaks the protocol word by word, also when it lies."""
 
-    def __init__(self, hive, name="client", *, key="", token=None, process=None, **hello):
+    def __init__(self, hive, name="client", *, key="", token=None, shows=None, process=None,
+                 **hello):
         self.closing, self.later = contextlib.ExitStack(), deque()
         self.socket = self.closing.enter_context(open_socket(hive.port))
         self.name, self.process = name, process or protocol.make_token()
         challenge, nonce = self.hear("challenge"), protocol.make_token()
-        self.say("hello", **{
+        self.token = token
+        if token:
+            shows = protocol.possession(protocol.name_of(token.encode()), challenge["nonce"], nonce)
+        self.hello = {
             "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
             "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
-            "process": self.process, "token": token, "text": None, **hello})
+            "process": self.process, "token": shows, "text": None, **hello}
+        self.say("hello", **self.hello)
 
     def enter(self):
         """Get in, and learn which weights are the newest."""
         welcome = self.hear("welcome")
-        self.identity, self.token = welcome["peer"], welcome["token"]
+        self.identity, self.token = welcome["peer"], welcome["token"] or self.token
         self.parameters = parameters_of(Config(**welcome["job"]["config"]))
         self.say("ready", version=0, weights=None, batch_size=2)
         self.hold(self.hear("version"))

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import (
+    CHUNK,
     GLTCH,
     PRESETS,
     SHAKESPEARE_CHARACTERS,
@@ -324,3 +325,10 @@ def test_a_text_with_characters_outside_the_vocabulary_is_refused():
 def test_the_vocabulary_of_the_job_numbers_its_characters_in_order():
     assert isinstance(make().vocabulary, Vocabulary)
     assert make().vocabulary.number == {c: i for i, c in enumerate(sorted(set(TEXT)))}
+
+
+def test_a_text_is_read_in_pieces_that_may_end_within_a_character():
+    text = "naïve 漢字 🙂\n" * 40_000
+    assert len(text.encode()) > 3 * CHUNK
+    corpus = make(text).corpus(text.encode())
+    assert corpus.digest == make(text).text and len(corpus.ids) == len(text)

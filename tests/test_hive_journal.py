@@ -708,13 +708,13 @@ def test_samples_come_newest_first(journal):
     assert journal.samples(limit=1) == [newest]
 
 
-def test_a_peer_keeps_its_first_day_and_is_found_by_its_token(journal):
+def test_a_peer_keeps_its_first_day_and_is_found_by_its_name(journal):
     journal.remember_peer("p1", "Ada", "hash one", "cpu", 10.0)
     journal.remember_peer("p2", "Bob", "hash two", "cuda", 11.0)
     journal.remember_peer("p1", "Ada L.", "hash three", "mps", 12.0)
-    assert journal.peer_by_token("hash three") == ("p1", "Ada L.")
-    assert journal.peer_by_token("hash two") == ("p2", "Bob")
-    assert journal.peer_by_token("hash one") is None
+    assert journal.identities("Ada L.") == [("p1", "hash three")]
+    assert journal.identities("Bob") == [("p2", "hash two")]
+    assert journal.identities("Ada") == []
     ada = next(one for one in journal.contributors() if one["peer"] == "p1")
     assert (ada["first_seen"], ada["last_seen"], ada["device"]) == (10.0, 12.0, "mps")
 
@@ -736,9 +736,16 @@ def test_contributors_are_summed_over_the_run(journal):
     assert [journal.last_counted(peer) for peer in ("p1", "p2", "p9", "?")] == [4, 5, 0, 0]
 
 
-def test_nobody_is_known_by_no_token(journal):
-    commit_rounds(journal, 1)  # with peers that were never introduced
-    assert journal.peer_by_token("") is None
+def test_of_many_identities_of_one_name_the_64_seen_last_are_known(journal):
+    for number in range(70):
+        journal.remember_peer(f"p{number}", "Ada", f"hash {number}", "cpu", float(number))
+    assert journal.identities("Ada") == [(f"p{n}", f"hash {n}") for n in range(69, 5, -1)]
+
+
+def test_who_was_never_introduced_has_no_identity_to_come_back_to(journal):
+    commit_rounds(journal, 1)
+    for row in journal.contributors():
+        assert journal.identities(row["name"]) == []
 
 
 # ---- What the dashboard draws
