@@ -328,7 +328,7 @@ def test_the_vocabulary_of_the_job_numbers_its_characters_in_order():
 
 
 def test_a_text_is_read_in_pieces_that_may_end_within_a_character():
-    text = "naïve 漢字 🙂\n" * 40_000
+    text = "naïve 漢字 🙂\n" * 60_000
     assert len(text.encode()) > 3 * CHUNK
     corpus = make(text).corpus(text.encode())
     assert corpus.digest == make(text).text and len(corpus.ids) == len(text)

@@ -15,14 +15,12 @@ import pytest
 import torch
 from hive_processes import ON_CPU, Place, free_ports, until
 from test_hive_job import make
+from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
-from hive import peer, protocol
+from hive import dial, peer, protocol
 from hive.codec import flatten, to_bytes
 from hive.protocol import shown
-
-dial = pytest.importorskip("hive.dial")
-serve = pytest.importorskip("websockets.sync.server").serve
 
 TEXT = "To be, or not to be, that is the question. " * 40
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x1bc\r\n\u202egnorw\u200b\x00 \ud800"
