@@ -9,6 +9,7 @@ import contextlib
 import inspect
 import os
 import secrets
+import socket
 import tracemalloc
 
 import pytest
@@ -54,6 +55,12 @@ def memory_at_most(size):
     finally:
         tracemalloc.stop()
     assert peak <= size, f"{peak:,} bytes were taken at once; {size:,} would be fair"
+
+
+def end(connection):
+    """Say that nothing more comes."""
+    with contextlib.suppress(OSError):  # the other side has hung up already
+        connection.shutdown(socket.SHUT_WR)
 
 
 def damage(content, changes):

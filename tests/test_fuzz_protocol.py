@@ -9,7 +9,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from fuzzing import changes, damage, fuzz, memory_at_most
+from fuzzing import changes, damage, end, fuzz, memory_at_most
 from hive_processes import LIMIT, Client, Place, until
 from hypothesis import strategies as st
 from test_hive_job import make as make_job
@@ -346,7 +346,7 @@ def exchange(port, parts, wait=True):
             for part in parts:
                 connection.sendall(part)
             if wait:
-                connection.shutdown(socket.SHUT_WR)
+                end(connection)
                 while connection.recv(1 << 16):
                     pass
 

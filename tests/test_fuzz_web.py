@@ -5,7 +5,7 @@ import re
 import socket
 
 import pytest
-from fuzzing import changes, damage, fuzz, memory_at_most
+from fuzzing import changes, damage, end, fuzz, memory_at_most
 from hive_processes import LIMIT
 from hypothesis import strategies as st
 from test_hive_web import NEWEST, Facts, Port, parse
@@ -77,7 +77,7 @@ def answered(port, request):
         with contextlib.suppress(ConnectionError):
             connection.sendall(request)
             if b"\r\n\r\n" not in request:  # it is not waited for
-                connection.shutdown(socket.SHUT_WR)
+                end(connection)
         answer = http.client.HTTPResponse(connection)
         try:
             answer.begin()
