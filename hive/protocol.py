@@ -251,7 +251,7 @@ def clean_name(name: str, otherwise: str) -> str:
     kept = "".join(c for c in name if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE
                    or c == " ")
     short = " ".join(kept.split())[:NAME_LENGTH].strip()
-    seen = any(unicodedata.category(c)[0] != "M" for c in short)  # marks alone need a letter
+    seen = any(unicodedata.category(c)[0] not in "MZ" for c in short)  # marks need a letter
     return short if seen else otherwise
 
 
