@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, TextIO, Tuple
 from unittest import mock
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hive.peer
 from gltch_2_7m import SHAKESPEARE_CHARACTERS
 from hive import protocol
 from hive.peer import Peer
 
+ROOT = Path(__file__).resolve().parent.parent
 KEY = "only for this benchmark"
 RUN = Path("runs") / "hive"
 PATIENCE = 120.0  # seconds; only a broken program takes so long
