@@ -40,7 +40,7 @@ class Rates(NamedTuple):
     """How much of everything; of all clients of an attack together where it says a second."""
 
     idle: int = 500  # connections on each port: slow-loris, half-open
-    connects: float = 300.0  # new connections a second, of all attacks
+    connects: float = 300.0  # new connections a second, of each attack
     pings: float = 250_000.0  # bytes a second on each port
     fragments: float = 250_000.0  # bytes a second on each port
     downloads: float = 20.0  # files a second
@@ -136,7 +136,7 @@ class Attack:
         self.order, self.rates = order, order.rates
         self.counts: Dict[str, Counter] = {name: Counter() for name in order.attacks}
         self.wires: List[Wire] = []
-        self.next_connect = 0.0
+        self.next_connect = dict.fromkeys(order.attacks, 0.0)
 
     async def run(self, stop: asyncio.Future[str]) -> Dict[str, Any]:
         """Until the time is over, or somebody says to stop."""
@@ -169,10 +169,11 @@ class Attack:
     @contextlib.asynccontextmanager
     async def connected(self, name: str, port: int, path: Optional[str] = None,
                         buffer: Optional[int] = None) -> AsyncIterator[Wire]:
-        """A connection, and a WebSocket with a path; opened in turn with all others."""
+        """A connection, and a WebSocket with a path; those of an attack are opened in turn."""
         now = time.monotonic()
-        self.next_connect = max(now, self.next_connect + 1 / self.rates.connects)
-        await asyncio.sleep(self.next_connect - now)
+        turn = max(now, self.next_connect[name] + 1 / self.rates.connects)
+        self.next_connect[name] = turn
+        await asyncio.sleep(turn - now)
         one = socket.socket()
         one.setblocking(False)
         wire: Optional[Wire] = None

@@ -5,8 +5,9 @@
     python benchmarks/hive_flood.py --attacks pings downloads --seconds 20
 
 A real coordinator with a key, and two real peers that train on this machine. First it is quiet;
-then hive_attacker.py, one process, attacks a sink that does next to nothing (the control), then
-the hive, in every way by itself and in all together; then it is quiet again. The ways:
+then hive_attacker.py, one process, attacks in one way after the other, each time a sink that does
+next to nothing (the control) and then the hive; it is quiet again; the attacker attacks in all ways
+together; and it is quiet at last. The ways:
 
     slow-loris    500 connections on each port that send a byte of their request every two seconds
     half-open     500 connections on each port that say nothing
@@ -207,6 +208,14 @@ class Flood:
         return Phase(name, began, ended, peak, times, sum(t >= NO_ANSWER for t in times), cpu,
                      stopped + told(result), died)
 
+    def pair(self, name: str, attacks: List[str], seconds: float) -> Tuple[Phase, Phase]:
+        """The same done to the sink, and then to the hive."""
+        control = self.phase(f" (sink) {name}"[:15], seconds, attacks, self.sink_ports)
+        self.recover()
+        phase = self.phase(name, seconds, attacks)
+        self.recover()
+        return control, phase
+
     def recover(self) -> None:
         """Calm again before the next phase, with another coordinator if this one died."""
         if not self.server.alive:
@@ -240,26 +249,34 @@ HEAD = ("                  MiB            rounds/min            /api/state, ms  
 
 
 class Table:
-    """Prints the phases as they end, against the quiet ones and the controls."""
+    """Prints the phases as they end, against the quiet one before and the control."""
 
     def __init__(self, flood: Flood):
         self.flood = flood
-        self.quiet: Optional[Phase] = None
-        self.controls: Dict[str, float] = {}
+        self.quiet: List[Phase] = []
 
     def rate(self, phase: Phase) -> float:
         made = rounds_made(commits(self.flood.run), phase.began, phase.ended)
         return 60 * made / (phase.ended - phase.began)
 
-    def show(self, phase: Phase, against: Optional[float] = None) -> None:
-        if self.quiet is None:
-            self.quiet, self.quiet_rate = phase, self.rate(phase)
-        rate, books = self.rate(phase), balance(self.flood.run, self.flood.peers, phase.began,
-                                                phase.ended)
-        control = f"{rate / against:7.0%}" if against else "      -"
-        print(f"{phase.name:15}{phase.peak / MIB:6,.0f} {self.growth(phase):+7,.0f} {rate:6.1f}"
-              f"{rate / self.quiet_rate:7.0%} {control}{1000 * statistics.median(phase.asked):7.0f}"
-              f"{1000 * percentile(phase.asked, 0.99):8,.0f}{phase.unanswered:5}{books.late:6}"
+    def share(self, phase: Phase, *others: Phase) -> float:
+        """Its rounds per minute in parts of those of others."""
+        return self.rate(phase) / max(statistics.mean(map(self.rate, others)), 1e-9)
+
+    def show_quiet(self, phase: Phase) -> None:
+        self.quiet.append(phase)
+        self.show(phase)
+
+    def show_pair(self, control: Phase, phase: Phase) -> None:
+        self.show(control)
+        self.show(phase, f"{self.share(phase, control):7.0%}")
+
+    def show(self, phase: Phase, against: str = "      -") -> None:
+        books = balance(self.flood.run, self.flood.peers, phase.began, phase.ended)
+        middle, most = statistics.median(phase.asked), percentile(phase.asked, 0.99)
+        print(f"{phase.name:15}{phase.peak / MIB:6,.0f} {self.growth(phase):+7,.0f} "
+              f"{self.rate(phase):6.1f}{self.share(phase, self.quiet[-1]):7.0%} {against}"
+              f"{1000 * middle:7,.0f}{1000 * most:8,.0f}{phase.unanswered:5}{books.late:6}"
               f"{books.rejected:9}  {phase.cpu:4.0%} {phase.did}", flush=True)
         if phase.died:
             print(f"{'':15}  THE COORDINATOR DIED after {phase.ended - phase.began:.0f} s, and "
@@ -267,12 +284,12 @@ class Table:
 
     def growth(self, phase: Phase) -> float:
         """MiB more than in the first quiet phase."""
-        assert self.quiet is not None
-        return (phase.peak - self.quiet.peak) / MIB
+        return (phase.peak - self.quiet[0].peak) / MIB
 
-    def goal(self, phase: Phase, books: Balance, control: float) -> None:
+    def goal(self, control: Phase, phase: Phase, books: Balance) -> None:
+        """All together, against the quiet before and after, and against the control."""
+        quiet, ratio = self.share(phase, *self.quiet[-2:]), self.share(phase, control)
         p99 = percentile(phase.asked, 0.99)
-        quiet, ratio = self.rate(phase) / self.quiet_rate, self.rate(phase) / control
         print()
         for what, figure, goal, good in (
                 ("memory", f"{self.growth(phase):+,.0f} MiB", f"at most +{MEMORY:g} MiB",
@@ -295,23 +312,17 @@ def flood(folder: Path, arguments: argparse.Namespace) -> None:
         hive = Flood(folder, arguments, programs)
         table, seconds = Table(hive), arguments.seconds
         print(HEAD, flush=True)
-        table.show(hive.phase("quiet", 2 * seconds))
-        ways = {name: ([name], seconds) for name in arguments.attacks}
-        ways["all together"] = (arguments.attacks, 2 * seconds)
-        for name, (attacks, long) in ways.items():
-            control = hive.phase(f" sink {name}"[:15], long, attacks, hive.sink_ports)
-            hive.recover()
-            table.controls[name] = table.rate(control)
-            table.show(control)
-        for name, (attacks, long) in ways.items():
-            phase = hive.phase(name, long, attacks)
-            hive.recover()
-            table.show(phase, table.controls[name])
-        table.show(hive.phase("quiet again", 2 * seconds))
+        table.show_quiet(hive.phase("quiet", 2 * seconds))
+        for name in arguments.attacks:
+            table.show_pair(*hive.pair(name, [name], seconds))
+        table.show_quiet(hive.phase("quiet again", 2 * seconds))
+        control, together = hive.pair("all together", arguments.attacks, 2 * seconds)
+        table.show_pair(control, together)
+        table.show_quiet(hive.phase("quiet at last", 2 * seconds))
         hive.wait_for_rounds(2)  # whatever was on its way is told
         for program in reversed(programs):
             program.stop()
-        table.goal(phase, balance(hive.run, hive.peers), table.controls["all together"])
+        table.goal(control, together, balance(hive.run, hive.peers))
 
 
 def main() -> None:
@@ -364,7 +375,7 @@ def main() -> None:
 
 RATES = {
     "idle": "connections on each port, for slow-loris and for half-open",
-    "connects": "new connections a second, of all attacks together",
+    "connects": "new connections a second, of each attack",
     "pings": "bytes of pings a second on each port",
     "fragments": "bytes of fragments a second on each port",
     "downloads": "files a second",
