@@ -75,7 +75,7 @@ from gltch_2_7m import PRESETS
 from hive.job import Job, parameters_of
 
 BEAT, NO_ANSWER = 0.1, 10.0  # seconds between two questions; what none counts as
-PAUSE = 1.5  # seconds after a phase: connections close
+PAUSE = 1.5  # seconds after a phase: connections close, a round in progress ends
 WARM_UP = 5  # rounds
 OWN = [f"127.0.0.{number}" for number in range(2, 10)]
 MEMORY, ROUNDS, P99 = 150.0, 0.8, 0.5  # the goal, all together: MiB, of the quiet ones, seconds
@@ -92,7 +92,7 @@ class Phase(NamedTuple):
     unanswered: int
     cpu: float  # of the attacker, in processors
     did: str  # what it did
-    died: str  # last words of the coordinator
+    died: str  # last words of the coordinator, also if it died in the pause after
 
 
 def ask(port: int) -> float:
@@ -164,6 +164,7 @@ class Flood:
         programs.extend([self.attacker, self.sink])
         peers, page = self.sink.hear()
         self.sink_ports = peers, page
+        self.deaths = 0
         self.asking = ThreadPoolExecutor(int(NO_ANSWER / BEAT) + 1)
         self.wait_for_rounds(WARM_UP)
         until(lambda: (self.run / "last.pt").exists(), lambda: "No checkpoint was written.")
@@ -181,7 +182,8 @@ class Flood:
 
     def phase(self, name: str, seconds: float, attacks: Optional[List[str]] = None,
               ports: Optional[Tuple[int, int]] = None) -> Phase:
-        """Watch for so long, while the attacker does what it is told, if anything."""
+        """Watch for so long, while the attacker does what it is told, if anything; then a pause."""
+        self.recover()
         watched = Process(self.server.process.pid)
         watched.forget_peak()
         began, asked, stopped = time.time(), [], ""
@@ -202,28 +204,26 @@ class Flood:
         if attacks and not self.server.alive:
             self.attacker.tell("stop")
         result: Dict[str, Any] = self.attacker.hear() if attacks else {"cpu": 0.0}
-        died = "" if self.server.alive else self.server.last_words()
         times = [one.result() for one in asked]
+        time.sleep(PAUSE)
+        died = "" if self.server.alive else self.server.last_words()
+        self.deaths += bool(died)
         cpu = result.pop("cpu") / max(ended - began, 1e-9)
         return Phase(name, began, ended, peak, times, sum(t >= NO_ANSWER for t in times), cpu,
                      stopped + told(result), died)
 
     def pair(self, name: str, attacks: List[str], seconds: float) -> Tuple[Phase, Phase]:
         """The same done to the sink, and then to the hive."""
-        control = self.phase(f" (sink) {name}"[:15], seconds, attacks, self.sink_ports)
-        self.recover()
-        phase = self.phase(name, seconds, attacks)
-        self.recover()
-        return control, phase
+        return (self.phase(f" (sink) {name}"[:15], seconds, attacks, self.sink_ports),
+                self.phase(name, seconds, attacks))
 
     def recover(self) -> None:
-        """Calm again before the next phase, with another coordinator if this one died."""
+        """Start another coordinator if this one died."""
         if not self.server.alive:
             self.server = self.programs[0] = Coordinator(
                 self.folder, self.options, self.ports, self.arguments.open_files)
             self.server.wait()
             self.wait_for_rounds(2)
-        time.sleep(PAUSE)
 
 
 def told(result: Dict[str, Dict[str, int]]) -> str:
@@ -264,7 +264,8 @@ class Table:
         return self.rate(phase) / max(statistics.mean(map(self.rate, others)), 1e-9)
 
     def show_quiet(self, phase: Phase) -> None:
-        self.quiet.append(phase)
+        if not (phase.died and self.quiet):  # a death is nothing to compare with
+            self.quiet.append(phase)
         self.show(phase)
 
     def show_pair(self, control: Phase, phase: Phase) -> None:
@@ -279,8 +280,8 @@ class Table:
               f"{1000 * middle:7,.0f}{1000 * most:8,.0f}{phase.unanswered:5}{books.late:6}"
               f"{books.rejected:9}  {phase.cpu:4.0%} {phase.did}", flush=True)
         if phase.died:
-            print(f"{'':15}  THE COORDINATOR DIED after {phase.ended - phase.began:.0f} s, and "
-                  f"said:\n{phase.died}", flush=True)
+            print(f"{'':15}  THE COORDINATOR DIED, and said at last:\n{phase.died}\n"
+                  f"{'':15}  Another one goes on.", flush=True)
 
     def growth(self, phase: Phase) -> float:
         """MiB more than in the first quiet phase."""
@@ -301,8 +302,8 @@ class Table:
                  p99 <= P99),
                 ("honest updates lost", f"{books.lost} of {books.counted:,}", "0", not books.lost),
                 ("honest updates doubled", f"{books.doubled}", "0", not books.doubled),
-                ("the coordinator", "died" if phase.died else "lives", "lives", not phase.died)):
-            print(f"goal, all together   {what:24}{figure:>12}   {goal:18}"
+                ("deaths of the coordinator", f"{self.flood.deaths}", "0", not self.flood.deaths)):
+            print(f"goal, all together   {what:26}{figure:>12}   {goal:18}"
                   f"{'reached' if good else 'MISSED'}")
 
 
@@ -319,6 +320,7 @@ def flood(folder: Path, arguments: argparse.Namespace) -> None:
         control, together = hive.pair("all together", arguments.attacks, 2 * seconds)
         table.show_pair(control, together)
         table.show_quiet(hive.phase("quiet at last", 2 * seconds))
+        hive.recover()
         hive.wait_for_rounds(2)  # whatever was on its way is told
         for program in reversed(programs):
             program.stop()
