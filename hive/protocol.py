@@ -264,7 +264,7 @@ def shown(text: object, longest: int = 200) -> str:
     """What came from outside, fit for a terminal: printable, on one line, of limited length, in one
     direction, without sequences that a terminal obeys."""
     plain = ESCAPE.sub("", str(text)[: 8 * longest])
-    kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" else " " if c.isspace() else ""
-                   for c in plain)
+    kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE
+                   else " " if c.isspace() else "" for c in plain)
     line = " ".join(kept.split())
     return line if len(line) <= longest else line[: longest - 3].rstrip() + "..."
