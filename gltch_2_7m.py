@@ -1113,6 +1113,7 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
     with intact(path):
         for name, kind in KINDS.items():
             require(isinstance(state.get(name), kind), f"{name} is missing, or of another kind")
+        require(not abs(state["val_loss"]) > 1e9, "no loss is that large")  # NaN: not measured
         paths = state.get("paths", [])
         require(type(paths) is list and all(type(one) is str for one in paths), "odd paths")
         config, vocabulary = Config(**state["config"]), Vocabulary(state["vocabulary"])

@@ -83,6 +83,10 @@ Sending = Union[str, Tuple[str, str, bytes, int]]
 Transferred = Callable[["Link", str, str, int], None]  # (link, up or down, what it is, bytes)
 
 
+class Later(Exception):
+    """Not now: the peer may come back, and does so by itself."""
+
+
 @dataclass
 class Link:
     """A peer's connection: what it said about itself, and what is on its way to it."""
@@ -439,7 +443,9 @@ class Coordinator:
             with contextlib.suppress(ConnectionClosed):
                 await socket.send(pack("refused", reason=reason))
                 await socket.close(1008)
-        except Unwritable:  # it may come back; a round that cannot be written says so by itself
+        except Later as error:
+            await socket.close(1013, str(error))
+        except Unwritable:  # a round that cannot be written says so by itself
             await socket.close(1013, "The coordinator's disk takes nothing just now.")
         except GltchError as error:  # the journal is damaged: end the run
             self.failure = error
@@ -487,8 +493,8 @@ class Coordinator:
         return link
 
     def check_record(self, peer: str, address: str) -> None:
-        """Raises ProtocolError for a peer whose updates were all rejected lately, and for too many
-        new ones from one place."""
+        """Raises ProtocolError for a peer whose updates were all rejected lately, and Later for too
+        many new ones from one place."""
         now = time.monotonic()
         until = self.barred.get(peer, now)
         protocol.demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be "
@@ -499,8 +505,8 @@ class Coordinator:
             self.newcomers.move_to_end(address)
             while len(self.newcomers) > MOST_ADDRESSES:
                 self.newcomers.popitem(last=False)
-            protocol.demand(bucket.take(now), "Too many new peers came from this address: try "
-                            "again in a minute.")
+            if not bucket.take(now):
+                raise Later("Too many new peers came from this address.")
 
     def enter(self, link: Link) -> None:
         """From now on it takes part. A connection of the same process that was not yet found dead

@@ -146,13 +146,14 @@ class Job:
                         ("hive", "size", "mode", "characters")) and Digest().holds(job.text)
                     and Whole(0, BLOB_BYTES).holds(job.text_bytes), "a field has the wrong type")
             require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
-        except (GltchError, KeyError, TypeError, ValueError) as error:
+        except (GltchError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise GltchError(f"The coordinator's description of the run cannot be used "
                              f"({shown(error).rstrip('.')}): it may be of another version."
                              ) from error
         for name, most in LARGEST.items():
-            require(getattr(job.config, name) <= most, f"The hive's network is larger than this "
-                    f"peer agrees to build: {name} is {getattr(job.config, name):,}.")
+            value = getattr(job.config, name)
+            require(value <= most, "The hive's network is larger than this peer agrees to build: "
+                    f"{name} is {shown(f'{value:,}', 40)}.")
         require(parameters_of(job.config) <= MOST_PARAMETERS, f"The hive's network has "
                 f"{parameters_of(job.config):,} parameters; a peer takes {MOST_PARAMETERS:,}.")
         return job

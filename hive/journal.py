@@ -656,6 +656,9 @@ class Journal:
             one = dict(zip(names, values))
             one["loss"] = number_or_nan(one["loss"])
             one["val_loss"] = number_or_nan(one["val_loss"]) if evaluated else None
+            require(all(isinstance(value, (int, float)) for name, value in one.items()
+                        if name != "val_loss"),
+                    f"{self.path} is damaged: round {one['number']} does not hold numbers.")
             rounds.append(one)
         return rounds
 

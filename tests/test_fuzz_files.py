@@ -64,7 +64,7 @@ def asked(journal, rounds):
         journal.samples, journal.newest_extra, lambda: journal.updates_since(2),
         lambda: journal.curve(0, ROUNDS, 3), lambda: journal.round(2), lambda: journal.at(2),
         lambda: journal.update(2), lambda: journal.last_counted("p1"),
-        lambda: journal.peer_by_token("none"), lambda: journal.evaluation(4)]
+        lambda: journal.identities("ann"), lambda: journal.evaluation(4)]
     for answer in answers:
         with contextlib.suppress(GltchError):
             answer()

@@ -19,6 +19,7 @@ from hive.coordinator import (
     MOST_WINDOWS,
     NEW_PEERS,
     Coordinator,
+    Later,
     apply_bytes,
 )
 from hive.journal import Journal
@@ -250,7 +251,7 @@ def test_one_address_cannot_invent_new_peers_without_end(here_now):
     coordinator, clock = here_now
     for number in range(NEW_PEERS):
         coordinator.check_record(f"peer-{number}", "192.0.2.1")
-    with pytest.raises(ProtocolError, match="Too many new peers"):
+    with pytest.raises(Later, match="Too many new peers"):
         coordinator.check_record("one-more", "192.0.2.1")
     coordinator.check_record("somebody", "192.0.2.2")
     coordinator.standing.join("known", "known", "cpu", 0.0)
