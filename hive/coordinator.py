@@ -12,7 +12,7 @@ import hashlib
 import math
 import secrets
 import time
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -50,7 +50,6 @@ from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.standing import RECENT, Standing, flops_per_character, kind_of
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
-CONNECTIONS, PER_ADDRESS = 1024, 64  # at most; this machine's own addresses may take all
 HANDSHAKE_SECONDS = 20.0
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
@@ -152,7 +151,6 @@ class Coordinator:
         self.evaluated = evaluations[-1][0] if evaluations else -1
         self.events = Events(secrets.token_hex(8))
         self.links: Dict[str, Link] = {}
-        self.addresses: Counter[str] = Counter()
         self.partial: Dict[str, Tuple[int, Receiver]] = {}  # by peer: base version and upload
         self.contributions: List[Contribution] = []  # since the last round closed
         self.opened = 0.0  # unix time
@@ -360,14 +358,7 @@ class Coordinator:
     async def serve(self, socket: Any) -> None:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
-        address = (socket.remote_address or ("?",))[0]
-        local = address in ("127.0.0.1", "::1", "?")
-        if (sum(self.addresses.values()) >= CONNECTIONS
-                or not local and self.addresses[address] >= PER_ADDRESS):
-            await socket.close(1013, "This hive has no place for another connection.")
-            return
-        self.addresses[address] += 1
-        name = address
+        name = socket.address
         link: Optional[Link] = None
         try:
             link = await self.handshake(socket)
@@ -387,7 +378,6 @@ class Coordinator:
             self.failure = error
             self.wake.set()
         finally:
-            self.addresses[address] -= 1
             if link:
                 self.leave(link)
 
@@ -407,6 +397,7 @@ class Coordinator:
                             "right one.")
         except ProtocolError as error:
             raise ProtocolError(f"{name}: {error}") from None
+        socket.proved()
         peer, name, token = self.identify(hello, name)
         link = Link(socket, peer, name, protocol.clean_name(hello["device"], "unknown"),
                     hello["process"])

@@ -19,8 +19,10 @@ from hive_processes import HIVE, LIMIT, open_socket, until
 
 from gltch_2_7m import GltchError, require
 from hive import web as web_module
+from hive.answers import HEADERS
 from hive.events import Events
-from hive.web import FILES, HEADERS, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, metrics, pages
+from hive.metrics import metrics
+from hive.web import FILES, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, pages
 
 CONTRACT = (PROGRAM.parent / "docs" / "api.md").read_text(encoding="utf-8")
 STATE = {
@@ -85,7 +87,7 @@ class Port:
 
     async def show(self, opened):
         self.over = asyncio.Event()
-        async with pages(self.web, host="127.0.0.1", port=0, compression=None) as self.number:
+        async with pages(self.web, host="127.0.0.1", port=0) as self.number:
             opened.set()
             await self.over.wait()
 
