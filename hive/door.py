@@ -17,8 +17,8 @@ Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 FILES_WANTED = 8192  # open files; some systems allow a program no more than 256 until it asks
 FILES_UNKNOWN = 2048  # where nobody says how many may be open (Windows)
-FILES_KEPT = 512  # for journal, snapshots, downloads, and what is accepted before it is counted
-MOST_ACCEPTED = 100  # connections that one turn of the event loop accepts, on each port
+FILES_KEPT = 256  # for journal, snapshots, downloads, and what is accepted before it is counted
+TURNS = 32  # of the event loop that a stranger has at least, if all come to one port at once
 MOST_STRANGERS = 1024  # a quarter of all places if that is less, as for visitors
 MOST_VISITORS = 512  # whose request was read: pages, downloads, answers on their way
 
@@ -73,9 +73,9 @@ class Door:
 
     def __init__(self, files: int, proxies: Iterable[Network] = ()):
         kept = min(FILES_KEPT, files // 2)
-        self.proxies, self.accepted = list(proxies), max(1, min(MOST_ACCEPTED, kept // 4))
-        most = files - kept
+        self.proxies, most = list(proxies), files - kept
         self.most_strangers = max(1, min(MOST_STRANGERS, most // 4))
+        self.accepted = max(1, self.most_strangers // TURNS)  # by each port in one turn
         self.visitors = Places(self, max(1, min(MOST_VISITORS, most // 4)))
         self.peers = Places(self, max(1, most - self.most_strangers - self.visitors.most))
         self.strangers: Dict[str, Dict[Any, None]] = {}  # by household, each oldest first

@@ -35,6 +35,7 @@ PEER_FRAMES, PEER_RATE = 2000.0, 500.0  # a peer sends about ten small messages 
 UNREAD_COST = 50.0  # tokens for a ping while what we sent is not read: answers would pile up
 MOST_FRAGMENTS = 1024  # of one message; peers send none, but a proxy may
 LAST_SECONDS = 2.0  # to hear why one is seen off
+BACKLOG = 128  # connections that wait, in the system, to be accepted
 CONTROL = (Opcode.PING, Opcode.PONG, Opcode.CLOSE)
 
 
@@ -242,6 +243,9 @@ async def listen(handler: Callable[[Any], Awaitable[None]], door: Door,
     arrive: Any = functools.partial(Guest, door=door, tls=tls, here=here)
     async with serve(handler, create_connection=arrive, compression=None, server_header=None,
                      backlog=door.accepted, **settings) as server:
+        for listening in server.sockets:  # asyncio has one number for accepting and for waiting
+            with listening.dup() as same:
+                same.listen(BACKLOG)
         try:
             yield list(server.sockets)[0].getsockname()[1]
         finally:
