@@ -221,7 +221,7 @@ class Guest(ServerConnection):
             self.transport.write(piece)
             try:
                 await asyncio.wait_for(self.drain(), until - self.loop.time())
-            except asyncio.TimeoutError:
+            except (OSError, asyncio.TimeoutError):  # it left, or takes too long
                 self.abort()
                 break
         return Sent(reply.status, "", Headers())

@@ -1,7 +1,6 @@
 """Who may come in: counts and addresses, then both ports of a real coordinator under siege."""
 import base64
 import contextlib
-
 import re
 import socket
 import ssl
@@ -10,7 +9,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from hive_processes import HIVE, LIMIT, TINY, Client, Place, Program, open_socket, until
+from hive_processes import HIVE, LIMIT, TINY, Place, Program, open_socket, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -247,18 +246,20 @@ def asks(hive, path="/healthz"):
         return read_to_the_end(visitor)
 
 
-def joins(port, path="", name="honest"):
-    """A whole handshake; the connection is closed again."""
-    client = Client.__new__(Client)
+def enter(connection):
+    """The handshake of a peer; what the coordinator says to its hello."""
+    challenge = protocol.unpack(connection.recv(timeout=LIMIT))
+    nonce = protocol.make_token()
+    connection.send(protocol.pack(
+        "hello", protocol=protocol.VERSION, nonce=nonce, name="honest", device="a test",
+        proof=protocol.proof("", "peer", challenge["nonce"], nonce),
+        process=protocol.make_token(), token=None, text=None))
+    return protocol.unpack(connection.recv(timeout=LIMIT))["type"]
+
+
+def joins(port, path=""):
     with open_socket(port, path) as connection:
-        challenge = protocol.unpack(connection.recv(timeout=LIMIT))
-        nonce = protocol.make_token()
-        connection.send(protocol.pack(
-            "hello", protocol=protocol.VERSION, nonce=nonce, name=name, device="a test",
-            proof=protocol.proof("", "peer", challenge["nonce"], nonce),
-            process=protocol.make_token(), token=None, text=None))
-        del client
-        return protocol.unpack(connection.recv(timeout=LIMIT))["type"]
+        return enter(connection)
 
 
 @posix
@@ -293,22 +294,12 @@ def test_websockets_that_never_prove_the_key_keep_nobody_out(quiet, path):
 def test_a_peer_for_whom_there_is_no_room_is_told_to_come_again(quiet):
     from websockets.exceptions import ConnectionClosed
     with contextlib.ExitStack() as held:
-        def peer(number):
-            connection = held.enter_context(open_socket(quiet.port))
-            challenge = protocol.unpack(connection.recv(timeout=LIMIT))
-            nonce = protocol.make_token()
-            connection.send(protocol.pack(
-                "hello", protocol=protocol.VERSION, nonce=nonce, name=f"p{number}", device="a",
-                proof=protocol.proof("", "peer", challenge["nonce"], nonce),
-                process=protocol.make_token(), token=None, text=None))
-            return protocol.unpack(connection.recv(timeout=LIMIT))["type"]
-
         door = Door(256)
         room = door.share(door.peers.most, HERE)
-        for number in range(room):
-            assert peer(number) == "welcome"
+        for _ in range(room):
+            assert enter(held.enter_context(open_socket(quiet.port))) == "welcome"
         with pytest.raises(ConnectionClosed) as caught:
-            peer(room)
+            joins(quiet.port)
         assert caught.value.rcvd.code == 1013 and "no place" in caught.value.rcvd.reason
         assert b"200 OK" in asks(quiet)
 
