@@ -31,6 +31,7 @@ REQUEST_BYTES = 16 * 1024  # ours are below 1 kB; browsers and proxies add a few
 SLICE_BYTES = 4096  # looked at in one go: as many pings as can do no harm before they are counted
 SMALL_BYTES = 1024  # frames below cost a token: they cost us more than the sender
 STRANGER_FRAMES, STRANGER_RATE = 30.0, 1.0  # one message is all it takes to show who one is
+STRANGER_BYTES, STRANGER_SPEED = 16 * 1024.0, 100.0  # unfinished messages are held in memory
 PEER_FRAMES, PEER_RATE = 2000.0, 500.0  # a peer sends about ten small messages a round
 UNREAD_COST = 50.0  # tokens for a ping while what we sent is not read: answers would pile up
 MOST_FRAGMENTS = 1024  # of one message; peers send none, but a proxy may
@@ -51,6 +52,7 @@ class Guest(ServerConnection):
         self.begun = self.leaving = False
         self.head = bytearray()  # of the request, until it is complete
         self.bucket = Bucket(STRANGER_FRAMES, STRANGER_RATE)
+        self.bytes: Optional[Bucket] = Bucket(STRANGER_BYTES, STRANGER_SPEED)
         self.fragments = 0  # of the message that is arriving
         self.when_gone: List[Callable[[], object]] = []
 
@@ -74,7 +76,7 @@ class Guest(ServerConnection):
                 self.wire, self, tls, server_side=True, ssl_handshake_timeout=REQUEST_SECONDS)
         except (OSError, asyncio.TimeoutError):  # no TLS, another idea of it, or already gone
             transport = None
-        if transport is None or self not in self.here:
+        if transport is None or self.wire.is_closing():
             self.abort()
             self.gone()
             return
@@ -126,7 +128,7 @@ class Guest(ServerConnection):
     def proved(self) -> None:
         """It has the key: a peer from now on. Raises ConnectionClosed when there is no room."""
         if self.door.join(self, self.address):
-            self.bucket = Bucket(PEER_FRAMES, PEER_RATE)
+            self.bucket, self.bytes = Bucket(PEER_FRAMES, PEER_RATE), None
             return
         reason = "This hive has no place for another peer now; try again later."
         self.fail(1013, reason)
@@ -187,6 +189,8 @@ class Guest(ServerConnection):
 
     def read_frames(self, data: bytes) -> None:
         """In slices: 256 KiB, which may come at once, could be 40,000 pings."""
+        if self.bytes and not self.bytes.take(len(data), self.loop.time()):
+            self.fail(1009, "That is more than a stranger has to say.")
         for start in range(0, len(data), SLICE_BYTES):
             if self.leaving:
                 return

@@ -304,6 +304,28 @@ def test_a_peer_for_whom_there_is_no_room_is_told_to_come_again(quiet):
         assert b"200 OK" in asks(quiet)
 
 
+@posix
+def test_a_peer_with_the_key_may_not_flood_either(quiet):
+    with contextlib.ExitStack() as over:
+        peer = over.enter_context(open_socket(quiet.port))
+        assert enter(peer) == "welcome"
+        with contextlib.suppress(OSError):
+            for _ in range(200):
+                peer.socket.sendall(frame(PING, bytes(100)) * 1000)
+            pytest.fail("200,000 pings were taken", pytrace=False)
+    assert b"200 OK" in asks(quiet)
+
+
+@pytest.mark.parametrize("path", ["/hive", "/api/events", None])
+def test_a_stranger_does_not_fill_the_memory_with_a_message_that_never_ends(quiet, path):
+    with raw(quiet.page if path else quiet.port, upgrade(path or "/")) as stranger:
+        assert stranger.recv(12) == b"HTTP/1.1 101"
+        with contextlib.suppress(ConnectionError):
+            stranger.sendall(bytes([0x82, 0xFF]) + (1 << 20).to_bytes(8, "big") + bytes(4)
+                             + bytes(600_000))
+        assert b"more than a stranger has to say" in read_to_the_end(stranger)
+
+
 @pytest.mark.parametrize("words, pieces", [
     (frame(PING, b""), 40_000), (frame(PING, bytes(125)), 3000),
     (frame(TEXT, b"", fin=False) + frame(MORE, b"", fin=False) * 20_000, 1),
