@@ -89,6 +89,10 @@ class Guest(ServerConnection):
         if early:
             self.data_received(early)
 
+    def eof_received(self) -> None:
+        if self.begun:
+            super().eof_received()
+
     def abort(self) -> None:
         self.wire.abort()
 
