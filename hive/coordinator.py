@@ -427,10 +427,10 @@ class Coordinator:
     async def serve(self, socket: Any) -> None:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
-        address = name = (socket.remote_address or ("?",))[0]
+        name = socket.address
         link: Optional[Link] = None
         try:
-            link = await self.handshake(socket, address)
+            link = await self.handshake(socket)
             name = link.name
             await self.converse(link)
         except ConnectionClosed:
@@ -456,15 +456,15 @@ class Coordinator:
 
     def say(self, kind: str, text: str) -> None:
         """A line in the log, unless there were too many of this kind lately."""
-        bucket = self.lines.setdefault(kind, Bucket(LINES_RATE, LINES))
-        if not bucket.take(time.monotonic()):
+        bucket = self.lines.setdefault(kind, Bucket(LINES, LINES_RATE))
+        if not bucket.take(1, time.monotonic()):
             self.unsaid[kind] += 1
             return
         unsaid = self.unsaid.pop(kind, 0)
         more = f" (and {unsaid:,} more since the last such line)" if unsaid else ""
         self.progress.say(f"{kind:<10}{text}{more}")
 
-    async def handshake(self, socket: Any, address: str) -> Link:
+    async def handshake(self, socket: Any) -> Link:
         """Who is it, does it have the key, and may it take part?"""
         nonce = protocol.make_token()
         await socket.send(pack("challenge", protocol=protocol.VERSION, hive=self.job.hive,
@@ -479,9 +479,10 @@ class Coordinator:
                             "than the one this hive trains on: leave out --data, and it gets the "
                             "right one.")
             peer, name, token, token_hash = self.identify(hello, name, nonce)
-            self.check_record(peer, address)
+            self.check_record(peer, socket.address)
         except ProtocolError as error:
             raise ProtocolError(f"{name}: {error}") from None
+        socket.proved()
         link = Link(socket, peer, name, protocol.clean_name(hello["device"], "unknown"),
                     hello["process"])
         proof = protocol.proof(self.key, "coordinator", nonce, hello["nonce"])
@@ -501,11 +502,11 @@ class Coordinator:
                         f"used; it may come back in {(until - now) / 60:.0f} minutes.")
         self.barred.pop(peer, None)
         if peer not in self.standing.contributors:
-            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS_RATE, NEW_PEERS))
+            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
             self.newcomers.move_to_end(address)
             while len(self.newcomers) > MOST_ADDRESSES:
                 self.newcomers.popitem(last=False)
-            if not bucket.take(now):
+            if not bucket.take(1, now):
                 raise Later("Too many new peers came from this address.")
 
     def enter(self, link: Link) -> None:

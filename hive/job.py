@@ -151,9 +151,9 @@ class Job:
                              f"({shown(error).rstrip('.')}): it may be of another version."
                              ) from error
         for name, most in LARGEST.items():
-            value = getattr(job.config, name)
-            require(value <= most, "The hive's network is larger than this peer agrees to build: "
-                    f"{name} is {shown(f'{value:,}', 40)}.")
+            given = getattr(job.config, name)
+            require(given <= most, "The hive's network is larger than this peer agrees to build: "
+                    f"{name} is {shown(f'{given:,}', 40)}.")
         require(parameters_of(job.config) <= MOST_PARAMETERS, f"The hive's network has "
                 f"{parameters_of(job.config):,} parameters; a peer takes {MOST_PARAMETERS:,}.")
         return job

@@ -45,7 +45,7 @@ from gltch_2_7m import (
     say,
     write_atomically,
 )
-from hive import protocol
+from hive import protocol, tls
 from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.coordinator import (
     HANDSHAKE_SECONDS,
@@ -55,6 +55,7 @@ from hive.coordinator import (
     checkpoint,
     require_announceable,
 )
+from hive.door import Door, file_limit, trusted
 from hive.facts import HiveFacts
 from hive.job import Job, Limits
 from hive.journal import Journal
@@ -65,6 +66,8 @@ from hive.web import Web, pages
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT, DASHBOARD_PORT = 8765, 8080
+COMPLAINT_SECONDS = 10.0  # between two that there are too many connections
+LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,6 +80,10 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"for the dashboard, and for peers at /hive (default: {DASHBOARD_PORT}; 0: any)")
     add("--allow-host", nargs="+", default=[], metavar="NAME", help="names the dashboard may be "
         "called, besides localhost and addresses in digits (.example.org: all below it)")
+    add("--tls-cert", metavar="FILE", help="certificate (PEM): both ports speak TLS, https and wss")
+    add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
+    add("--trusted-proxy", nargs="+", default=[], metavar="ADDRESS", help="where a proxy or tunnel "
+        "connects from: limits are for the addresses it forwards (X-Forwarded-For)")
     add("--name", default="hive", help="the run's folder under runs/ (default: hive)")
     add("--key-file", metavar="FILE", help="file with the key that peers must have (or HIVE_KEY)")
     add("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
@@ -123,7 +130,7 @@ def sampling(checkpoint: Path) -> str:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises GltchError for a number that makes no sense."""
+    """Raises GltchError for what makes no sense."""
     for name in ("steps", "rounds", "inner_steps", "min_peers"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
@@ -135,6 +142,8 @@ def check_options(args: argparse.Namespace) -> None:
     for name in ("port", "dashboard_port"):
         require(0 <= getattr(args, name) < 2**16, f"--{name.replace('_', '-')} must be from 0 to "
                 f"65535, not {getattr(args, name)}.")
+    trusted(args.trusted_proxy)
+    tls.load(args.tls_cert, args.tls_key)
 
 
 def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
@@ -235,8 +244,9 @@ def require_free(host: str, option: str, port: int) -> None:
 
 async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     """Open both ports and run to the end. Returns the signal that ended it early, or 0."""
-    from websockets.asyncio.server import serve as listen
+    from hive.guest import listen
     loop, received = asyncio.get_running_loop(), [0]
+    loop.set_exception_handler(Complaints().hear)
     runner = asyncio.ensure_future(coordinator.run())
 
     def stop(number: int) -> None:
@@ -246,16 +256,19 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt
             loop.add_signal_handler(number, stop, number)
-    settings: Dict[str, Any] = {"compression": None, "max_size": protocol.MESSAGE_BYTES,
+    door = Door(file_limit(), trusted(args.trusted_proxy))
+    secure = tls.load(args.tls_cert, args.tls_key)
+    settings: Dict[str, Any] = {"host": args.host, "tls": secure and secure.context,
+                                "max_size": protocol.MESSAGE_BYTES,
                                 "ping_timeout": protocol.PONG_SECONDS}
+    names = [args.host, *args.allow_host, *(
+        name.replace("*.", ".", 1) for name in (secure.names if secure else ()))]
     try:
-        async with listen(coordinator.serve, args.host, args.port, origins=[None],
-                          open_timeout=HANDSHAKE_SECONDS, **settings) as peers:
-            port = list(peers.sockets)[0].getsockname()[1]
-            web = Web(HiveFacts(coordinator, port), [args.host, *args.allow_host],
-                      coordinator.serve)
-            async with pages(web, host=args.host, port=args.dashboard_port, **settings) as page:
-                announce(coordinator, args, port, page)
+        async with listen(coordinator.serve, door, port=args.port, origins=[None],
+                          open_timeout=HANDSHAKE_SECONDS, **settings) as port:
+            web = Web(HiveFacts(coordinator, port), names, coordinator.serve, door)
+            async with pages(web, port=args.dashboard_port, **settings) as page:
+                announce(coordinator, args, port, page, secure)
                 try:
                     await runner
                 except asyncio.CancelledError:
@@ -266,10 +279,32 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
         runner.cancel()
 
 
-def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int) -> None:
+class Complaints:
+    """What goes wrong in the event loop itself; the loop goes on."""
+
+    def __init__(self) -> None:
+        self.said = -math.inf
+
+    def hear(self, loop: asyncio.AbstractEventLoop, context: Dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not (isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)):
+            loop.default_exception_handler(context)
+        elif loop.time() > self.said + COMPLAINT_SECONDS:
+            self.said = loop.time()
+            say("busy      no more connections can be accepted now: too many files are open")
+
+
+def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int,
+             secure: Optional[tls.Tls]) -> None:
     """Where the dashboard is and how to join. A key that the user made is not repeated."""
     address = reachable_address(args.host)
-    address = "localhost" if address in ("127.0.0.1", "::1") else address
+    address = "localhost" if address in LOCAL else address
+    hint = ""
+    if secure:
+        if address not in secure.names and secure.names:
+            address = secure.names[0].replace("*.", "my-hive.", 1)
+        if not secure.trusted_as(address):
+            hint = f" --tls-ca {args.tls_cert}"
     key = ""
     if args.key_file:
         key = f" --key-file {args.key_file}"
@@ -280,9 +315,18 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     job = coordinator.job
     say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.weights):,} "
         f"parameters, {job.mode}, round {coordinator.rounds.version}, step {coordinator.step:,}")
-    say(f"dashboard http://{address}:{page}")
+    if not secure and args.host not in LOCAL:
+        say("warning   Nothing here is encrypted: whoever is on the way between this machine and a "
+            "peer can read the text, the weights and what brings a peer's identity back, and change"
+            " them (the key itself is never sent); use --tls-cert, or let only a proxy or tunnel "
+            "with TLS reach the hive (--host 127.0.0.1).")
+    if hint:
+        say("warning   No peer trusts this certificate by itself: take the file to each and pass it"
+            " with --tls-ca, as below. Browsers will ask.")
+    web, socket_ = ("https", "wss") if secure else ("http", "ws")
+    say(f"dashboard {web}://{address}:{page}")
     say("join with\n"
-        f"  python hive/peer.py --server ws://{address}:{port} --name my-node{key}")
+        f"  python hive/peer.py --server {socket_}://{address}:{port} --name my-node{hint}{key}")
 
 
 def replay(args: argparse.Namespace, folder: Path) -> int:

@@ -296,7 +296,7 @@ class Dashboard:
     async def show(self, opened: threading.Event) -> None:
         assert self.facts is not None
         self.over = asyncio.Event()
-        async with pages(self.web, sock=self.socket, compression=None):
+        async with pages(self.web, sock=self.socket):
             publishing = asyncio.ensure_future(self.facts.publish())
             opened.set()
             await self.over.wait()

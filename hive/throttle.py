@@ -1,21 +1,19 @@
-"""How often something may happen: a pure token bucket, time passed in."""
+"""How often something may happen: a token bucket, pure, with the time passed in."""
 from __future__ import annotations
-
-import math
 
 
 class Bucket:
-    """`burst` at once, and `rate` a second in the long run."""
+    """So many tokens at first, so many more every second, never more than at first."""
 
-    def __init__(self, rate: float, burst: float):
-        self.rate, self.burst = rate, burst
-        self.left, self.at = burst, -math.inf
+    def __init__(self, most: float, a_second: float):
+        self.most, self.a_second = most, a_second
+        self.left, self.at = most, 0.0
 
-    def take(self, now: float, cost: float = 1.0) -> bool:
-        """Is there enough for this? Then it is used up."""
-        self.left = min(self.burst, self.left + self.rate * max(0.0, now - self.at))
+    def take(self, count: float, now: float) -> bool:
+        """Were there enough? Then they are taken."""
+        self.left = min(self.most, self.left + self.a_second * max(0.0, now - self.at))
         self.at = now
-        if self.left < cost:
+        if self.left < count:
             return False
-        self.left -= cost
+        self.left -= count
         return True

@@ -4,7 +4,6 @@ import pytest
 
 from hive import protocol
 from hive.protocol import ProtocolError
-from hive.throttle import Bucket
 from hive.uploads import LEAST_PLACES, STALLED_SECONDS, Uploads, Wanted
 
 SIZE = 1000
@@ -117,18 +116,3 @@ def test_what_nobody_can_use_any_more_is_forgotten():
 
 def test_there_are_a_few_places_however_large_an_update_is():
     assert Uploads(10**9, 1000).places == LEAST_PLACES
-
-
-# --- The bucket that log lines and new identities are counted with --------------------------------
-
-def test_a_bucket_gives_its_burst_at_once_and_then_its_rate():
-    bucket = Bucket(rate=2.0, burst=5.0)
-    assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
-    assert [bucket.take(100.5), bucket.take(100.5)] == [True, False]
-    assert sum(bucket.take(1000.0) for _ in range(9)) == 5, "no more than the burst is saved up"
-
-
-def test_a_clock_that_goes_back_fills_no_bucket():
-    bucket = Bucket(rate=1.0, burst=1.0)
-    assert bucket.take(100.0) and not bucket.take(50.0) and not bucket.take(50.5)
-    assert bucket.take(51.5)

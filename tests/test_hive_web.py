@@ -3,6 +3,7 @@ import asyncio
 import base64
 import concurrent.futures
 import contextlib
+import gc
 import http.client
 import json
 import re
@@ -18,9 +19,14 @@ from conftest import PROGRAM
 from hive_processes import HIVE, LIMIT, open_socket, until
 
 from gltch_2_7m import GltchError, require
+from hive import downloads as downloads_module
+from hive import guest as guest_module
 from hive import web as web_module
+from hive.answers import HEADERS
+from hive.door import Door
 from hive.events import Events
-from hive.web import FILES, HEADERS, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, metrics, pages
+from hive.metrics import metrics
+from hive.web import FILES, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, pages
 
 CONTRACT = (PROGRAM.parent / "docs" / "api.md").read_text(encoding="utf-8")
 STATE = {
@@ -75,8 +81,8 @@ class Facts:
 class Port:
     """A dashboard's port, open in a thread of its own until it is closed."""
 
-    def __init__(self, source, names=(), peers=None):
-        self.source, self.web = source, Web(source, names, peers)
+    def __init__(self, source, names=(), peers=None, door=None):
+        self.source, self.web = source, Web(source, names, peers, door)
         self.loop, opened = asyncio.new_event_loop(), threading.Event()
         self.thread = threading.Thread(
             target=lambda: self.loop.run_until_complete(self.show(opened)), daemon=True)
@@ -85,7 +91,7 @@ class Port:
 
     async def show(self, opened):
         self.over = asyncio.Event()
-        async with pages(self.web, host="127.0.0.1", port=0, compression=None) as self.number:
+        async with pages(self.web, host="127.0.0.1", port=0) as self.number:
             opened.set()
             await self.over.wait()
 
@@ -106,11 +112,11 @@ class Port:
         self.loop.call_soon_threadsafe(happen)
         return done.result(LIMIT)
 
-    def ask(self, path, host="localhost", **headers):
+    def ask(self, path, host="localhost", method="GET", **headers):
         """Status, headers and content. `host` None: the request names none."""
         connection = http.client.HTTPConnection("127.0.0.1", self.number, timeout=LIMIT)
         with contextlib.closing(connection):
-            connection.putrequest("GET", path, skip_host=True, skip_accept_encoding=True)
+            connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
             for name, value in {**({} if host is None else {"Host": host}), **headers}.items():
                 connection.putheader(name.strip("_").replace("_", "-"), value)
             connection.endheaders()
@@ -369,9 +375,44 @@ def test_weights_that_were_asked_for_lately_are_not_made_again(port, source):
     for version in (1, 2, 1, 1, 2, 1):
         assert port.ask(f"/model.safetensors?round={version}").content[:1] == bytes([version])
     assert source.made == {1: 1, 2: 1}
-    for version in range(3, NEWEST + 1):
-        port.ask(f"/model.safetensors?round={version}")
-    assert len(port.web.files) <= web_module.KEPT_FILES
+
+
+def test_weights_are_kept_in_files_up_to_a_number_of_bytes(port, source, monkeypatch):
+    monkeypatch.setattr(downloads_module, "KEPT_BYTES", 2500)
+    for version in range(1, NEWEST + 1):
+        assert port.ask(f"/model.safetensors?round={version}").status == 200
+        until(lambda: not port.web.downloads, "they never end")
+        assert port.web.shelf.used <= 2500
+    assert port.ask("/model.safetensors").content == bytes([NEWEST]) * 1000
+    assert source.made[NEWEST] == 1
+    source.bytes = 5000  # more than is ever kept: one may be there all the same
+    assert len(port.ask("/model.safetensors?round=0").content) == 5000
+
+
+def test_weights_for_which_there_is_no_room_are_a_sentence(port, source, monkeypatch):
+    """What is on its way cannot be taken back, and takes room until it has arrived."""
+    source.bytes = BIG
+    slow, _ = begin_download(port)
+    with contextlib.closing(slow):
+        monkeypatch.setattr(downloads_module, "KEPT_BYTES", BIG + 100)
+        assert_refused(port.ask("/model.safetensors?round=1"), 503, "no room")
+    until(lambda: port.ask("/model.safetensors?round=1").status == 200, "there is never room")
+
+
+def test_a_full_disk_is_a_sentence(port, source, monkeypatch):
+    def full(**where):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(downloads_module.tempfile, "TemporaryFile", full)
+    assert_refused(port.ask("/model.safetensors"), 503, "No space left on device")
+    monkeypatch.undo()
+    assert port.ask("/model.safetensors").status == 200
+
+
+def share_here(port, most):
+    """How many of these one address of this machine may have; others have the rest."""
+    share = port.web.door.share(most, "127.0.0.1")
+    assert 0 < share < most
+    return share
 
 
 def downloading(port, threads, *paths):
@@ -402,10 +443,11 @@ def test_weights_that_cannot_be_made_are_a_sentence(port, source, monkeypatch):
 def test_one_download_too_many_is_asked_to_come_again(port, source, place):
     (place / "last.pt").write_bytes(b"last")
     source.gate.clear()
-    with concurrent.futures.ThreadPoolExecutor(MOST_DOWNLOADS) as threads:
+    most = share_here(port, MOST_DOWNLOADS)
+    with concurrent.futures.ThreadPoolExecutor(most) as threads:
         answers = downloading(port, threads, *(f"/model.safetensors?round={n}"
-                                               for n in range(MOST_DOWNLOADS)))
-        until(lambda: len(port.web.downloads) == MOST_DOWNLOADS, "they do not come")
+                                               for n in range(most)))
+        until(lambda: len(port.web.downloads) == most, "they do not come")
         for path in ("/model.safetensors", "/model.safetensors?round=0", "/last.pt"):
             refused = port.ask(path)
             assert_refused(refused, 503, "downloading")
@@ -414,7 +456,7 @@ def test_one_download_too_many_is_asked_to_come_again(port, source, place):
         assert port.ask("/healthz").status == 200
         source.gate.set()
         assert [answer.result().content[:1] for answer in answers] == [
-            bytes([n]) for n in range(MOST_DOWNLOADS)]
+            bytes([n]) for n in range(most)]
     until(lambda: not port.web.downloads, "they never end")
     assert port.ask("/model.safetensors").status == 200
 
@@ -422,13 +464,13 @@ def test_one_download_too_many_is_asked_to_come_again(port, source, place):
 BIG = 24 << 20  # bytes: more than fits into the buffers of a connection
 
 
-def begin_download(port):
+def begin_download(port, path="/model.safetensors"):
     """A connection on which a long answer has begun, of which nothing more is read."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
     connection.settimeout(LIMIT)
     connection.connect(("127.0.0.1", port.number))
-    connection.sendall(b"GET /model.safetensors HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
     return connection, connection.recv(1000)
 
 
@@ -443,7 +485,7 @@ def read_to_the_end(connection):
 def test_a_slow_download_is_not_cut_off(port, source, monkeypatch):
     """The time limit is for the request to arrive; a silent visitor meanwhile meets it."""
     source.bytes = BIG
-    monkeypatch.setattr(web_module, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(guest_module, "REQUEST_SECONDS", 0.2)
     slow, head = begin_download(port)
     with contextlib.closing(slow):
         for words in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: localhost\r\n"):
@@ -455,7 +497,7 @@ def test_a_slow_download_is_not_cut_off(port, source, monkeypatch):
 
 
 def test_weights_that_take_long_to_make_are_waited_for(port, source, monkeypatch):
-    monkeypatch.setattr(web_module, "REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(guest_module, "REQUEST_SECONDS", 0.2)
     source.gate.clear()
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         answer, = downloading(port, threads, "/model.safetensors")
@@ -475,6 +517,128 @@ def test_whoever_still_downloads_does_not_hold_up_the_end(source):
         port.close()
         assert len(head + read_to_the_end(slow)) < BIG
         assert page_ends(page) == 1001
+
+
+def test_a_slow_reader_costs_a_piece_of_the_file_and_locks_nobody_out(port, source, place):
+    source.bytes = BIG
+    (place / "last.pt").write_bytes(b"last" * (BIG // 4))
+    with contextlib.ExitStack() as held:
+        for path in ("/model.safetensors", "/last.pt") * 4:
+            slow, head = begin_download(port, path)
+            held.callback(slow.close)
+            assert head.startswith(b"HTTP/1.1 200")
+        until(lambda: len(port.web.downloads) == 8 and all(
+            guest.paused for guest in list(port.web.downloads.taken)), "they are all read")
+        travelling = [guest.transport.get_write_buffer_size()
+                      for guest in list(port.web.downloads.taken)]
+        assert max(travelling) <= 2 * downloads_module.PIECE_BYTES
+        assert source.made == {NEWEST: 1} and port.web.shelf.used == BIG
+        assert port.ask("/last.pt").content == b"last" * (BIG // 4)
+    until(lambda: not port.web.downloads, "they never end")
+
+
+def test_a_download_that_is_too_slow_is_cut_off(port, source, monkeypatch):
+    source.bytes = BIG
+    monkeypatch.setattr(web_module, "REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(web_module, "SLOWEST", 1e12)
+    slow, head = begin_download(port)
+    with contextlib.closing(slow):
+        until(lambda: not port.web.downloads, "it goes on for ever")
+        assert len(head + read_to_the_end(slow)) < BIG
+
+
+def test_nothing_is_left_of_a_connection_that_is_gone(port, source, monkeypatch):
+    """A timer that outlives it would keep it and its answer in memory."""
+    monkeypatch.setattr(guest_module, "REQUEST_SECONDS", 10 * LIMIT)
+    from websockets.asyncio.server import ServerConnection
+    source.bytes = 1 << 20
+    for _ in range(20):
+        assert port.ask("/model.safetensors").status == 200
+        assert port.ask("/api/state").status == 200
+
+    def alive():
+        gc.collect()
+        return sum(issubclass(type(one), ServerConnection) for one in gc.get_objects())
+
+    until(lambda: alive() == 0, lambda: f"{alive()} connections are still in memory")
+
+
+def test_answers_in_memory_are_bounded_for_each_address(port):
+    size = len(port.ask("/api/state").content)
+    port.web.travelling.most = 2 * size - 2  # three quarters of it are for this machine
+    port.source.gate.clear()
+    assert port.ask("/api/state").status == 200
+    until(lambda: not port.web.travelling.total, "it never arrives")
+    port.web.travelling.most = size
+    assert_refused(port.ask("/api/state"), 503, "try again")
+    assert port.ask("/healthz").status == 200
+
+
+def stalled(port, source, monkeypatch, count):
+    """So many visitors wait for the worker thread."""
+    begun = threading.Semaphore(0)
+
+    def wait(limit):
+        begun.release()
+        assert source.gate.wait(LIMIT)
+        return {"samples": []}
+
+    source.gate.clear()
+    monkeypatch.setattr(source, "samples", wait)
+    held = contextlib.ExitStack()
+    for _ in range(count):
+        visitor = held.enter_context(
+            socket.create_connection(("127.0.0.1", port.number), timeout=LIMIT))
+        visitor.sendall(b"GET /api/samples HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    until(lambda: len(port.web.waiting) == count, "they do not come")
+    return held
+
+
+def test_one_address_does_not_take_all_places_before_the_worker(port, source, monkeypatch):
+    with stalled(port, source, monkeypatch, share_here(port, web_module.MOST_WAITING)):
+        assert_refused(port.ask("/api/samples"), 503, "Too many ask at once")
+        assert port.ask("/api/state").status == 200
+        source.gate.set()
+    until(lambda: not port.web.waiting, "they wait for ever")
+    assert port.ask("/api/samples").status == 200
+
+
+def test_visitors_leave_room_for_peers(opened, source, monkeypatch):
+    async def serve_peer(connection):
+        connection.proved()
+        await connection.send("welcome")
+        await connection.wait_closed()
+
+    port = opened(source, peers=serve_peer, door=Door(64))
+    share = share_here(port, port.web.door.visitors.most)
+    with stalled(port, source, monkeypatch, share), contextlib.ExitStack() as peers:
+        assert_refused(port.ask("/healthz"), 503, "Too many ask at once")
+        for _ in range(share_here(port, port.web.door.peers.most)):
+            peer = peers.enter_context(open_socket(port.number, "/hive"))
+            assert peer.recv(timeout=LIMIT) == "welcome"
+        source.gate.set()
+
+
+def test_whoever_says_nothing_does_not_hold_up_the_end(source):
+    port = Port(source)
+    with contextlib.ExitStack() as held:
+        for words in (b"", b"GET / HTTP/1.1\r\n", b"G"):
+            silent = held.enter_context(
+                socket.create_connection(("127.0.0.1", port.number), timeout=LIMIT))
+            silent.sendall(words)
+        until(lambda: len(port.web.door.homes) == 3, "they do not come")
+        port.close()
+    assert not port.web.door.homes
+
+
+@pytest.mark.parametrize("path", ["/", "/api/state", "/last.pt", "/model.safetensors", "/nothing",
+                                  "/metrics"])
+def test_head_is_get_without_the_content(port, place, path):
+    (place / "last.pt").write_bytes(b"last")
+    whole, head = port.ask(path), port.ask(path, method="HEAD")
+    assert (head.status, head.content) == (whole.status, b"")
+    assert list(head.headers.items()) == list(whole.headers.items())
+    assert head.headers["Content-Length"] == str(len(whole.content))
 
 
 # ---- Events
@@ -577,18 +741,19 @@ def test_one_page_too_many_is_asked_to_come_again(port):
     request += f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n"
     with contextlib.ExitStack() as all_:
         listeners = []
-        for _ in range(MOST_PAGES):
+        most = share_here(port, MOST_PAGES)
+        for _ in range(most):
             listeners.append(all_.enter_context(
                 socket.create_connection(("127.0.0.1", port.number), timeout=LIMIT)))
             listeners[-1].sendall(request.encode())
             assert listeners[-1].recv(100).startswith(b"HTTP/1.1 101")
-        until(lambda: len(port.web.pages) == MOST_PAGES, "they do not come")
+        until(lambda: len(port.web.pages) == most, "they do not come")
         refused = port.knock("/api/events")
         assert_refused(refused, 503, "Too many pages")
         assert int(refused.headers["Retry-After"]) > 0
         assert port.ask("/api/state").status == 200
         listeners[0].close()
-        until(lambda: len(port.web.pages) < MOST_PAGES, "it never leaves")
+        until(lambda: len(port.web.seats) < most, "it never leaves")
         with port.listen() as page:
             hear(page, 1)
 

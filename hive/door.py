@@ -1,0 +1,190 @@
+"""Who may come in, how many, and how much they may knock.
+
+Pure but for `file_limit`: counts and addresses, no sockets and no clocks. One `Door` serves both
+ports. Whoever has proved nothing yet is a stranger: there is always room for one more, because the
+oldest one of the address with most of them gives way. So nobody is kept out by connections that
+say nothing, and a guest that means it shows who it is within a second.
+"""
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+
+from gltch_2_7m import GltchError
+
+Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
+
+FILES_WANTED = 8192  # open files; some systems allow a program no more than 256 until it asks
+FILES_UNKNOWN = 2048  # where nobody says how many may be open (Windows)
+FILES_KEPT = 256  # for journal, snapshots, downloads, and what is accepted before it is counted
+TURNS = 32  # of the event loop that a stranger has at least, if all come to one port at once
+MOST_STRANGERS = 1024  # a quarter of all places if that is less, as for visitors
+MOST_VISITORS = 512  # whose request was read: pages, downloads, answers on their way
+
+
+class Places:
+    """So many places (or bytes), of which one household may take its share."""
+
+    def __init__(self, door: Door, most: int):
+        self.door, self.most, self.total = door, most, 0
+        self.taken: Dict[Any, Tuple[str, int]] = {}
+        self.of: Counter[str] = Counter()
+
+    def take(self, who: Any, address: str, count: int = 1) -> bool:
+        """Nobody takes anything twice."""
+        home = household(address)
+        if (self.total + count > self.most
+                or self.of[home] + count > self.door.share(self.most, address)):
+            return False
+        self.taken[who] = home, count
+        self.of[home] += count
+        self.total += count
+        return True
+
+    def free(self, who: Any) -> None:
+        home, count = self.taken.pop(who, ("", 0))
+        self.total -= count
+        self.of[home] -= count
+        if self.of[home] <= 0:
+            del self.of[home]
+
+    def __len__(self) -> int:
+        return len(self.taken)
+
+
+class Door:
+    """The connections of both ports. `files` is how many files the program may open, `proxies`
+    are the addresses whose word is taken for who is behind them."""
+
+    def __init__(self, files: int, proxies: Iterable[Network] = ()):
+        kept = min(FILES_KEPT, files // 2)
+        self.proxies, most = list(proxies), files - kept
+        self.most_strangers = max(1, min(MOST_STRANGERS, most // 4))
+        self.accepted = max(1, self.most_strangers // TURNS)  # by each port in one turn
+        self.visitors = Places(self, max(1, min(MOST_VISITORS, most // 4)))
+        self.peers = Places(self, max(1, most - self.most_strangers - self.visitors.most))
+        self.strangers: Dict[str, Dict[Any, None]] = {}  # by household, each oldest first
+        self.homes: Dict[Any, str] = {}  # of the strangers
+
+    def share(self, most: int, address: str) -> int:
+        """How many of so many places are for one address. Behind a proxy or a tunnel everybody
+        seems to be here, and so do all peers of a test: that gets more, but never everything."""
+        return max(1, 3 * most // 4 if is_local(address) or self.trusts(address) else most // 4)
+
+    def come(self, guest: Any, address: str) -> List[Any]:
+        """A stranger is at the door. Those who must give way."""
+        home = household(address)
+        self.strangers.setdefault(home, {})[guest] = None
+        self.homes[guest] = home
+        away = []
+        if len(self.strangers[home]) > self.share(self.most_strangers, address):
+            away.append(self.dismiss(home))
+        if len(self.homes) > self.most_strangers:
+            away.append(self.dismiss(max(self.strangers, key=lambda one: len(self.strangers[one]))))
+        return away
+
+    def dismiss(self, home: str) -> Any:
+        oldest = next(iter(self.strangers[home]))
+        self.forget(oldest)
+        return oldest
+
+    def visit(self, guest: Any, address: str) -> bool:
+        """Its request was read. Is there room for the answer?"""
+        return self.admit(guest, address, self.visitors)
+
+    def join(self, guest: Any, address: str) -> bool:
+        """It has proved that it has the key. Is there room for a peer?"""
+        return self.admit(guest, address, self.peers)
+
+    def admit(self, guest: Any, address: str, places: Places) -> bool:
+        """If not, it stays a stranger and goes when others come."""
+        if not places.take(guest, address):
+            return False
+        self.forget(guest)
+        return True
+
+    def leave(self, guest: Any) -> None:
+        self.visitors.free(guest)
+        self.peers.free(guest)
+        self.forget(guest)
+
+    def forget(self, stranger: Any) -> None:
+        home = self.homes.pop(stranger, None)
+        if home is not None:
+            del self.strangers[home][stranger]
+            if not self.strangers[home]:
+                del self.strangers[home]
+
+    # Proxies
+
+    def trusts(self, address: str) -> bool:
+        found = parse(address)
+        return found is not None and any(found in network for network in self.proxies)
+
+    def who(self, address: str, forwarded: str) -> str:
+        """Who is it, when this address says (`X-Forwarded-For`) on whose behalf it comes? The last
+        that is not a trusted proxy itself: what precedes it may be anybody's invention."""
+        if not self.trusts(address):
+            return address
+        for entry in reversed(forwarded.split(",")):
+            found = parse(entry.strip())
+            if found is None:
+                break
+            if not self.trusts(str(found)):
+                return str(found)
+        return address
+
+
+def trusted(values: Iterable[str]) -> List[Network]:
+    """Addresses, or networks as in 10.0.0.0/8. Raises GltchError."""
+    networks: List[Network] = []
+    for value in values:
+        try:
+            networks.append(ipaddress.ip_network(value))
+        except ValueError:
+            raise GltchError(f"--trusted-proxy takes addresses in digits, such as 127.0.0.1 or "
+                             f"10.0.0.0/8, not {value!r}.") from None
+    return networks
+
+
+def parse(address: str) -> Optional[Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
+    """An address in digits, None for anything else. IPv4 that was wrapped in IPv6 is IPv4."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
+
+
+def is_local(address: str) -> bool:
+    """Is it this machine?"""
+    found = parse(address)
+    return found is not None and found.is_loopback
+
+
+def household(address: str) -> str:
+    """What counts as one address: with IPv6 everybody has 2^64 of them at least."""
+    found = parse(address)
+    if isinstance(found, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
+    return str(found or address)
+
+
+def file_limit() -> int:
+    """How many files this program may have open, after asking for more."""
+    try:
+        import resource
+    except ImportError:
+        return FILES_UNKNOWN
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return FILES_WANTED
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        except (OSError, ValueError):
+            pass  # a system that promises more than it gives: what there is must do
+    return min(soft, FILES_WANTED)
