@@ -632,7 +632,7 @@ def test_whoever_says_nothing_does_not_hold_up_the_end(source):
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/last.pt", "/model.safetensors", "/nothing",
-                                  "/metrics"])
+                                  "/healthz"])
 def test_head_is_get_without_the_content(port, place, path):
     (place / "last.pt").write_bytes(b"last")
     whole, head = port.ask(path), port.ask(path, method="HEAD")
