@@ -166,7 +166,7 @@ WATCH = """async (seconds) => {
     transfers: network.transfers - transfers };
 }"""
 WRITE = """async ([characters, times]) => {
-  const worker = new Worker("model.js", { type: "module" });
+  const worker = new Worker("page/chat/model.js", { type: "module" });
   let id = 0;
   const ask = (message, last) => new Promise((resolve, reject) => {
     id += 1;
@@ -176,7 +176,7 @@ WRITE = """async ([characters, times]) => {
     };
     worker.postMessage({ ...message, id });
   });
-  await ask({ type: "load", url: "model.safetensors" }, "loaded");
+  await ask({ type: "load", url: new URL("model.safetensors", location).href }, "loaded");
   const speeds = [];
   for (let turn = 0; turn < times; turn++) {
     speeds.push((await ask({ type: "write", prompt: "ROMEO:", length: characters, temperature: 0.8,

@@ -1,13 +1,13 @@
 // The dashboard: follows the coordinator's events and shows what they say. Nothing on this page is
 // invented; what has not been measured is a dash. docs/api.md describes what arrives.
 
-import { LossChart } from "./chart.js";
-import { Chat } from "./chat.js";
-import { make, setText } from "./dom.js";
+import { LossChart } from "./page/loss/chart.js";
+import { Chat } from "./page/chat/chat.js";
+import { make, setText } from "./page/dom.js";
 import {
   bits, bytes, count, duration, metric, milliseconds, moment, nats, percent,
-} from "./format.js";
-import { Network } from "./network.js";
+} from "./page/format.js";
+import { Network } from "./page/network/network.js";
 
 const element = (id) => document.getElementById(id);
 

@@ -402,7 +402,7 @@ def test_the_end_of_a_run_is_told(here, visit, chromium):
 # --------------------------------------------------------------------------------------------------
 
 LOGITS = """async ([url, prompts]) => {
-  const worker = new Worker("model.js", { type: "module" });
+  const worker = new Worker("page/chat/model.js", { type: "module" });
   let id = 0;
   const ask = (message) => new Promise((resolve) => {
     id += 1;
@@ -411,7 +411,7 @@ LOGITS = """async ([url, prompts]) => {
     };
     worker.postMessage({ ...message, id });
   });
-  const loaded = await ask({ type: "load", url });
+  const loaded = await ask({ type: "load", url: new URL(url, location).href });
   const answers = [];
   for (const prompt of prompts) answers.push((await ask({ type: "logits", prompt })).logits);
   worker.terminate();

@@ -924,4 +924,5 @@ def test_the_modules_import_only_what_is_served():
 
 
 def test_every_script_of_the_page_is_served():
-    assert {path.name for path in HIVE.glob("*.js")} <= {name for name, _ in FILES.values()}
+    scripts = {path.relative_to(HIVE).as_posix() for path in HIVE.rglob("*.js")}
+    assert scripts <= {name for name, _ in FILES.values()}

@@ -1,8 +1,8 @@
 // Talk to the network: it runs here, in a Web Worker (model.js). The coordinator only gives the
 // weights, and only when somebody sends something that they are needed for.
 
-import { make } from "./dom.js";
-import { bits, bytes, count, nats } from "./format.js";
+import { make } from "../dom.js";
+import { bits, bytes, count, nats } from "../format.js";
 
 // A control under its name; with `value`, what it is set to stands beside the name.
 function labelled(name, control, value = "") {
@@ -183,7 +183,8 @@ export class Chat {
     this.progress.removeAttribute("value"); // not known yet
     this.fetching = `Fetching the weights ${this.time.name(chosen ?? newest)}.`;
     this.say(this.fetching);
-    this.ask("load", { url: "model.safetensors" + (chosen === null ? "" : `?round=${chosen}`) });
+    const weights = "model.safetensors" + (chosen === null ? "" : `?round=${chosen}`);
+    this.ask("load", { url: new URL(weights, document.baseURI).href });
   }
 
   write() {

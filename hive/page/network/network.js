@@ -1,8 +1,8 @@
 // The network, alive: the coordinator in the middle, a node per peer around it, and a particle for
 // every transfer, when the coordinator reports it. Nothing is drawn that was not measured.
 
-import { make } from "./dom.js";
-import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "./format.js";
+import { make } from "../dom.js";
+import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "../format.js";
 import { arrange, clamp, legible, settle } from "./layout.js";
 import { FADE, FLIGHT, MARK, PULSE, Picture } from "./picture.js";
 

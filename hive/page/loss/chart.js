@@ -1,7 +1,7 @@
 // The loss of the run: curves to zoom into, a legend, and a read-out for pointer and keyboard.
 
-import { make, setText } from "./dom.js";
-import { bits, count, duration, nats } from "./format.js";
+import { make, setText } from "../dom.js";
+import { bits, count, duration, nats } from "../format.js";
 import { History, nearest, within } from "./history.js";
 import { Plot } from "./plot.js";
 

@@ -1,6 +1,6 @@
 // The loss curves on a canvas: axes, lines, the cursor and the range that is being drawn.
 
-import { count } from "./format.js";
+import { count } from "../format.js";
 import { within } from "./history.js";
 import {
   Scale, decimals, durationTicks, shortDuration, ticks, wholeTicks,
