@@ -166,7 +166,7 @@ WATCH = """async (seconds) => {
     transfers: network.transfers - transfers };
 }"""
 WRITE = """async ([characters, times]) => {
-  const worker = new Worker("page/chat/model.js", { type: "module" });
+  const worker = new Worker("page/chat/worker.js", { type: "module" });
   let id = 0;
   const ask = (message, last) => new Promise((resolve, reject) => {
     id += 1;

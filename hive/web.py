@@ -39,9 +39,12 @@ FILES = {  # address: file and content type
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
-        "hive", "page/dom", "page/format", "page/network/network", "page/network/layout",
-        "page/network/picture", "page/loss/chart", "page/loss/history", "page/loss/plot",
-        "page/loss/scale", "page/chat/chat", "page/chat/model")}}
+        "hive", *(f"page/{name}" for name in (
+            "page", "state", "connection", "figures", "peers", "contributors", "samples", "join",
+            "dom", "format", "network/network", "network/layout", "network/picture",
+            "network/readout", "loss/chart", "loss/plot", "loss/history", "loss/curve",
+            "loss/scale", "chat/chat", "chat/transcript", "chat/time", "chat/worker",
+            "chat/model", "chat/weights")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, besides the time its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected

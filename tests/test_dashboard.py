@@ -402,7 +402,7 @@ def test_the_end_of_a_run_is_told(here, visit, chromium):
 # --------------------------------------------------------------------------------------------------
 
 LOGITS = """async ([url, prompts]) => {
-  const worker = new Worker("page/chat/model.js", { type: "module" });
+  const worker = new Worker("page/chat/worker.js", { type: "module" });
   let id = 0;
   const ask = (message) => new Promise((resolve) => {
     id += 1;

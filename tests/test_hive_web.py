@@ -920,7 +920,7 @@ def test_the_modules_import_only_what_is_served():
             for address in imports.findall((HIVE / name).read_text(encoding="utf-8")):
                 assert urljoin(path, address) in FILES, f"{name} imports {address}"
                 found[name] += 1
-    assert found["hive.js"] > 2
+    assert found["page/page.js"] > 2
 
 
 def test_every_script_of_the_page_is_served():

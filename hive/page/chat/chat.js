@@ -1,100 +1,10 @@
-// Talk to the network: it runs here, in a Web Worker (model.js). The coordinator only gives the
+// Talk to the network: it runs here, in a Web Worker (worker.js). The coordinator only gives the
 // weights, and only when somebody sends something that they are needed for.
 
-import { make } from "../dom.js";
+import { labelled, make } from "../dom.js";
 import { bits, bytes, count, nats } from "../format.js";
-
-// A control under its name; with `value`, what it is set to stands beside the name.
-function labelled(name, control, value = "") {
-  return make("label", {}, make("span", {}, name, value), control);
-}
-
-// The conversation: what the visitor wrote, and how the network went on, in one running text.
-class Transcript {
-  constructor() {
-    this.node = make("div", { className: "chat-log", tabIndex: 0 });
-    this.node.setAttribute("role", "log");
-    this.node.setAttribute("aria-labelledby", "chat-title");
-    this.clear();
-  }
-
-  clear() {
-    this.text = ""; // what the network reads before it goes on
-    this.node.replaceChildren(make("p", { className: "chat-empty",
-      textContent: "Begin a text, and the network goes on, as often as you like. It knows " +
-        "nothing but the text it is trained on, one character after the other." }));
-  }
-
-  // `author` says which version of the network writes now.
-  begin(author, prompt) {
-    this.node.querySelector(".chat-empty")?.remove();
-    this.written = make("span");
-    this.turn = make("article", { className: "chat-turn" },
-      make("p", { className: "chat-author", textContent: author }),
-      make("p", { className: "chat-text" }, make("b", { textContent: prompt }), this.written));
-    this.node.append(this.turn);
-    this.node.scrollTop = this.node.scrollHeight;
-    this.node.setAttribute("aria-busy", "true"); // speak the whole when it is there
-  }
-
-  append(text) {
-    const { scrollHeight, scrollTop, clientHeight } = this.node;
-    const atEnd = scrollHeight - scrollTop - clientHeight < 30; // or has the reader scrolled up?
-    this.text += text;
-    this.written.append(text);
-    if (atEnd) this.node.scrollTop = this.node.scrollHeight;
-  }
-
-  note(text) {
-    this.turn.append(make("p", { className: "chat-author", textContent: text }));
-  }
-
-  end() {
-    this.node.removeAttribute("aria-busy");
-  }
-}
-
-// Which version to talk to: the newest, at the right end, or one from before.
-class TimeSlider {
-  constructor() {
-    this.chosen = null; // a version, or null for the newest
-    this.input = make("input", { type: "range", min: 0, max: 0, disabled: true });
-    this.value = make("span");
-    this.node = labelled("Version to talk to", this.input, this.value);
-    this.input.addEventListener("input", () => {
-      const place = this.input.valueAsNumber;
-      this.chosen = place === this.last ? null : this.earlier ? this.earlier[place] : place;
-      this.show();
-    });
-  }
-
-  update({ version, unit, snapshots }) {
-    this.unit = unit;
-    this.newest = snapshots?.length ? snapshots[snapshots.length - 1] : version;
-    this.earlier = snapshots && snapshots.slice(0, -1);
-    this.last = this.earlier ? this.earlier.length : version;
-    let place = this.earlier ? this.earlier.indexOf(this.chosen) : this.chosen ?? -1;
-    if (place < 0 || place >= this.last) { // it is the newest, or it is not kept any more
-      this.chosen = null;
-      place = this.last;
-    }
-    this.input.max = this.last;
-    this.input.value = place;
-    this.input.disabled = this.last === 0;
-    this.show();
-  }
-
-  name(version) {
-    return version === 0 ? "before training" : `after ${this.unit} ${count(version)}`;
-  }
-
-  show() {
-    const text = this.chosen === null ? `the newest, ${this.name(this.newest)}`
-      : `as it was ${this.name(this.chosen)}`;
-    this.value.textContent = text;
-    this.input.setAttribute("aria-valuetext", text);
-  }
-}
+import { TimeSlider } from "./time.js";
+import { Transcript } from "./transcript.js";
 
 export class Chat {
   constructor(section) {
@@ -219,7 +129,7 @@ export class Chat {
   }
 
   startWorker() {
-    const worker = new Worker(new URL("model.js", import.meta.url), { type: "module" });
+    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
     worker.addEventListener("message", ({ data }) => {
       if (data.id === this.task) this[`on${data.type}`](data);
     });

@@ -1,93 +1,8 @@
-// The network of gltch_2_7m.py in plain JavaScript: it reads a file of weights and goes on writing
-// a text, character by character. 1. the file, 2. arithmetic, 3. the network, 4. writing, and
-// 5. what the page says to it when it runs as a Web Worker.
+// The network of gltch_2_7m.py in plain JavaScript, which goes on writing a text, character by
+// character: 1. arithmetic, 2. the network, 3. writing.
 
 // =================================================================================================
-// 1. The file
-//
-// A safetensors file is 8 bytes with the length of its header, the header (JSON: for each tensor
-// its type, its shape and where it begins and ends), and then the numbers.
-// =================================================================================================
-
-function check(condition, why) {
-  if (!condition) throw new Error(`The file with the weights cannot be used: ${why}.`);
-}
-
-function parseJson(text, what) {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return check(false, `${what} is not JSON`);
-  }
-}
-
-function checkConfig(config) {
-  for (const name of ["vocab_size", "block_size", "n_layer", "n_head", "n_embd"]) {
-    check(Number.isInteger(config?.[name]) && config[name] >= 1, `its ${name} is missing`);
-  }
-  check(config.n_embd % config.n_head === 0, "its width cannot be divided among its heads");
-}
-
-// The tensors of GLTCH.state_dict() and their shapes.
-function shapesOf({ vocab_size: V, block_size: T, n_layer, n_embd: C }) {
-  const shapes = {
-    "token_embedding.weight": [V, C],
-    "position_embedding.weight": [T, C],
-    "norm.weight": [C],
-    "norm.bias": [C],
-    "head.weight": [V, C],
-  };
-  for (let n = 0; n < n_layer; n++) {
-    Object.assign(shapes, {
-      [`blocks.${n}.norm1.weight`]: [C],
-      [`blocks.${n}.norm1.bias`]: [C],
-      [`blocks.${n}.qkv.weight`]: [3 * C, C],
-      [`blocks.${n}.projection.weight`]: [C, C],
-      [`blocks.${n}.norm2.weight`]: [C],
-      [`blocks.${n}.norm2.bias`]: [C],
-      [`blocks.${n}.up.weight`]: [4 * C, C],
-      [`blocks.${n}.down.weight`]: [C, 4 * C],
-    });
-  }
-  return shapes;
-}
-
-function tensorOf(buffer, start, name, entry, shape) {
-  check(entry, `it has no ${name}`);
-  check(entry.dtype === "F32", `${name} is not fp32`);
-  check(String(entry.shape) === String(shape), `${name} is not ${shape.join(" x ")}`);
-  const [begin, end] = entry.data_offsets ?? [];
-  const bytes = 4 * shape.reduce((product, size) => product * size);
-  check(begin >= 0 && end - begin === bytes && start + end <= buffer.byteLength,
-    `${name} is cut off`);
-  // A view of the file where its place allows it, else a copy.
-  const from = start + begin;
-  return new Float32Array(from % 4 ? buffer.slice(from, from + bytes) : buffer,
-    from % 4 ? 0 : from, bytes / 4);
-}
-
-// Config, vocabulary, tensors, and how far the training was. Throws a sentence if it is damaged.
-export function parse(buffer) {
-  check(buffer.byteLength >= 8, "it is empty");
-  const start = 8 + Number(new DataView(buffer).getBigUint64(0, true));
-  check(start <= buffer.byteLength, "it is cut off");
-  const header = parseJson(new TextDecoder().decode(new Uint8Array(buffer, 8, start - 8)),
-    "its header");
-  const about = parseJson(header?.__metadata__?.gltch, "its description");
-  checkConfig(about?.config);
-  const vocabulary = Array.from(about.vocabulary ?? ""); // by code point, as Python does
-  check(new Set(vocabulary).size === about.config.vocab_size &&
-    vocabulary.length === about.config.vocab_size, "its vocabulary has the wrong length");
-  const tensors = {};
-  for (const [name, shape] of Object.entries(shapesOf(about.config))) {
-    tensors[name] = tensorOf(buffer, start, name, header[name], shape);
-  }
-  const { config, round = null, step = null, val_loss = null } = about;
-  return { config, vocabulary, tensors, round, step, val_loss };
-}
-
-// =================================================================================================
-// 2. Arithmetic
+// 1. Arithmetic
 //
 // All vectors are Float32Arrays that are made once; sums are taken in JavaScript's 64 bits.
 // =================================================================================================
@@ -162,7 +77,7 @@ function gelu(x) {
 }
 
 // =================================================================================================
-// 3. The network
+// 2. The network
 //
 // Characters go through one at a time. What each block computed for the earlier ones (keys and
 // values) never changes, so it is kept.
@@ -256,7 +171,7 @@ export class Transformer {
 }
 
 // =================================================================================================
-// 4. Writing
+// 3. Writing
 //
 // Predict, choose, append, over and over.
 // =================================================================================================
@@ -313,132 +228,3 @@ export function* write(model, ids, { length, temperature, topK, random }) {
     yield id;
   }
 }
-
-// =================================================================================================
-// 5. The worker
-//
-// Each message to it has a `type` and an `id`, and each answer the `id` of what it answers. A new
-// message ends what the one before began.
-//
-//   load {url}                                     loading {received, total} ..., perhaps busy
-//                                                  {seconds}, then loaded {round, step, val_loss,
-//                                                  bytes}
-//   write {prompt, length, temperature, topK, seed}  begun {prompt: what was understood of it,
-//                                                  missing: [characters it does not know]}, then
-//                                                  text {text, speed} ..., then written {speed}
-//   logits {prompt}                                logits {logits: [...]}
-//   stop {}                                        nothing
-//
-// What goes wrong is answered with error {error: "a sentence"}. `total` is null if the server does
-// not say it; `speed` is characters per second since the beginning, with all reading and waiting.
-// =================================================================================================
-
-const PIECE = 30; // milliseconds of writing in one message
-const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-async function failure(reply) {
-  const { error } = await reply.json().catch(() => ({}));
-  return new Error(error ?? `The coordinator does not give the weights (${reply.status}).`);
-}
-
-// The browser keeps the file and asks the server only whether it is still the same.
-async function download(url, signal, tell) {
-  const reply = await fetch(url, { signal });
-  if (reply.status === 503 && reply.headers.has("Retry-After")) {
-    const seconds = Number(reply.headers.get("Retry-After")) || 1;
-    tell("busy", { seconds });
-    await sleep(1000 * seconds);
-    return download(url, signal, tell);
-  }
-  if (!reply.ok) throw await failure(reply);
-  const total = Number(reply.headers.get("Content-Length")) || null;
-  let received = 0;
-  const counted = reply.body.pipeThrough(new TransformStream({
-    transform(bytes, controller) {
-      received += bytes.length;
-      tell("loading", { received, total });
-      controller.enqueue(bytes);
-    },
-  }));
-  return new Response(counted).arrayBuffer();
-}
-
-class Tasks {
-  async load({ url }, signal, tell) {
-    const buffer = await download(url, signal, tell).catch((error) => {
-      throw error instanceof TypeError // the only thing that fetch says when nobody answers
-        ? new Error("The weights could not be fetched: the coordinator does not answer.") : error;
-    });
-    if (signal.aborted) return;
-    const { config, vocabulary, tensors, round, step, val_loss } = parse(buffer);
-    this.model = new Transformer({ config, tensors });
-    this.vocabulary = vocabulary;
-    this.number = new Map(vocabulary.map((character, id) => [character, id]));
-    tell("loaded", { round, step, val_loss, bytes: buffer.byteLength });
-  }
-
-  // The numbers of a text; of an empty one those of a line end, or of whatever comes first.
-  encode(text) {
-    if (!this.model) throw new Error("The weights are not loaded yet.");
-    const ids = Array.from(text, (character) => this.number.get(character))
-      .filter((id) => id !== undefined);
-    return ids.length ? ids : [this.number.get("\n") ?? 0];
-  }
-
-  async write({ prompt, length, temperature, topK, seed = Date.now() }, signal, tell) {
-    const ids = this.encode(prompt), characters = Array.from(prompt);
-    const known = characters.filter((character) => this.number.has(character));
-    const missing = new Set(characters.filter((character) => !this.number.has(character)));
-    tell("begun", { prompt: known.join(""), missing: [...missing] });
-
-    const began = performance.now();
-    let count = 0, text = "", shown = began;
-    const speed = () => (1000 * count) / (performance.now() - began);
-    const show = () => {
-      if (text) tell("text", { text, speed: speed() });
-      text = "";
-    };
-    const random = mulberry32(seed);
-    for (const id of write(this.model, ids, { length, temperature, topK, random })) {
-      if (id !== null) {
-        text += this.vocabulary[id];
-        count++;
-      }
-      if (performance.now() - shown < PIECE) continue;
-      show();
-      await sleep(0); // let a stop come in
-      if (signal.aborted) return;
-      shown = performance.now();
-    }
-    show();
-    tell("written", { speed: speed() });
-  }
-
-  logits({ prompt }, signal, tell) {
-    const ids = this.encode(prompt).slice(-this.model.config.block_size);
-    this.model.length = 0;
-    for (const id of ids) this.model.read(id);
-    tell("logits", { logits: [...this.model.logits()] });
-  }
-
-  stop() {}
-}
-
-function listen() {
-  const tasks = new Tasks();
-  let current = new AbortController();
-  self.onmessage = async ({ data }) => {
-    current.abort();
-    const { signal } = current = new AbortController();
-    const tell = (type, facts) => {
-      if (!signal.aborted) self.postMessage({ ...facts, type, id: data.id });
-    };
-    try {
-      await tasks[data.type](data, signal, tell);
-    } catch (error) {
-      tell("error", { error: error.message });
-    }
-  };
-}
-
-if (typeof WorkerGlobalScope !== "undefined" && self instanceof WorkerGlobalScope) listen();

@@ -2,7 +2,8 @@
 
 import { make, setText } from "../dom.js";
 import { bits, count, duration, nats } from "../format.js";
-import { History, nearest, within } from "./history.js";
+import { nearest, within } from "./curve.js";
+import { History } from "./history.js";
 import { Plot } from "./plot.js";
 
 const PIXELS = 1.5; // per point

@@ -1,7 +1,7 @@
 // The loss curves on a canvas: axes, lines, the cursor and the range that is being drawn.
 
 import { count } from "../format.js";
-import { within } from "./history.js";
+import { within } from "./curve.js";
 import {
   Scale, decimals, durationTicks, shortDuration, ticks, wholeTicks,
 } from "./scale.js";

@@ -2,82 +2,20 @@
 // every transfer, when the coordinator reports it. Nothing is drawn that was not measured.
 
 import { make } from "../dom.js";
-import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "../format.js";
+import { count } from "../format.js";
 import { arrange, clamp, legible, settle } from "./layout.js";
 import { FADE, FLIGHT, MARK, PULSE, Picture } from "./picture.js";
+import { Readout } from "./readout.js";
 
 const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
 const EDGE = 40; // pixels: nearer to the edge no node can be dragged
 const MOMENTS = ["transfer", "refused", "committed"];
-const WORKING = ["training", "uploading", "delivered", "lagging"];
 const LEGEND = {
   cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", joining: "joining", waiting: "waiting",
   training: "training", uploading: "uploading", delivered: "delivered", lagging: "lagging",
   up: "to the coordinator", down: "to a peer",
 };
-
-/** What is known about one peer: beside its node, and for a screen reader. */
-class Readout {
-  constructor() {
-    this.element = make("div", { className: "network-readout" });
-    this.element.setAttribute("aria-hidden", "true"); // `aloud` says the same
-    this.element.hidden = true;
-    this.name = make("strong");
-    this.facts = make("dl");
-    this.pinned = make("p", {}, "Stays where you put it. Double click or Escape lets go.");
-    this.element.append(this.name, this.facts, this.pinned);
-    this.aloud = make("p", { className: "hidden-visually" });
-    this.aloud.setAttribute("aria-live", "polite");
-  }
-
-  show(node, state) {
-    this.element.hidden = !node;
-    if (!node) return;
-    this.name.textContent = node.peer.name;
-    this.pinned.hidden = !node.pinned;
-    this.facts.replaceChildren(...this.about(node.peer, state).flatMap(
-      ([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
-  }
-
-  say(node, state) {
-    const facts = this.about(node.peer, state).map((fact) => fact.join(": "));
-    this.aloud.textContent = [node.peer.name, ...facts].join(". ");
-  }
-
-  about(peer, { unit, version }) {
-    const round = peer.state === "lagging" ? "an earlier one" : count(version + 1);
-    const works = peer.quota && WORKING.includes(peer.state);
-    const travel = unit === "step" ? [] : [
-      ["Sent", bytes(peer.bytes_up)],
-      ["Received", bytes(peer.bytes_down)],
-      ["Ping", milliseconds(peer.latency)],
-    ];
-    return [
-      ["Device", peer.device],
-      ["State", peer.state],
-      ["Speed", peer.speed == null ? NOT_YET : `${count(peer.speed)} characters/s`],
-      [unit === "step" ? "Step" : "Round",
-        works ? `${round}, ${peer.steps} of ${peer.quota} steps` : NOT_YET],
-      ...travel,
-      ["Share", `${percent(peer.share)}, ${metric(peer.tokens)} characters`],
-      ["Since", moment(peer.joined)],
-    ];
-  }
-
-  /** Beside the node, on the outer side if there is room. The style sheet knows the width, and puts
-   * it under a narrow picture. */
-  place({ x, y, radius }, width, height) {
-    const wide = 272, away = radius + 16;
-    const [left, right] = [x - away - wide, x + away];
-    const outer = x < width / 2 ? left : right, inner = x < width / 2 ? right : left;
-    const at = outer >= 0 && outer + wide <= width ? outer : inner;
-    const { style } = this.element;
-    style.setProperty("--x", `${clamp(at, 0, Math.max(0, width - wide))}px`);
-    style.setProperty("--y", `${y}px`);
-    style.setProperty("--up", `${-100 * y / height}%`);
-  }
-}
 
 export class Network {
   constructor(section) {

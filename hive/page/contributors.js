@@ -1,0 +1,40 @@
+// Everybody who ever contributed.
+
+import { ask } from "./connection.js";
+import { make, setText } from "./dom.js";
+import { count, metric, moment, percent } from "./format.js";
+
+const MOST_SHOWN = 60;
+
+/** Everybody who ever contributed, from the journal; asked again while the run goes on. */
+export class Contributors {
+  constructor(list, others) {
+    Object.assign(this, { list, others, askedAt: -Infinity });
+  }
+
+  async refresh() {
+    if (performance.now() - this.askedAt < 5000) return;
+    this.askedAt = performance.now();
+    const answer = await ask("api/peers");
+    if (answer) this.show(answer.contributors);
+  }
+
+  show(contributors) {
+    this.list.replaceChildren(...contributors.slice(0, MOST_SHOWN).map((one) => this.item(one)));
+    this.others.hidden = contributors.length <= MOST_SHOWN;
+    setText(this.others, `and ${count(contributors.length - MOST_SHOWN)} more`);
+  }
+
+  item(one) {
+    const filled = make("div");
+    filled.style.width = `${100 * one.share}%`;
+    const seen = one.connected ? "connected now" : `last seen ${moment(one.last_seen)}`;
+    const refused = one.late + one.rejected ? `, ${one.late} late, ${one.rejected} rejected` : "";
+    return make("li", { className: one.connected ? "connected" : "" },
+      make("span", { className: "name" }, one.name),
+      make("span", { className: "share" }, percent(one.share)),
+      make("div", { className: "bar" }, filled),
+      make("div", { className: "note" }, `${metric(one.tokens)} characters in `
+        + `${count(one.counted)} updates${refused}; ${seen}`));
+  }
+}
