@@ -3,4 +3,4 @@
 
 import { Page } from "./page/page.js";
 
-window.page = new Page(); // for whoever looks with the console, and for the tests
+Object.assign(window, { page: new Page() }); // for whoever looks with the console, and the tests

@@ -3,9 +3,13 @@
 import { setText } from "./dom.js";
 import { duration } from "./format.js";
 
+/** @import { HiveEvent } from "./facts.d.ts" */
+/** @import { State } from "./state.js" */
+
 const FIRST_WAIT = 500, LONGEST_WAIT = 15000, SILENCE = 10000; // milliseconds
 
-/** The JSON at an address; null while the coordinator is away, which the connection line tells. */
+/** The JSON at an address; null while the coordinator is away, which the connection line tells.
+ * @param {string} address */
 export async function ask(address) {
   try {
     const reply = await fetch(address, { cache: "no-store" });
@@ -18,26 +22,39 @@ export async function ask(address) {
 
 /** Calls `hear(events)` with every message; after a break it goes on where it stopped. */
 export class Connection {
+  wait = FIRST_WAIT;
+  /** @type {number | null} */
+  heardAt = null;
+  /** @type {number | null} */
+  retryAt = null; // null: it is open, or being opened
+  timer = 0;
+  openedAt = 0;
+
+  /** @param {State} state
+   * @param {(events: HiveEvent[]) => void} hear */
   constructor(state, hear) {
-    Object.assign(this, { state, hear, wait: FIRST_WAIT, heardAt: null, retryAt: null });
+    this.state = state;
+    this.hear = hear;
     addEventListener("online", () => this.retry());
-    addEventListener("pagehide", () => this.socket?.close());
-    this.open();
+    addEventListener("pagehide", () => this.socket.close());
+    this.socket = this.open();
   }
 
+  /** @returns {WebSocket} */
   open() {
     const { session = "", seq = 0 } = this.state;
     const address = new URL(`api/events?session=${session}&since=${seq}`, location.href);
     address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     this.retryAt = null;
-    this.socket = new WebSocket(address);
     this.openedAt = performance.now();
+    this.socket = new WebSocket(address);
     this.socket.onmessage = (message) => {
       this.heardAt = performance.now();
       this.wait = FIRST_WAIT;
       this.hear(JSON.parse(message.data));
     };
     this.socket.onclose = () => this.retryLater();
+    return this.socket;
   }
 
   /** A connection on which nothing comes any more may take a minute to close: do not wait. */
@@ -72,10 +89,14 @@ export class Connection {
 }
 
 export class ConnectionLine {
+  /** @param {HTMLElement} node
+   * @param {Connection} connection */
   constructor(node, connection) {
-    Object.assign(this, { node, connection });
+    this.node = node;
+    this.connection = connection;
   }
 
+  /** @param {State} state */
   update(state) {
     const { heardAt, retryAt, isLive } = this.connection;
     const now = performance.now();
@@ -93,6 +114,8 @@ export class ConnectionLine {
     }
   }
 
+  /** @param {"live" | "finished" | "connecting" | "gone"} state
+   * @param {string} text */
   show(state, text) {
     this.node.dataset.state = state;
     document.body.dataset.connection = state;

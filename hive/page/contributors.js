@@ -4,27 +4,37 @@ import { ask } from "./connection.js";
 import { make, setText } from "./dom.js";
 import { count, metric, moment, percent } from "./format.js";
 
-const MOST_SHOWN = 60;
+/** @import { Contributor } from "./facts.d.ts" */
 
-/** Everybody who ever contributed, from the journal; asked again while the run goes on. */
+const MOST_SHOWN = 60;
+const PAUSE = 5000; // milliseconds between two questions
+
+/** From the journal; asked again while the run goes on. */
 export class Contributors {
+  askedAt = -Infinity;
+
+  /** @param {HTMLElement} list
+   * @param {HTMLElement} others how many more there are */
   constructor(list, others) {
-    Object.assign(this, { list, others, askedAt: -Infinity });
+    this.list = list;
+    this.others = others;
   }
 
   async refresh() {
-    if (performance.now() - this.askedAt < 5000) return;
+    if (performance.now() - this.askedAt < PAUSE) return;
     this.askedAt = performance.now();
     const answer = await ask("api/peers");
     if (answer) this.show(answer.contributors);
   }
 
+  /** @param {Contributor[]} contributors */
   show(contributors) {
     this.list.replaceChildren(...contributors.slice(0, MOST_SHOWN).map((one) => this.item(one)));
     this.others.hidden = contributors.length <= MOST_SHOWN;
     setText(this.others, `and ${count(contributors.length - MOST_SHOWN)} more`);
   }
 
+  /** @param {Contributor} one */
   item(one) {
     const filled = make("div");
     filled.style.width = `${100 * one.share}%`;

@@ -13,28 +13,33 @@ import { PeersTable } from "./peers.js";
 import { Samples } from "./samples.js";
 import { State } from "./state.js";
 
+/** @import { HiveEvent } from "./facts.d.ts" */
+
 const LATE = 1; // seconds: what came during a break is not shown as if it happened now
 
 export class Page {
+  state = new State();
+  join = new Join();
+  invitation = invitation(this.join);
+  network = new Network(this.state, element("network"));
+  chart = new LossChart(element("chart"));
+  chat = new Chat(element("chat"));
+  figures = new Figures(element("figures"), element("progress"), element("done"));
+  table = new PeersTable(
+    this.state, element("peers-head"), element("peers-body"), element("nobody"));
+  contributors = new Contributors(element("contributors"), element("others"));
+  samples = new Samples();
+  connection = new Connection(this.state, (events) => this.hear(events));
+  line = new ConnectionLine(element("connection"), this.connection);
+
   constructor() {
-    this.state = new State();
-    this.join = new Join();
-    this.invitation = invitation(this.join);
-    this.network = new Network(element("network"));
     this.network.setEmpty(this.invitation.box);
-    this.chart = new LossChart(element("chart"));
-    this.chat = new Chat(element("chat"));
-    this.figures = new Figures(element("figures"), element("progress"));
-    this.table = new PeersTable(element("peers-head"), element("peers-body"), element("nobody"));
-    this.contributors = new Contributors(element("contributors"), element("others"));
-    this.samples = new Samples();
-    this.connection = new Connection(this.state, (events) => this.hear(events));
-    this.line = new ConnectionLine(element("connection"), this.connection);
     setInterval(() => this.tick(), 250);
   }
 
+  /** @param {HiveEvent[]} events in the order in which they happened, one at least */
   hear(events) {
-    const { at: now } = events.at(-1);
+    const { at: now } = events[events.length - 1];
     for (const event of events) {
       this.state.apply(event);
       if (event.type === "state") {
@@ -60,7 +65,7 @@ export class Page {
     setText(element("about"), `${state.run}: ${facts.filter(Boolean).join(", ")}`);
     this.join.update(state);
     this.invitation.update(state);
-    this.network.update(state);
+    this.network.update();
     this.chart.update(state);
     this.chat.update(state);
     this.samples.outdated = true;
@@ -76,7 +81,7 @@ export class Page {
     this.figures.update(state);
     if (this.connection.isLive) this.samples.load(state);
     if (state.mode === "single") return;
-    this.table.update(state);
+    this.table.update();
     if (this.connection.isLive) this.contributors.refresh();
   }
 }

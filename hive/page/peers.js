@@ -3,41 +3,76 @@
 import { make, setText } from "./dom.js";
 import { bytes, count, milliseconds, moment, percent } from "./format.js";
 
+/** @import { Peer } from "./facts.d.ts" */
+/** @import { State } from "./state.js" */
+
+/** What a column shows of a peer, and what it is sorted by.
+ * @typedef {object} Column
+ * @property {string} title
+ * @property {(peer: Peer) => string | number} key
+ * @property {(peer: Peer) => string} show
+ * @property {string} [className] */
+
+/** @param {Peer} peer */
 const working = ({ state, steps, quota }) =>
   (state === "training" && quota ? `training, ${steps} of ${quota}` : state);
 
-// Title, what to sort by, what to show, class.
+/** @type {Column[]} */
 const COLUMNS = [
-  ["Name", (peer) => peer.name.toLowerCase(), (peer) => peer.name, "name"],
-  ["Device", (peer) => peer.device, (peer) => peer.device],
-  ["State", (peer) => peer.state, working],
-  ["Characters/s", (peer) => peer.speed, (peer) => count(peer.speed), "number"],
-  ["Contribution", (peer) => peer.tokens, (peer) => percent(peer.share), "number"],
-  ["Counted", (peer) => peer.counted, (peer) => count(peer.counted), "number"],
-  ["Late", (peer) => peer.late, (peer) => count(peer.late), "number"],
-  ["Rejected", (peer) => peer.rejected, (peer) => count(peer.rejected), "number"],
-  ["Sent", (peer) => peer.bytes_up, (peer) => bytes(peer.bytes_up), "number"],
-  ["Received", (peer) => peer.bytes_down, (peer) => bytes(peer.bytes_down), "number"],
-  ["Ping", (peer) => peer.latency ?? Infinity, (peer) => milliseconds(peer.latency), "number"],
-  ["Since", (peer) => peer.joined, (peer) => moment(peer.joined)],
+  { title: "Name", key: (peer) => peer.name.toLowerCase(), show: (peer) => peer.name,
+    className: "name" },
+  { title: "Device", key: (peer) => peer.device, show: (peer) => peer.device },
+  { title: "State", key: (peer) => peer.state, show: working },
+  { title: "Characters/s", key: (peer) => peer.speed ?? 0, show: (peer) => count(peer.speed),
+    className: "number" },
+  { title: "Contribution", key: (peer) => peer.tokens, show: (peer) => percent(peer.share),
+    className: "number" },
+  { title: "Counted", key: (peer) => peer.counted, show: (peer) => count(peer.counted),
+    className: "number" },
+  { title: "Late", key: (peer) => peer.late, show: (peer) => count(peer.late),
+    className: "number" },
+  { title: "Rejected", key: (peer) => peer.rejected, show: (peer) => count(peer.rejected),
+    className: "number" },
+  { title: "Sent", key: (peer) => peer.bytes_up, show: (peer) => bytes(peer.bytes_up),
+    className: "number" },
+  { title: "Received", key: (peer) => peer.bytes_down, show: (peer) => bytes(peer.bytes_down),
+    className: "number" },
+  { title: "Ping", key: (peer) => peer.latency ?? Infinity,
+    show: (peer) => milliseconds(peer.latency), className: "number" },
+  { title: "Since", key: (peer) => peer.joined, show: (peer) => moment(peer.joined) },
 ];
+const CONTRIBUTION = COLUMNS.findIndex(({ title }) => title === "Contribution");
 
 export class PeersTable {
-  constructor(head, body, nobody) {
-    Object.assign(this, { head, body, nobody, rows: new Map(), sorted: 4, descending: true });
-    COLUMNS.forEach(([title, , , className = ""], column) => {
+  /** @type {Map<string, Row>} */
+  rows = new Map();
+  sorted = CONTRIBUTION;
+  descending = true;
+
+  /** @param {State} state
+   * @param {HTMLElement} head
+   * @param {HTMLElement} body
+   * @param {HTMLElement} nobody what is shown while it is empty */
+  constructor(state, head, body, nobody) {
+    this.state = state;
+    this.head = head;
+    this.body = body;
+    this.nobody = nobody;
+    COLUMNS.forEach(({ title, className = "" }, column) => {
       const button = make("button", { type: "button", onclick: () => this.sortBy(column) }, title);
       head.append(make("th", { scope: "col", className }, button));
     });
     this.markSorted();
   }
 
+  /** @param {number} column */
   sortBy(column) {
-    const numeric = COLUMNS[column][3] === "number"; // the largest number first, but A before B
+    // The largest number first, but A before B.
+    const numeric = COLUMNS[column].className === "number";
     this.descending = column === this.sorted ? !this.descending : numeric;
     this.sorted = column;
     this.markSorted();
-    this.update(this.state);
+    this.update();
   }
 
   markSorted() {
@@ -47,39 +82,52 @@ export class PeersTable {
     });
   }
 
-  update(state) {
-    this.state = state;
-    this.nobody.hidden = state.peers.size > 0;
+  update() {
+    const there = this.state.peers;
+    this.nobody.hidden = there.size > 0;
     for (const [id, row] of this.rows) {
-      if (state.peers.has(id)) continue;
-      row.remove();
+      if (there.has(id)) continue;
+      row.element.remove();
       this.rows.delete(id);
     }
-    const key = COLUMNS[this.sorted][1];
+    const { key } = COLUMNS[this.sorted];
     const sign = this.descending ? -1 : 1;
-    const peers = [...state.peers.values()].sort((a, b) =>
+    const peers = [...there.values()].sort((a, b) =>
       sign * compare(key(a), key(b)) || compare(a.peer, b.peer));
     peers.forEach((peer, place) => {
-      const row = this.row(peer);
-      if (this.body.children[place] !== row) this.body.insertBefore(row, this.body.children[place]);
+      const { element } = this.row(peer);
+      const now = this.body.children[place];
+      if (now !== element) this.body.insertBefore(element, now ?? null);
     });
   }
 
+  /** @param {Peer} peer */
   row(peer) {
-    if (!this.rows.has(peer.peer)) {
-      const cells = COLUMNS.map(([, , , className = ""]) => make("td", { className }, make("div")));
-      cells[0].append(make("div", { className: "reason" }));
-      this.rows.set(peer.peer, make("tr", {}, ...cells));
-    }
-    const row = this.rows.get(peer.peer);
-    COLUMNS.forEach(([, , show], column) =>
-      setText(row.children[column].firstElementChild, show(peer)));
-    const { reason } = peer;
-    setText(row.firstElementChild.lastElementChild, reason && `latest refusal: ${reason}`);
+    const row = this.rows.get(peer.peer) ?? new Row();
+    this.rows.set(peer.peer, row);
+    row.show(peer);
     return row;
   }
 }
 
+class Row {
+  reason = make("div", { className: "reason" }); // under the name
+  cells = COLUMNS.map(() => make("div"));
+
+  constructor() {
+    this.element = make("tr", {}, ...COLUMNS.map(({ className = "" }, column) =>
+      make("td", { className }, this.cells[column], ...(column ? [] : [this.reason]))));
+  }
+
+  /** @param {Peer} peer */
+  show(peer) {
+    COLUMNS.forEach(({ show }, column) => setText(this.cells[column], show(peer)));
+    setText(this.reason, peer.reason && `latest refusal: ${peer.reason}`);
+  }
+}
+
+/** @param {string | number} a
+ * @param {string | number} b */
 function compare(a, b) {
   return a < b ? -1 : a > b ? 1 : 0;
 }

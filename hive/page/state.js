@@ -1,58 +1,70 @@
 // What the coordinator said, kept up to date with its events.
 
-/** The fields of /api/state, but `peers` is a Map. `roundAt`: when `round` was heard, here. */
-export class State {
+/** @import { HiveEvent, MeasuredNow, Peer, Refused, Run, Whole } from "./facts.d.ts" */
+
+/** The fields of /api/state, which come with the first event. */
+const Told = /** @type {new () => Omit<Run, "peers">} */ (class {});
+
+export class State extends Told {
+  /** @type {Map<string, Peer>} */
   peers = new Map();
+  roundAt = 0; // when `round` was heard, here
 
+  /** @param {HiveEvent} event */
   apply(event) {
-    const { seq, at, type, ...fields } = event;
-    this.seq = seq;
-    this[`on_${type}`]?.(fields);
+    this.seq = event.seq;
+    switch (event.type) {
+      case "state": this.begin(event); break;
+      case "joined": this.peers.set(event.peer.peer, event.peer); break;
+      case "left": this.peers.delete(event.peer); break;
+      case "peer": {
+        const { state, steps, quota } = event;
+        Object.assign(this.peers.get(event.peer) ?? {}, { state, steps, quota });
+        break;
+      }
+      case "opened":
+        this.round = { quota: event.quota, seconds: event.seconds, left: event.seconds };
+        this.roundAt = performance.now();
+        this.phase = "training";
+        break;
+      case "closed": this.phase = "committing"; break;
+      case "committed": {
+        const { version, step, total, loss, snapshots = this.snapshots } = event;
+        Object.assign(this, { version, step, total, loss, snapshots, round: null });
+        this.phase = "waiting";
+        break;
+      }
+      case "refused": this.refuse(event); break;
+      case "evaluated": {
+        const { version: evaluated, val_loss, best_val_loss, snapshots = this.snapshots } = event;
+        Object.assign(this, { evaluated, val_loss, best_val_loss, snapshots });
+        break;
+      }
+      case "measured": this.measure(event); break;
+      case "finished":
+        Object.assign(this, { finished: event.reason, phase: "finished", round: null });
+    }
   }
 
-  on_state(fields) {
-    Object.assign(this, fields, { peers: byId(fields.peers), roundAt: performance.now() });
-  }
-
-  on_joined({ peer }) {
-    this.peers.set(peer.peer, peer);
-  }
-
-  on_left({ peer }) {
-    this.peers.delete(peer);
-  }
-
-  on_peer({ peer, ...fields }) {
-    Object.assign(this.peers.get(peer) ?? {}, fields);
-  }
-
-  on_opened({ quota, seconds }) {
-    this.round = { quota, seconds, left: seconds };
+  /** @param {Whole} event */
+  begin({ at, type, peers, ...fields }) {
+    Object.assign(this, fields);
+    this.peers = new Map(peers.map((peer) => [peer.peer, peer]));
     this.roundAt = performance.now();
-    this.phase = "training";
   }
 
-  on_closed() {
-    this.phase = "committing";
-  }
-
-  on_committed({ version, step, total, loss, snapshots = this.snapshots }) {
-    Object.assign(this, { version, step, total, loss, snapshots, round: null, phase: "waiting" });
-  }
-
-  on_refused({ peer, verdict, reason }) {
+  /** @param {Refused} event */
+  refuse({ peer, verdict, reason }) {
     const refused = this.peers.get(peer);
     if (!refused) return;
     refused[verdict] += 1;
     refused.reason = reason;
   }
 
-  on_evaluated({ version, val_loss, best_val_loss, snapshots = this.snapshots }) {
-    Object.assign(this, { evaluated: version, val_loss, best_val_loss, snapshots });
-  }
-
-  on_measured({ peers, ...fields }) {
-    Object.assign(this, fields, { roundAt: performance.now() });
+  /** @param {MeasuredNow} event */
+  measure({ at, type, peers, ...fields }) {
+    Object.assign(this, fields);
+    this.roundAt = performance.now();
     for (const [id, values] of Object.entries(peers)) {
       const peer = this.peers.get(id);
       if (!peer) continue;
@@ -62,16 +74,8 @@ export class State {
     for (const peer of this.peers.values()) peer.share = peer.tokens / (this.tokens || 1);
   }
 
-  on_finished({ reason }) {
-    Object.assign(this, { finished: reason, phase: "finished", round: null });
-  }
-
   /** Seconds until training of this round ends. */
   get left() {
     return this.round && Math.max(0, this.round.left - (performance.now() - this.roundAt) / 1000);
   }
-}
-
-function byId(peers) {
-  return new Map(peers.map((peer) => [peer.peer, peer]));
 }

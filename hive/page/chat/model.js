@@ -1,14 +1,26 @@
 // The network of gltch_2_7m.py in plain JavaScript, which goes on writing a text, character by
 // character: 1. arithmetic, 2. the network, 3. writing.
 
+/** @import { Config, Weights } from "./weights.js" */
+
+/** @typedef {{ weight: Float32Array, bias: Float32Array }} Norm */
+
+/** Views of what belongs to one head, and what it remembers of each position.
+ * @typedef {Record<"q" | "k" | "v" | "out" | "keys" | "values", Float32Array>} Head */
+
 // =================================================================================================
 // 1. Arithmetic
 //
 // All vectors are Float32Arrays that are made once; sums are taken in JavaScript's 64 bits.
 // =================================================================================================
 
-// out = matrix x. Row r begins at r * stride. Eight rows at a time: each x[i] is loaded once for
-// eight products, and eight sums that do not wait for each other keep the processor busy.
+/** out = matrix x. Row r begins at r * stride. Eight rows at a time: each x[i] is loaded once for
+ * eight products, and eight sums that do not wait for each other keep the processor busy.
+ * @param {Float32Array} out
+ * @param {Float32Array} matrix
+ * @param {Float32Array} x
+ * @param {number} rows
+ * @param {number} columns */
 function multiply(out, matrix, x, rows, columns, stride = columns) {
   let row = 0;
   for (; row + 8 <= rows; row += 8) {
@@ -42,11 +54,17 @@ function multiply(out, matrix, x, rows, columns, stride = columns) {
   }
 }
 
+/** x = x + y
+ * @param {Float32Array} x
+ * @param {Float32Array} y */
 function add(x, y) {
   for (let i = 0; i < x.length; i++) x[i] += y[i];
 }
 
-// Layer norm: mean 0 and variance 1, then a weight and a bias for each number.
+/** Layer norm: mean 0 and variance 1, then a weight and a bias for each number.
+ * @param {Float32Array} out
+ * @param {Float32Array} x
+ * @param {Norm} norm */
 function normalize(out, x, { weight, bias }) {
   let mean = 0, variance = 0;
   for (let i = 0; i < x.length; i++) mean += x[i] / x.length;
@@ -55,7 +73,10 @@ function normalize(out, x, { weight, bias }) {
   for (let i = 0; i < x.length; i++) out[i] = (x[i] - mean) * scale * weight[i] + bias[i];
 }
 
-// x = softmax(scale x), over its first `length` numbers.
+/** x = softmax(scale x), over its first `length` numbers.
+ * @param {Float32Array} x
+ * @param {number} length
+ * @param {number} scale */
 function softmax(x, length, scale) {
   let most = -Infinity, sum = 0;
   for (let i = 0; i < length; i++) most = Math.max(most, x[i]);
@@ -63,7 +84,8 @@ function softmax(x, length, scale) {
   for (let i = 0; i < length; i++) x[i] /= sum;
 }
 
-// The error function to 1.5e-7: Abramowitz and Stegun, formula 7.1.26.
+/** The error function to 1.5e-7: Abramowitz and Stegun, formula 7.1.26.
+ * @param {number} x */
 function erf(x) {
   const t = 1 / (1 + 0.3275911 * Math.abs(x));
   const series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 +
@@ -72,6 +94,8 @@ function erf(x) {
   return x < 0 ? -y : y;
 }
 
+/** x = gelu(x)
+ * @param {Float32Array} x */
 function gelu(x) {
   for (let i = 0; i < x.length; i++) x[i] *= 0.5 * (1 + erf(x[i] * Math.SQRT1_2));
 }
@@ -83,10 +107,13 @@ function gelu(x) {
 // values) never changes, so it is kept.
 // =================================================================================================
 
-// One layer: x + attention(norm1(x)), then x + feedForward(norm2(x)).
+/** One layer: x + attention(norm1(x)), then x + feedForward(norm2(x)). */
 class Block {
+  /** @param {Record<string, Float32Array>} tensors
+   * @param {string} name
+   * @param {Config} config */
   constructor(tensors, name, { n_embd: C, n_head, block_size: T }) {
-    const weight = (part) => tensors[`${name}.${part}.weight`];
+    const weight = (/** @type {string} */ part) => tensors[`${name}.${part}.weight`];
     this.norm1 = { weight: weight("norm1"), bias: tensors[`${name}.norm1.bias`] };
     this.norm2 = { weight: weight("norm2"), bias: tensors[`${name}.norm2.bias`] };
     this.weights = { qkv: weight("qkv"), projection: weight("projection"),
@@ -100,20 +127,23 @@ class Block {
     this.size = T;
     this.width = C / n_head;
     this.heads = Array.from({ length: n_head }, (_, head) => {
-      const part = (vector, from) => vector.subarray(from, from + this.width);
       const from = head * this.width;
+      const part = (/** @type {Float32Array} */ vector, offset = 0) =>
+        vector.subarray(offset + from, offset + from + this.width);
       return {
-        q: part(this.qkv, from),
-        k: part(this.qkv, C + from),
-        v: part(this.qkv, 2 * C + from),
-        out: part(this.gathered, from),
+        q: part(this.qkv),
+        k: part(this.qkv, C),
+        v: part(this.qkv, 2 * C),
+        out: part(this.gathered),
         keys: new Float32Array(T * this.width), // (T, width)
         values: new Float32Array(this.width * T), // (width, T): a sum over time is a row times x
       };
     });
   }
 
-  forward(x, position) { // x (C) is changed in place
+  /** @param {Float32Array} x (C), is changed in place
+   * @param {number} position */
+  forward(x, position) {
     const C = x.length, { normed, gathered, wide, change, weights } = this;
     normalize(normed, x, this.norm1);
     multiply(this.qkv, weights.qkv, normed, 3 * C, C);
@@ -128,7 +158,9 @@ class Block {
     add(x, change);
   }
 
-  // The newest position gathers values from itself and from the positions before it.
+  /** The newest position gathers values from itself and from the positions before it.
+   * @param {Head} head
+   * @param {number} position */
   attend({ q, k, v, out, keys, values }, position) {
     const { scores, width, size } = this;
     keys.set(k, position * width);
@@ -139,8 +171,9 @@ class Block {
   }
 }
 
-// The whole network, with a memory of the characters it has read. Setting `length` to 0 forgets.
+/** The whole network, and a memory of what it has read. Setting `length` to 0 forgets. */
 export class Transformer {
+  /** @param {Pick<Weights, "config" | "tensors">} weights */
   constructor({ config, tensors }) {
     this.config = config;
     this.tokens = tensors["token_embedding.weight"];
@@ -155,6 +188,7 @@ export class Transformer {
     this.length = 0; // characters read, at most config.block_size
   }
 
+  /** @param {number} id */
   read(id) {
     const { x, tokens, positions } = this, C = x.length;
     for (let i = 0; i < C; i++) x[i] = tokens[id * C + i] + positions[this.length * C + i];
@@ -162,7 +196,7 @@ export class Transformer {
     this.length++;
   }
 
-  // A score for every possible next character. The array is used again by the next call.
+  /** A score for every possible next character. The array is used again by the next call. */
   logits() {
     normalize(this.normed, this.x, this.norm);
     multiply(this.scores, this.head, this.normed, this.config.vocab_size, this.config.n_embd);
@@ -176,7 +210,8 @@ export class Transformer {
 // Predict, choose, append, over and over.
 // =================================================================================================
 
-// Random numbers from 0 to 1 that are the same for the same seed (mulberry32, by Tommy Ettinger).
+/** Random numbers from 0 to 1 that are the same for the same seed (mulberry32, by Tommy Ettinger).
+ * @param {number} seed */
 export function mulberry32(seed) {
   return () => {
     seed = (seed + 0x6d2b79f5) | 0;
@@ -186,7 +221,11 @@ export function mulberry32(seed) {
   };
 }
 
-// The number of the next character. Changes the logits. Without topK all may be chosen.
+/** The number of the next character. Changes the logits. Without topK all may be chosen.
+ * @param {Float32Array} logits
+ * @param {number} temperature
+ * @param {number | null} topK
+ * @param {() => number} random */
 export function choose(logits, temperature, topK, random) {
   if (temperature < 1e-6) return logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
   if (topK && topK < logits.length) {
@@ -204,10 +243,14 @@ export function choose(logits, temperature, topK, random) {
   return last;
 }
 
-// Goes on after `ids` by `length` characters. Yields the number of each new one, and null after
-// each that was only read, so that whoever listens can stop at any time. When the context is full,
-// its newer half is read again and writing goes on from there: positions are learned, so a window
-// that slides would change everything that was kept.
+/** Goes on after `ids` by `length` characters. Yields the number of each new one, and null after
+ * each that was only read, so that whoever listens can stop at any time. When the context is full,
+ * its newer half is read again and writing goes on from there: positions are learned, so a window
+ * that slides would change everything that was kept.
+ * @param {Transformer} model
+ * @param {number[]} ids
+ * @param {{ length: number, temperature: number, topK: number | null, random: () => number }} how
+ */
 export function* write(model, ids, { length, temperature, topK, random }) {
   const size = model.config.block_size, half = Math.max(1, size >> 1);
   const text = ids.slice(-size);

@@ -7,6 +7,11 @@ import { arrange, clamp, legible, settle } from "./layout.js";
 import { FADE, FLIGHT, MARK, PULSE, Picture } from "./picture.js";
 import { Readout } from "./readout.js";
 
+/** @import { Committed, HiveEvent, Peer, Refused, Transfer } from "../facts.d.ts" */
+/** @import { State } from "../state.js" */
+/** @import { Body, Plan } from "./layout.js" */
+/** @import { Node, Particle, Scene } from "./picture.js" */
+
 const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
 const EDGE = 40; // pixels: nearer to the edge no node can be dragged
@@ -17,33 +22,52 @@ const LEGEND = {
   up: "to the coordinator", down: "to a peer",
 };
 
+/** It is also the scene that the picture shows.
+ * @implements {Scene} */
 export class Network {
-  constructor(section) {
-    this.frames = 0; // these three are for whoever measures
-    this.transfers = 0;
-    this.frameMilliseconds = new Float32Array(600);
+  frames = 0; // these three are for whoever measures
+  transfers = 0;
+  frameMilliseconds = new Float32Array(600);
 
-    this.peers = new Map(); // from a peer's identifier to its node, in the order they came
-    this.nodes = []; // the same; this and what follows is the scene that the picture shows
-    this.named = [];
-    this.hub = { x: 0, y: 0, ax: 0, ay: 0, radius: 0 }; // pushed at, but never moves
-    this.plan = null; // sizes and places, once there is a canvas to fill
-    this.particles = [];
-    this.gone = [];
-    this.pulse = null;
-    this.caption = ["", "", ""];
-    this.committing = false;
-    this.hovered = this.selected = null;
+  /** @type {Map<string, Node>} */
+  peers = new Map(); // from a peer's identifier to its node, in the order they came
+  /** @type {Node[]} */
+  nodes = []; // the same
+  /** @type {Node[]} */
+  named = [];
+  /** @type {Body} */
+  hub = { x: 0, y: 0, ax: 0, ay: 0, radius: 0 }; // pushed at, but never moves
+  /** @type {Plan | null} */
+  plan = null; // once there is a canvas to fill
+  /** @type {Particle[]} */
+  particles = [];
+  /** @type {Scene["gone"]} */
+  gone = [];
+  /** @type {Scene["pulse"]} */
+  pulse = null;
+  /** @type {Scene["caption"]} */
+  caption = ["", "", ""];
+  committing = false;
+  calm = false; // as the visitor wants it
 
-    this.drag = this.tapped = null;
-    this.paused = false;
-    this.onScreen = this.settled = true;
-    this.request = this.last = 0;
-    this.build(section);
-    this.listen();
-  }
+  /** @type {Node | null} */
+  hovered = null;
+  /** @type {Node | null} */
+  selected = null;
+  /** @type {{ node: Node, x: number, y: number } | null} */
+  drag = null; // and where it began
+  /** @type {{ node: Node, until: number } | null} */
+  tapped = null;
+  paused = false;
+  onScreen = true;
+  settled = true;
+  request = 0;
+  last = 0;
 
-  build(section) {
+  /** @param {State} state
+   * @param {HTMLElement} section in which everything is built */
+  constructor(state, section) {
+    this.state = state;
     this.canvas = make("canvas", { tabIndex: 0 });
     this.canvas.setAttribute("role", "application");
     this.canvas.setAttribute("aria-label", "The network");
@@ -60,25 +84,32 @@ export class Network {
       ...Object.entries(LEGEND).map(([name, text]) =>
         make("li", { className: `is-${name}` }, text)));
     section.append(this.stage, this.empty, legend, this.readout.aloud);
+    this.listen();
   }
 
-  /** What to show while nobody is there: how to join. */
+  /** What to show while nobody is there: how to join.
+   * @param {HTMLElement} element */
   setEmpty(element) {
     this.empty.append(element);
   }
 
   listen() {
-    for (const name of ["pointerdown", "pointermove", "pointerup", "pointercancel", "pointerleave",
-      "touchstart", "keydown", "blur"]) {
-      this.canvas.addEventListener(name, (event) => this[`on_${name}`](event), { passive: false });
-    }
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.point(event));
+    canvas.addEventListener("pointerup", () => this.drop());
+    canvas.addEventListener("pointercancel", () => this.drop());
+    canvas.addEventListener("pointerleave", () => this.hover(null));
+    canvas.addEventListener("touchstart", (event) => this.touch(event), { passive: false });
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("blur", () => this.select(null));
     this.button.addEventListener("click", () => this.pause(!this.paused));
     document.addEventListener("visibilitychange", () => this.skip());
     new IntersectionObserver((entries) => {
       this.onScreen = entries[entries.length - 1].isIntersecting;
       this.skip();
-    }).observe(this.canvas);
-    new ResizeObserver(() => this.resize()).observe(this.canvas);
+    }).observe(canvas);
+    new ResizeObserver(() => this.resize()).observe(canvas);
     this.watchDensity();
     const reduced = matchMedia("(prefers-reduced-motion: reduce)");
     this.calm = reduced.matches;
@@ -87,7 +118,7 @@ export class Network {
       this.skip();
     });
     matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => {
-      this.picture.readColours();
+      this.picture.dress();
       this.wake();
     });
   }
@@ -102,38 +133,48 @@ export class Network {
 
   // What the coordinator says
 
-  update(state) {
-    this.state = state;
-    for (const id of this.peers.keys()) if (!state.peers.has(id)) this.remove(id);
-    for (const [id, peer] of state.peers) this.add(id, peer);
+  update() {
+    const { peers } = this.state;
+    for (const id of this.peers.keys()) if (!peers.has(id)) this.remove(id);
+    for (const [id, peer] of peers) this.add(id, peer);
     this.rearrange();
-    this.on_measured();
+    this.measure();
   }
 
-  /** What comes too late, after a break, changes who is there, but nothing flies or shines. */
+  /** What comes too late, after a break, changes who is there, but nothing flies or shines.
+   * @param {HiveEvent} event
+   * @param {boolean} late */
   event(event, late) {
-    const hear = this[`on_${event.type}`];
-    if (!hear || (late && MOMENTS.includes(event.type))) return;
-    hear.call(this, event);
-    if (!this.paused) this.wake();
+    if (late && MOMENTS.includes(event.type)) return;
+    this.hear(event);
+    if (!this.paused && event.type !== "evaluated") this.wake();
   }
 
-  on_joined({ peer }) {
-    this.add(peer.peer, peer);
-    this.rearrange();
+  /** @param {HiveEvent} event */
+  hear(event) {
+    switch (event.type) {
+      case "joined":
+        this.add(event.peer.peer, event.peer);
+        this.rearrange();
+        break;
+      case "left":
+        this.remove(event.peer);
+        this.rearrange();
+        break;
+      case "peer":
+        if (this.shown?.peer.peer === event.peer) this.readout.show(this.shown, this.state);
+        break;
+      case "opened": case "closed": case "finished": this.describe(); break;
+      case "transfer": this.launch(event); break;
+      case "committed": this.shine(event); break;
+      case "refused": this.mark(event); break;
+      case "measured": this.measure();
+    }
   }
 
-  on_left({ peer }) {
-    this.remove(peer);
-    this.rearrange();
-  }
-
-  on_peer({ peer }) {
-    if (this.shown && this.shown.peer.peer === peer) this.readout.show(this.shown, this.state);
-  }
-
-  /** Only while it can be seen: nothing is replayed later. */
-  on_transfer({ peer, direction, bytes: size }) {
+  /** Only while it can be seen: nothing is replayed later.
+   * @param {Transfer} event */
+  launch({ peer, direction, bytes: size }) {
     const node = this.peers.get(peer);
     if (!node || !this.isSeen) return;
     const now = performance.now();
@@ -144,34 +185,24 @@ export class Network {
     this.particles.push({ node, direction, start, size: Math.min(1, Math.sqrt(size / LARGE)) });
   }
 
-  on_opened() {
-    this.describe();
-  }
-
-  on_closed() {
-    this.describe();
-  }
-
-  on_finished() {
-    this.describe();
-  }
-
-  /** Rounds that follow at once share a pulse. */
-  on_committed({ contributions }) {
+  /** Rounds that follow at once share a pulse.
+   * @param {Committed} event */
+  shine({ contributions }) {
     this.describe();
     const now = performance.now();
     if (!this.isSeen || (this.pulse && now < this.pulse.start + PULSE / 2)) return;
     const counted = contributions.filter(({ verdict }) => verdict === "counted");
     this.pulse = { start: now,
-      counted: counted.map(({ peer }) => this.peers.get(peer)).filter(Boolean) };
+      counted: counted.flatMap(({ peer }) => this.peers.get(peer) ?? []) };
   }
 
-  on_refused({ peer, verdict }) {
+  /** @param {Refused} event */
+  mark({ peer, verdict }) {
     const node = this.peers.get(peer);
     if (node && this.isSeen) Object.assign(node, { refused: verdict, marked: performance.now() });
   }
 
-  on_measured() {
+  measure() {
     this.weigh();
     this.describe();
     this.readout.show(this.shown, this.state);
@@ -188,22 +219,26 @@ export class Network {
 
   // Who is there
 
-  /** A newcomer takes the innermost free place, so that the others keep theirs. */
+  /** A newcomer takes the innermost free place, so that the others keep theirs.
+   * @param {string} id
+   * @param {Peer} peer */
   add(id, peer) {
-    if (this.peers.has(id)) {
-      this.peers.get(id).peer = peer;
+    const known = this.peers.get(id);
+    if (known) {
+      known.peer = peer;
       return;
     }
     const taken = new Set(this.nodes.map((node) => node.place));
     let place = 0;
     while (taken.has(place)) place += 1;
-    const node = { peer, place, home: null, x: 0, y: 0, vx: 0, vy: 0, ax: 0, ay: 0, pinned: false,
-      name: "", radius: 0, goal: 0, progress: 0, refused: "", marked: 0,
-      up: 0, down: 0 }; // when the latest particles started
+    const node = { peer, place, placed: false, home: { x: 0, y: 0 }, x: 0, y: 0, vx: 0, vy: 0,
+      ax: 0, ay: 0, pinned: false, name: "", radius: 0, goal: 0, progress: 0, refused: "",
+      marked: 0, up: 0, down: 0 };
     this.peers.set(id, node);
     this.nodes.push(node);
   }
 
+  /** @param {string} id */
   remove(id) {
     const node = this.peers.get(id);
     if (!node) return;
@@ -237,28 +272,29 @@ export class Network {
   resize() {
     const { width, height } = this.picture;
     this.picture.resize();
-    const ratio = (now, before) => (now && before ? now / before : 1);
-    for (const node of this.nodes) { // the picture grows as a whole
-      node.x *= ratio(this.picture.width, width);
-      node.y *= ratio(this.picture.height, height);
+    if (width && height && this.picture.width && this.picture.height) {
+      for (const node of this.nodes) { // the picture grows as a whole
+        node.x *= this.picture.width / width;
+        node.y *= this.picture.height / height;
+      }
     }
     this.layout();
-    if (this.plan) this.picture.draw(this, performance.now()); // a canvas of a new size is blank
+    if (this.plan) this.picture.draw(this, this.plan, performance.now()); // it has become blank
   }
 
   layout() {
     const { nodes, hub, picture } = this;
     if (!picture.width) return;
     const places = Math.max(0, ...nodes.map((node) => node.place + 1));
-    this.plan = arrange(nodes.length, places, picture.width, picture.height);
-    Object.assign(hub, { x: picture.width / 2, y: picture.height / 2, radius: this.plan.hub });
+    const plan = arrange(nodes.length, places, picture.width, picture.height);
+    this.plan = plan;
+    Object.assign(hub, { x: picture.width / 2, y: picture.height / 2, radius: plan.hub });
     for (const node of nodes) {
-      const home = this.plan.home(node.place);
-      if (!node.home) { // a newcomer drifts outwards
-        node.x = 0.3 * hub.x + 0.7 * home.x;
-        node.y = 0.3 * hub.y + 0.7 * home.y;
-      }
-      node.home = home;
+      node.home = plan.home(node.place);
+      if (node.placed) continue;
+      node.x = 0.3 * hub.x + 0.7 * node.home.x; // a newcomer drifts outwards
+      node.y = 0.3 * hub.y + 0.7 * node.home.y;
+      node.placed = true;
     }
     this.weigh();
     this.disturb();
@@ -290,16 +326,19 @@ export class Network {
     this.wake();
   }
 
+  /** @param {number} now */
   frame(now) {
+    const { plan } = this;
+    if (!plan) return;
     const began = performance.now();
     const seconds = clamp((now - this.last) / 1000, 0.001, 1 / 30);
     this.request = 0;
     this.last = now;
-    const moving = !this.paused && this.move(seconds);
+    const moving = !this.paused && this.move(plan, seconds);
     this.particles = this.particles.filter((particle) => now < particle.start + FLIGHT);
     this.gone = this.gone.filter((gone) => now < gone.start + FADE);
     if (this.pulse && now >= this.pulse.start + PULSE) this.pulse = null;
-    this.picture.draw(this, now);
+    this.picture.draw(this, plan, now);
     if (this.shown) this.readout.place(this.shown, this.picture.width, this.picture.height);
     this.frameMilliseconds[this.frames % this.frameMilliseconds.length] = performance.now() - began;
     this.frames += 1;
@@ -307,11 +346,14 @@ export class Network {
       && this.nodes.some((node) => now < Math.max(node.up, node.down) + FLIGHT);
     for (const node of this.nodes) if (now >= node.marked + MARK) node.refused = "";
     const marked = this.nodes.some((node) => node.refused);
-    if (moving || shining || marked || this.particles.length || this.gone.length || this.pulse) this.wake();
+    const flying = this.particles.length || this.gone.length || this.pulse;
+    if (moving || shining || marked || flying) this.wake();
   }
 
-  /** Returns whether anything still moves. */
-  move(seconds) {
+  /** Returns whether anything still moves.
+   * @param {Plan} plan
+   * @param {number} seconds */
+  move(plan, seconds) {
     const { nodes, calm } = this;
     const part = calm ? 1 : 1 - Math.exp(-8 * seconds);
     let moving = false;
@@ -324,14 +366,15 @@ export class Network {
     }
     if (this.settled) return moving;
     if (calm) for (const node of nodes) if (!node.pinned) Object.assign(node, node.home);
-    this.settled = calm || settle(nodes, this.hub, this.plan, seconds);
-    if (this.settled) this.name();
+    this.settled = calm || settle(nodes, this.hub, plan, seconds);
+    if (this.settled) this.name(plan);
     return moving || !this.settled;
   }
 
-  /** Once all are in their places: whose name is there room for? */
-  name() {
-    const { nodes, hub, plan, picture } = this;
+  /** Once all are in their places: whose name is there room for?
+   * @param {Plan} plan */
+  name(plan) {
+    const { nodes, hub, picture } = this;
     this.named = [];
     if (!plan.name) return;
     for (const node of nodes) node.name = picture.shorten(node.peer.name, plan.name);
@@ -346,6 +389,7 @@ export class Network {
     this.wake();
   }
 
+  /** @param {boolean} paused */
   pause(paused) {
     this.paused = paused;
     this.button.setAttribute("aria-pressed", String(paused));
@@ -358,6 +402,7 @@ export class Network {
     return this.hovered || this.selected;
   }
 
+  /** @param {Node | null} node */
   hover(node) {
     if (node === this.hovered) return;
     this.hovered = node;
@@ -366,6 +411,7 @@ export class Network {
     this.wake();
   }
 
+  /** @param {Node | null} node */
   select(node) {
     this.selected = node;
     this.readout.show(this.shown, this.state);
@@ -373,11 +419,14 @@ export class Network {
     this.wake();
   }
 
-  /** The node under a mouse or finger; small ones are easier to hit than they look. */
+  /** The node under a mouse or finger; small ones are easier to hit than they look.
+   * @param {MouseEvent | Touch} at */
   find({ clientX, clientY }) {
     const { left, top } = this.canvas.getBoundingClientRect();
     const x = clientX - left, y = clientY - top;
-    let nearest = null, least = 1;
+    /** @type {Node | null} */
+    let nearest = null;
+    let least = 1;
     for (const node of this.nodes) {
       const distance = Math.hypot(node.x - x, node.y - y) / Math.max(14, node.radius + 6);
       if (distance < least) [nearest, least] = [node, distance];
@@ -385,12 +434,14 @@ export class Network {
     return { x, y, node: nearest };
   }
 
-  /** A finger on a node drags it; anywhere else it scrolls the page. */
-  on_touchstart(event) {
+  /** A finger on a node drags it; anywhere else it scrolls the page.
+   * @param {TouchEvent} event */
+  touch(event) {
     if (event.touches.length === 1 && this.find(event.touches[0]).node) event.preventDefault();
   }
 
-  on_pointerdown(event) {
+  /** @param {PointerEvent} event */
+  press(event) {
     if (event.button !== 0 || !event.isPrimary) return;
     const { x, y, node } = this.find(event);
     this.select(node);
@@ -403,7 +454,8 @@ export class Network {
     this.drag = { node, x, y };
   }
 
-  on_pointermove(event) {
+  /** @param {PointerEvent} event */
+  point(event) {
     const { x, y, node } = this.find(event);
     if (!this.drag) {
       if (event.pointerType !== "touch") this.hover(node);
@@ -418,46 +470,43 @@ export class Network {
     this.disturb();
   }
 
-  on_pointerup() {
+  drop() {
     this.drag = null;
     this.readout.show(this.shown, this.state);
   }
 
-  on_pointercancel() {
-    this.on_pointerup();
-  }
-
-  on_pointerleave() {
-    this.hover(null);
-  }
-
+  /** @param {Node} node */
   release(node) {
     node.pinned = false;
     this.readout.show(this.shown, this.state);
     this.disturb();
   }
 
-  on_keydown(event) {
-    const { nodes } = this;
-    const last = nodes.length - 1, at = nodes.indexOf(this.selected);
+  /** @param {KeyboardEvent} event */
+  key(event) {
+    const { nodes, selected } = this;
+    const last = nodes.length - 1, at = selected ? nodes.indexOf(selected) : -1;
     const next = at < last ? at + 1 : 0, previous = at > 0 ? at - 1 : last;
-    const goal = { ArrowRight: next, ArrowDown: next, ArrowLeft: previous, ArrowUp: previous,
-      Home: 0, End: last }[event.key];
+    /** @type {Record<string, number>} */
+    const goals = { ArrowRight: next, ArrowDown: next, ArrowLeft: previous, ArrowUp: previous,
+      Home: 0, End: last };
+    const goal = nodes[goals[event.key]];
     if (event.key === "Escape") this.leave();
-    else if (nodes[goal]) this.select(nodes[goal]);
+    else if (goal) this.select(goal);
     else return;
     event.preventDefault();
   }
 
   /** Escape lets go of a node that was dragged, then of the peer, then of the picture. */
   leave() {
-    if (!this.shown) return this.canvas.blur();
-    if (this.shown.pinned) return this.release(this.shown);
-    this.hover(null);
-    return this.select(null);
-  }
-
-  on_blur() {
-    this.select(null);
+    const { shown } = this;
+    if (!shown) {
+      this.canvas.blur();
+    } else if (shown.pinned) {
+      this.release(shown);
+    } else {
+      this.hover(null);
+      this.select(null);
+    }
   }
 }

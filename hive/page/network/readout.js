@@ -4,9 +4,15 @@ import { make } from "../dom.js";
 import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "../format.js";
 import { clamp } from "./layout.js";
 
+/** @import { Peer } from "../facts.d.ts" */
+/** @import { State } from "../state.js" */
+/** @import { Node } from "./picture.js" */
+
+/** What of the run the words depend on.
+ * @typedef {Pick<State, "unit" | "version">} Now */
+
 const WORKING = ["training", "uploading", "delivered", "lagging"];
 
-/** What is known about one peer: beside its node, and for a screen reader. */
 export class Readout {
   constructor() {
     this.element = make("div", { className: "network-readout" });
@@ -20,23 +26,31 @@ export class Readout {
     this.aloud.setAttribute("aria-live", "polite");
   }
 
-  show(node, state) {
+  /** @param {Node | null} node
+   * @param {Now} now */
+  show(node, now) {
     this.element.hidden = !node;
     if (!node) return;
     this.name.textContent = node.peer.name;
     this.pinned.hidden = !node.pinned;
-    this.facts.replaceChildren(...this.about(node.peer, state).flatMap(
+    this.facts.replaceChildren(...this.about(node.peer, now).flatMap(
       ([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
   }
 
-  say(node, state) {
-    const facts = this.about(node.peer, state).map((fact) => fact.join(": "));
+  /** @param {Node} node
+   * @param {Now} now */
+  say(node, now) {
+    const facts = this.about(node.peer, now).map((fact) => fact.join(": "));
     this.aloud.textContent = [node.peer.name, ...facts].join(". ");
   }
 
+  /** @param {Peer} peer
+   * @param {Now} now
+   * @returns {[string, string][]} */
   about(peer, { unit, version }) {
     const round = peer.state === "lagging" ? "an earlier one" : count(version + 1);
     const works = peer.quota && WORKING.includes(peer.state);
+    /** @type {[string, string][]} */
     const travel = unit === "step" ? [] : [
       ["Sent", bytes(peer.bytes_up)],
       ["Received", bytes(peer.bytes_down)],
@@ -55,7 +69,10 @@ export class Readout {
   }
 
   /** Beside the node, on the outer side if there is room. The style sheet knows the width, and puts
-   * it under a narrow picture. */
+   * it under a narrow picture.
+   * @param {Node} node
+   * @param {number} width
+   * @param {number} height */
   place({ x, y, radius }, width, height) {
     const wide = 272, away = radius + 16;
     const [left, right] = [x - away - wide, x + away];
