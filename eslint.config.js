@@ -1,11 +1,14 @@
 import js from "@eslint/js";
 
+const NODE = ["process", "console", "URL", "TextEncoder", "setTimeout", "clearTimeout"];
+
 export default [
+  { ignores: ["**/.venv/", "build/", "runs/"] },
   js.configs.recommended,
   { files: ["hive/**/*.js"], rules: { "no-undef": "off" } }, // tsc knows the browser's names
   {
     files: ["tests/page/*.js"],
-    languageOptions: { globals: { process: "readonly", console: "readonly", URL: "readonly" } },
+    languageOptions: { globals: Object.fromEntries(NODE.map((name) => [name, "readonly"])) },
   },
   {
     rules: {
@@ -17,5 +20,4 @@ export default [
       "prefer-const": "error",
     },
   },
-  { ignores: ["**/.venv/", "build/", "runs/"] },
 ];
