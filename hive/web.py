@@ -41,10 +41,10 @@ FILES = {  # address: file and content type
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
         "hive", *(f"page/{name}" for name in (
             "page", "state", "connection", "figures", "peers", "contributors", "samples", "join",
-            "dom", "format", "network/network", "network/layout", "network/picture",
-            "network/readout", "loss/chart", "loss/plot", "loss/history", "loss/curve",
-            "loss/scale", "chat/chat", "chat/transcript", "chat/time", "chat/worker",
-            "chat/model", "chat/weights")))}}
+            "dom", "format", "network/network", "network/scene", "network/layout",
+            "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
+            "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
+            "chat/worker", "chat/model", "chat/weights")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, besides the time its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected

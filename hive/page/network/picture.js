@@ -3,40 +3,11 @@
 
 import { contextOf } from "../dom.js";
 import { clamp, nameOffset } from "./layout.js";
+import { FADE, FLIGHT, PULSE } from "./scene.js";
 
-/** @import { Direction, Peer } from "../facts.d.ts" */
-/** @import { Body, Mover, Plan } from "./layout.js" */
-
-/** A peer in the picture.
- * @typedef {object} Shown
- * @property {Peer} peer
- * @property {number} place counted from the middle
- * @property {boolean} placed has it been given its first home?
- * @property {string} name as much of it as there is room for
- * @property {number} goal the radius to be
- * @property {number} progress of its round, from 0 to 1
- * @property {string} refused what is said of its latest update: "late", "rejected" or nothing
- * @property {number} marked when that was
- * @property {number} up when the latest particle in this direction started
- * @property {number} down */
-
-/** @typedef {Mover & Shown} Node */
-
-/** A transfer: its size is the part of a whole piece that went over the wire.
- * @typedef {{ node: Node, direction: Direction, start: number, size: number }} Particle */
-
-/** What can be seen. Times are those of frames.
- * @typedef {object} Scene
- * @property {Node[]} nodes
- * @property {Node[]} named those whose names there is room for
- * @property {Body} hub
- * @property {Particle[]} particles
- * @property {{ node: Node, start: number }[]} gone
- * @property {{ start: number, counted: Node[] } | null} pulse after a commit
- * @property {[string, string, string]} caption of the hub
- * @property {boolean} committing
- * @property {boolean} calm nothing flies
- * @property {Node | null} shown whose facts stand beside it */
+/** @import { Direction } from "../facts.d.ts" */
+/** @import { Body, Plan } from "./layout.js" */
+/** @import { Scene } from "./scene.js" */
 
 const TURN = 2 * Math.PI;
 const FONT = "system-ui, sans-serif";
@@ -58,11 +29,6 @@ const RINGS = [
 ];
 /** @type {[Direction, Colour][]} */
 const DIRECTIONS = [["up", "accent"], ["down", "text"]];
-
-export const FLIGHT = 700; // milliseconds a particle travels
-export const PULSE = 900; // that the coordinator and its contributors shine after a commit
-export const MARK = 1500; // that a node says its update was late or rejected
-export const FADE = 1000; // until who left is gone
 
 export class Picture {
   width = 0;

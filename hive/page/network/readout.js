@@ -6,7 +6,7 @@ import { clamp } from "./layout.js";
 
 /** @import { Peer } from "../facts.d.ts" */
 /** @import { State } from "../state.js" */
-/** @import { Node } from "./picture.js" */
+/** @import { Node } from "./scene.js" */
 
 /** What of the run the words depend on.
  * @typedef {Pick<State, "unit" | "version">} Now */
