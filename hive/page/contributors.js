@@ -23,6 +23,7 @@ export class Contributors {
   async refresh() {
     if (performance.now() - this.askedAt < PAUSE) return;
     this.askedAt = performance.now();
+    /** @type {{ contributors: Contributor[] } | null} */
     const answer = await ask("api/peers");
     if (answer) this.show(answer.contributors);
   }
