@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import math
 import re
 import socket
 import ssl
@@ -81,6 +82,7 @@ class Web:
                  peers: Optional[Callable[[Any], Awaitable[None]]] = None,
                  door: Optional[Door] = None):
         self.source, self.serve_peer = source, peers
+        self.latest_state, self.state_until = Reply("", b""), -math.inf
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
         self.pages: Dict[Any, int] = {}  # and the number of the last event each was sent
@@ -183,7 +185,12 @@ class Web:
     # The addresses
 
     async def state(self, connection: Any, query: Query) -> Reply:
-        return as_json(self.source.state())
+        """A large hive takes a while to describe: at most a tenth of the time goes into that."""
+        began = time.monotonic()
+        if began >= self.state_until:
+            self.latest_state = as_json(self.source.state())
+            self.state_until = began + 10 * (time.monotonic() - began)
+        return self.latest_state
 
     async def peers(self, connection: Any, query: Query) -> Reply:
         return as_json(self.source.peers())

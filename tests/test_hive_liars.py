@@ -18,6 +18,7 @@ from hive.coordinator import (
     MOST_REJECTED,
     MOST_WINDOWS,
     NEW_PEERS,
+    NEW_PER_ADDRESS,
     Coordinator,
     Later,
     apply_bytes,
@@ -249,7 +250,7 @@ def test_too_many_lines_of_one_kind_are_counted_and_not_written(here_now, capsys
 
 def test_one_address_cannot_invent_new_peers_without_end(here_now):
     coordinator, clock = here_now
-    for number in range(NEW_PEERS):
+    for number in range(NEW_PER_ADDRESS):
         coordinator.check_record(f"peer-{number}", "192.0.2.1")
     with pytest.raises(Later, match="Too many new peers"):
         coordinator.check_record("one-more", "192.0.2.1")
@@ -258,6 +259,19 @@ def test_one_address_cannot_invent_new_peers_without_end(here_now):
     coordinator.check_record("known", "192.0.2.1")
     clock[0] += 2.0
     coordinator.check_record("one-more", "192.0.2.1")
+
+
+def test_new_peers_come_in_turns_from_wherever_they_come_and_those_who_were_here_at_once(here_now):
+    """A thousand of them, each from an address of its own, made the page answer after seconds."""
+    coordinator, clock = here_now
+    for number in range(NEW_PEERS):
+        coordinator.check_record(f"peer-{number}", f"192.0.2.{number}")
+    with pytest.raises(Later):
+        coordinator.check_record("one-more", "198.51.100.7")
+    coordinator.standing.join("known", "known", "cpu", 0.0)
+    coordinator.check_record("known", "198.51.100.7")
+    clock[0] += 1.0
+    coordinator.check_record("one-more", "198.51.100.7")
 
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(here_now, monkeypatch):
