@@ -36,6 +36,7 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import CODECS, from_bytes, to_bytes, unflatten
+from hive.door import household
 from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
@@ -502,8 +503,9 @@ class Coordinator:
                         f"used; it may come back in {(until - now) / 60:.0f} minutes.")
         self.barred.pop(peer, None)
         if peer not in self.standing.contributors:
-            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
-            self.newcomers.move_to_end(address)
+            home = household(address)
+            bucket = self.newcomers.setdefault(home, Bucket(NEW_PEERS, NEW_PEERS_RATE))
+            self.newcomers.move_to_end(home)
             while len(self.newcomers) > MOST_ADDRESSES:
                 self.newcomers.popitem(last=False)
             if not bucket.take(1, now):
