@@ -36,7 +36,7 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import CODECS, from_bytes, to_bytes, unflatten
-from hive.door import is_local
+from hive.door import household, is_local
 from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
@@ -511,9 +511,10 @@ class Coordinator:
                         f"used; it may come back in {(until - now) / 60:.0f} minutes.")
         self.barred.pop(peer, None)
         if peer not in self.standing.contributors:
+            home = household(address)
             of_address = self.newcomers_of.setdefault(
-                address, Bucket(NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE))
-            self.newcomers_of.move_to_end(address)
+                home, Bucket(NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE))
+            self.newcomers_of.move_to_end(home)
             while len(self.newcomers_of) > MOST_ADDRESSES:
                 self.newcomers_of.popitem(last=False)
             within = is_local(address) or of_address.take(1, now)

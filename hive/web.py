@@ -252,12 +252,14 @@ class Web:
                      "are; try again in a moment.")
 
     async def stop(self) -> None:
-        """Pages hear how it ended; whoever still downloads will not hold it up."""
+        """Pages hear how it ended; whoever still downloads, or does not read, will not hold it up.
+        """
         patience = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < patience and any(
                 seq < self.source.events.seq for seq in self.pages.values()):
             await asyncio.sleep(EVENTS_SECONDS)
-        for connection in list(self.downloads.taken):
+        deaf = [page for page, seq in self.pages.items() if seq < self.source.events.seq]
+        for connection in [*self.downloads.taken, *deaf]:
             connection.abort()
 
     # WebSockets

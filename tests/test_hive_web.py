@@ -547,6 +547,35 @@ def test_a_download_that_is_too_slow_is_cut_off(port, source, monkeypatch):
         assert len(head + read_to_the_end(slow)) < BIG
 
 
+def test_no_answer_takes_longer_than_a_download_may(opened, source, monkeypatch):
+    source.bytes = BIG
+    monkeypatch.setattr(web_module, "DOWNLOAD_SECONDS", 0.5)
+    port = opened(source)
+    slow, head = begin_download(port)
+    with contextlib.closing(slow):
+        assert head.startswith(b"HTTP/1.1 200")
+        until(lambda: not port.web.downloads, "it goes on for ever")
+        assert len(head + read_to_the_end(slow)) < BIG
+
+
+def test_a_page_that_reads_nothing_does_not_hold_up_the_end(source, monkeypatch):
+    monkeypatch.setattr(web_module, "FAREWELL_SECONDS", 0.2)
+    port = Port(source)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        deaf.settimeout(LIMIT)
+        deaf.connect(("127.0.0.1", port.number))
+        lines = ["GET /api/events HTTP/1.1", "Host: localhost", *(
+            f"{name.replace('_', '-')}: {value}" for name, value in UPGRADE.items()),
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}"]
+        deaf.sendall("".join(line + "\r\n" for line in (*lines, "")).encode())
+        assert deaf.recv(12) == b"HTTP/1.1 101"
+        until(lambda: list(port.web.pages.values()) == [0], "it does not listen")
+        port.add("closed", version=1, padding="x" * BIG)
+        port.close()
+        assert not port.web.pages
+
+
 def test_nothing_is_left_of_a_connection_that_is_gone(port, source, monkeypatch):
     """A timer that outlives it would keep it and its answer in memory."""
     monkeypatch.setattr(guest_module, "REQUEST_SECONDS", 10 * LIMIT)
