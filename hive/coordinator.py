@@ -69,7 +69,8 @@ MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
 BARRED_SECONDS = 600.0  # for so long
-MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
+MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
+MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
 COOLING_SECONDS = 0.25  # before a peer is heard again, for each of its rejected updates in a row
 NEW_PEERS, NEW_PEERS_RATE = 128, 16.0  # that were never here: at once, and a second afterwards
 NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE = 64, 2.0  # ... from one address, but not from this machine
@@ -101,7 +102,8 @@ class Link:
     process: str  # random, made by the peer's process: a new connection of it replaces the old
     joined: float = field(default_factory=time.time)
     outbox: asyncio.Queue[Sending] = field(default_factory=asyncio.Queue)
-    fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
+    transfers: int = 0  # blobs in the outbox or on their way: what is not read stays in memory
     batch_size: int = 1
     offer: Optional[Dict[str, Any]] = None
     counted_at: float = field(default_factory=time.monotonic)  # when its work last counted
@@ -138,6 +140,7 @@ class Link:
             for chunk in protocol.chunks(blob, content, offset):
                 await self.put(chunk)
                 transferred(self, "down", what, len(chunk))
+            self.transfers -= 1
 
     async def put(self, message: Union[str, bytes]) -> None:
         self.down += len(message)
@@ -433,11 +436,13 @@ class Coordinator:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
         name = socket.address
-        link: Optional[Link] = None
         try:
             link = await self.handshake(socket)
             name = link.name
-            await self.converse(link)
+            try:
+                await self.converse(link)
+            finally:
+                self.leave(link)  # before the last words: it may not read them
         except ConnectionClosed:
             pass  # the usual end; `leave` tells who it was
         except asyncio.TimeoutError:
@@ -455,9 +460,6 @@ class Coordinator:
         except GltchError as error:  # the journal is damaged: end the run
             self.failure = error
             self.wake.set()
-        finally:
-            if link:
-                self.leave(link)
 
     def say(self, kind: str, text: str) -> None:
         """A line in the log, unless there were too many of this kind lately."""
@@ -636,10 +638,11 @@ class Coordinator:
             link.send("gone", blob=blob)
             return
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
-        if what != "update":
-            link.fetched[blob] += 1
-            protocol.demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again "
-                            "and again.")
+        link.fetched[blob] += 1
+        protocol.demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and "
+                        "again.")
+        link.transfers += 1
+        protocol.demand(link.transfers <= MOST_TRANSFERS, "The peer asks for more than it takes.")
         link.outbox.put_nowait((what, blob, content, offset))
 
     async def on_progress(self, link: Link, said: Dict[str, Any]) -> None:
@@ -649,7 +652,9 @@ class Coordinator:
         self.blobs[blob] = content
         self.blobs.move_to_end(blob)
         while len(self.blobs) > REMEMBERED_UPDATES:
-            self.blobs.popitem(last=False)
+            old, _ = self.blobs.popitem(last=False)
+            for link in self.links.values():
+                link.fetched.pop(old, None)
 
     # Updates arrive
 

@@ -223,16 +223,18 @@ class Guest(ServerConnection):
         assert reply.file is not None
         until = self.loop.time() + patience
         self.transport.write(reply.head())
-        for start in range(0, reply.file.size, PIECE_BYTES):
-            piece = await self.loop.run_in_executor(threads, reply.file.piece, start)
-            if self.transport.is_closing():
-                break
-            self.transport.write(piece)
-            try:
+        try:
+            for start in range(0, reply.file.size, PIECE_BYTES):
+                piece = await self.loop.run_in_executor(threads, reply.file.piece, start)
+                if self.transport.is_closing():
+                    break
+                self.transport.write(piece)
                 await asyncio.wait_for(self.drain(), until - self.loop.time())
-            except (OSError, asyncio.TimeoutError):  # it left, or takes too long
-                self.abort()
-                break
+        except (OSError, asyncio.TimeoutError):  # it left, or takes too long
+            self.abort()
+        except asyncio.CancelledError:  # longer than any answer may take; websockets 13 would wait
+            self.abort()
+            raise
         return Sent(reply.status, "", Headers())
 
 

@@ -1,6 +1,7 @@
 """Who may come in: counts and addresses, then both ports of a real coordinator under siege."""
 import base64
 import contextlib
+import errno
 import json
 import re
 import socket
@@ -200,6 +201,19 @@ def test_where_the_system_does_not_say_how_many_files_may_be_open_a_number_is_as
     assert file_limit() == door_module.FILES_UNKNOWN
 
 
+def test_too_many_open_files_are_said_once_in_a_while(capsys):
+    now, others = [100.0], []
+    loop = SimpleNamespace(time=lambda: now[0], default_exception_handler=others.append)
+    complaints = server.Complaints()
+    for _ in range(1000):
+        complaints.hear(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+    now[0] += server.COMPLAINT_SECONDS + 1
+    complaints.hear(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+    complaints.hear(loop, {"exception": ValueError()})
+    assert capsys.readouterr().err.count("too many files are open") == 2
+    assert len(others) == 1
+
+
 # ---- Both ports of a real coordinator
 
 
@@ -345,13 +359,14 @@ def test_a_peer_that_reads_nothing_may_not_even_send_a_few_pings(quiet):
     peer = Client(quiet, "deaf").enter()
     with contextlib.ExitStack() as over:
         over.callback(peer.vanish)
+        before = -1
         for _ in range(MOST_FETCHES):
             peer.say("fetch", blob=peer.weights, offset=0)
-        until(lambda: sent_to(quiet, "deaf") > 4 * peer.parameters, "nothing is sent to it")
-        before = -1
-        while before != sent_to(quiet, "deaf"):  # until nothing more fits on its way
-            before = sent_to(quiet, "deaf")
-            time.sleep(0.5)
+            time.sleep(0.2)
+            while before != sent_to(quiet, "deaf"):  # until nothing more fits on its way
+                before = sent_to(quiet, "deaf")
+                time.sleep(0.3)
+        assert before < MOST_FETCHES * 4 * peer.parameters, "all of it fits"
         with contextlib.suppress(OSError):
             peer.socket.socket.sendall(frame(PING, b"") * 100)
         until(lambda: sent_to(quiet, "deaf") is None, "it stays")

@@ -175,14 +175,30 @@ def test_the_same_text_is_not_sent_again_and_again(hive, shared):
     assert "again and again" in liar.hear("refused")["reason"]
 
 
-def test_who_asks_for_more_than_it_reads_has_to_leave(hive, shared):
-    liar = shared.client(hive, "deaf").enter()
-    liar.start()
-    assert liar.deliver(liar.update())["verdict"] == "accepted"
-    update = liar.hear("commit")["update"]
-    for _ in range(MOST_WAITING + 100):  # half a megabyte each
-        liar.say("fetch", blob=update, offset=0)
-    assert "asks for more than it takes" in liar.hear("refused")["reason"]
+def test_nor_is_an_update(hive, shared):
+    liar = shared.client(hive, "reader again").enter()
+    make_rounds(liar, hive, 1)
+    with hive.journal() as journal:
+        update = journal.round(liar.version)["update_sha256"]
+    for _ in range(MOST_FETCHES):
+        assert protocol.name_of(liar.fetch(update)) == update
+    liar.say("fetch", blob=update, offset=0)
+    assert "again and again" in liar.hear("refused")["reason"]
+
+
+def test_weights_that_are_not_read_do_not_pile_up(hive, shared):
+    """Who asked for those of each round and read nothing kept them all in memory."""
+    deaf = shared.client(hive, "deaf").enter()
+    honest = shared.client(hive, "honest").enter()
+    for _ in range(60):
+        make_rounds(honest, hive, 1)
+        deaf.say("ready", version=0, weights=None, batch_size=2)
+        deaf.say("fetch", blob=honest.weights, offset=0)
+        if not hive.member("deaf"):
+            break
+    else:
+        pytest.fail("240 MB are kept for it", pytrace=False)
+    until(lambda: "asks for more than it takes" in hive.said(), "nobody says why")
 
 
 def test_who_missed_too_many_rounds_gets_the_weights_as_a_whole(hive, shared):
@@ -337,6 +353,25 @@ def test_a_peer_that_stays_does_not_hold_up_the_end(here_now, monkeypatch):
     asyncio.run(asyncio.wait_for(coordinator.run(), 60))
     assert "a" in coordinator.links
     assert protocol.unpack(link.outbox.get_nowait()) == {"type": "finished", "reason": "enough"}
+
+
+def test_who_asks_for_more_than_it_reads_has_to_leave(here_now):
+    coordinator, _ = here_now
+    link, unknown = connected(coordinator, "deaf"), protocol.pack("fetch", blob="0" * 64, offset=0)
+
+    async def never(message):
+        await asyncio.Event().wait()
+
+    async def said():
+        for _ in range(MOST_WAITING + 100):
+            await asyncio.sleep(0)
+            yield unknown
+
+    link.socket = type("Deaf", (), {"send": staticmethod(never),
+                                    "__aiter__": lambda self: said()})()
+    with pytest.raises(ProtocolError, match="asks for more than it takes"):
+        asyncio.run(coordinator.converse(link))
+    assert link.outbox.qsize() == MOST_WAITING
 
 
 def test_who_never_says_hello_is_sent_away(here_now, monkeypatch):
