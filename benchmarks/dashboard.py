@@ -77,8 +77,8 @@ class Simulated:
             "peers": list(self.peers_there.values())}
 
     def measured(self) -> Dict[str, Any]:
-        return {"phase": "training", "version": self.version, "step": 0, "total": None,
-                "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9, "speed": 1e7,
+        return {"phase": "training", "paused": "", "version": self.version, "step": 0,
+                "total": None, "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9, "speed": 1e7,
                 "flops": 1e14, "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
 
     def peers(self) -> Dict[str, Any]:

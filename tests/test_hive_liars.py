@@ -335,6 +335,23 @@ def test_of_many_addresses_the_latest_are_remembered(here_now):
     assert "10.0.0.100" in coordinator.newcomers_of
 
 
+def test_the_more_updates_were_rejected_the_longer_until_a_peer_is_heard(here_now, monkeypatch):
+    coordinator, _ = here_now
+    link, pauses = connected(coordinator, "a"), []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    async def reject(count):
+        for _ in range(count):
+            await coordinator.judge(link, {"version": 0, "steps": 1, "tokens": 1},
+                                    module.Verdict("rejected", "No."))
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    asyncio.run(reject(3))
+    assert pauses == [module.COOLING_SECONDS * count for count in (1, 2, 3)]
+
+
 def test_the_addresses_of_one_household_are_one(here_now):
     """With IPv6 everybody has 2^64 of them."""
     coordinator, _ = here_now

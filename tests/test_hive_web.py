@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -601,6 +602,18 @@ def test_answers_in_memory_are_bounded_for_each_address(port):
     port.web.travelling.most = size
     assert_refused(port.ask("/api/state"), 503, "try again")
     assert port.ask("/healthz").status == 200
+
+
+def test_a_state_that_takes_long_to_describe_is_told_again_for_a_while(port, source, monkeypatch):
+    asked = []
+
+    def slowly():
+        asked.append(time.sleep(0.3))
+        return {"version": len(asked)}
+
+    monkeypatch.setattr(source, "state", slowly)
+    assert [port.json("/api/state")["version"] for _ in range(3)] == [1, 1, 1]
+    until(lambda: port.json("/api/state")["version"] == 2, "nothing new is told")
 
 
 def stalled(port, source, monkeypatch, count):

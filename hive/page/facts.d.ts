@@ -5,7 +5,7 @@ export type Maybe = number | null; // null: not measured yet
 /** Where a peer is in its round. */
 export type PeerState =
   "joining" | "waiting" | "ready" | "training" | "uploading" | "delivered" | "lagging";
-export type Phase = "waiting" | "training" | "committing" | "finished";
+export type Phase = "waiting" | "training" | "committing" | "paused" | "finished";
 export type Verdict = "counted" | "late" | "rejected";
 export type Direction = "up" | "down";
 
@@ -40,6 +40,7 @@ export interface Round {
 /** What `measured` tells once a second. */
 export interface Measured {
   phase: Phase;
+  paused: string;
   version: number;
   step: number;
   total: Maybe;

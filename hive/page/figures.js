@@ -8,7 +8,7 @@ import { bits, bytes, count, duration, metric, nats } from "./format.js";
 
 const PHASES = {
   waiting: "waiting for peers", training: "training", committing: "combining the updates",
-  finished: "finished",
+  paused: "paused", finished: "finished",
 };
 
 /** @param {Maybe} loss */
@@ -47,7 +47,9 @@ export class Figures {
     yield ["Validation loss", `${nats(state.val_loss)} nats`, inBits(state.val_loss) + measuredAt];
     if (!single) {
       const now = state.phase === "training" ? `, ${duration(state.left)} left` : "";
-      yield ["Round", count(state.version + (state.finished ? 0 : 1)), PHASES[state.phase] + now];
+      const why = state.paused ? `: ${state.paused}` : "";
+      yield ["Round", count(state.version + (state.finished ? 0 : 1)),
+        PHASES[state.phase] + now + why];
     }
     yield ["Step", count(state.step), state.total ? `of ${count(state.total)}` : "no end set"];
     yield ["Speed", metric(state.speed), "characters/s"];
