@@ -78,8 +78,9 @@ class Simulated:
 
     def measured(self) -> Dict[str, Any]:
         return {"phase": "training", "paused": "", "version": self.version, "step": 0,
-                "total": None, "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9, "speed": 1e7,
-                "flops": 1e14, "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
+                "total": None, "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9,
+                "speed": 1e7, "flops": 1e14, "fastest": None, "speedup": None,
+                "bytes_up": 0, "bytes_down": 0}
 
     def peers(self) -> Dict[str, Any]:
         return {"peers": list(self.peers_there.values()), "contributors": []}
