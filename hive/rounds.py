@@ -215,9 +215,10 @@ class Rounds:
             self.pace.slack * statistics.median(known))
 
     def withdraw(self, peer: str) -> None:
-        """An offered update is not wanted after all; the peer may try again."""
+        """An offered update is not wanted after all. The peer may try again, and nobody waits for
+        that."""
         if peer in self.members:
-            self.members[peer].state = "waiting"
+            self.members[peer].state, self.members[peer].prompt = "waiting", False
 
     def reject(self, peer: str) -> None:
         """A delivered update turned out to be unusable; the peer may try again."""

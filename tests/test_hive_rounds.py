@@ -321,6 +321,17 @@ def test_a_rejected_peer_may_deliver_again():
     assert deliver(rounds, "a", NOW + 3) == ACCEPTED
 
 
+def test_nobody_waits_for_a_peer_whose_update_was_rejected():
+    rounds = make_rounds("a", "b")
+    rounds.tasks(NOW)
+    deliver(rounds, "b", NOW + 1)
+    rounds.reject("b")
+    rounds.ready("b", 0, hash_of(0))
+    rounds.tasks(NOW + 1)
+    deliver(rounds, "a", NOW + 2)
+    assert rounds.close(NOW + 2)
+
+
 def test_a_rejected_peer_that_left_is_forgotten():
     rounds = make_rounds("a", "b")
     rounds.tasks(NOW)
