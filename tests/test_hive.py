@@ -492,7 +492,7 @@ def counted(client):
 
 
 def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
-    hive = here.coordinator("--rounds", 5, "--min-peers", 2)
+    hive = here.coordinator("--rounds", 25, "--min-peers", 2)
     honest = here.peer(hive, "honest")
     liar = here.client(hive, "liar").enter()
     blank = encode("q4", torch.zeros(liar.parameters))
@@ -539,7 +539,7 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
         liar.hold(said)
     assert (honest.end(), hive.end()) == (0, 0)
     assert server.main(["--verify"]) == 0
-    assert Counter(name for number in range(1, 6) for name in hive.counted(number))["honest"] >= 2
+    assert Counter(name for number in range(1, 26) for name in hive.counted(number))["honest"] >= 2
 
 
 # --------------------------------------------------------------------------------------------------
