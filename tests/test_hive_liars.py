@@ -154,8 +154,9 @@ def test_whose_updates_are_all_rejected_has_to_leave_and_stays_away(hive, shared
     assert hive.said().count("rejected  broken") == MOST_REJECTED
 
 
-def test_one_good_update_makes_up_for_the_rejected_ones(hive, shared):
-    client = shared.client(hive, "unlucky").enter()
+def test_one_good_update_makes_up_for_the_rejected_ones(here):
+    hive = here.coordinator()
+    client = here.client(hive, "unlucky").enter()
     broken = encode("q4", torch.full((client.parameters,), math.nan))
     for _ in range(2):
         for _ in range(MOST_REJECTED - 1):
