@@ -176,8 +176,9 @@ def test_the_same_text_is_not_sent_again_and_again(hive, shared):
     assert "again and again" in liar.hear("refused")["reason"]
 
 
-def test_nor_is_an_update(hive, shared):
-    liar = shared.client(hive, "reader again").enter()
+def test_nor_is_an_update(here):
+    hive = here.coordinator()
+    liar = here.client(hive, "reader again").enter()
     make_rounds(liar, hive, 1)
     with hive.journal() as journal:
         update = journal.round(liar.version)["update_sha256"]
