@@ -18,7 +18,7 @@ from test_hive_job import make
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
-from hive import dial, peer, protocol
+from hive import dial, machine, peer, protocol
 from hive.codec import flatten, to_bytes
 from hive.protocol import shown
 
@@ -419,17 +419,17 @@ def test_a_job_larger_than_the_free_memory_is_refused_before_anything_is_fetched
         self.welcome(connection, BIG)
         asked.append(self.hear(connection, "fetch"))
 
-    monkeypatch.setattr(peer, "free_memory", lambda device: 2 * 10**9)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 2 * 10**9)
     assert join(false(offer)) == 2
     said = capsys.readouterr().err
-    need = peer.size(sum(BIG.memory(BIG.recipe, CPU)))
+    need = machine.size(sum(BIG.memory(BIG.recipe, CPU)))
     assert f"takes about {need} of memory, and 2.0 GB are free: use a smaller --batch-size" in said
     assert "--low-memory, or another machine" in said and not asked
 
 
 def test_where_nobody_can_tell_how_much_memory_is_free_none_is_missed(monkeypatch):
-    monkeypatch.setattr(peer, "free_memory", lambda device: None)
-    peer.require_memory(BIG, BIG.recipe, CPU)
+    monkeypatch.setattr(machine, "free_memory", lambda device: None)
+    machine.require_memory(BIG, BIG.recipe, CPU)
 
 
 def test_the_options_that_the_sentence_names_help():
@@ -448,7 +448,7 @@ def test_a_text_that_would_fill_the_memory_is_part_of_the_count():
 
 @linux
 def test_the_free_memory_of_this_machine_is_known():
-    assert 10**6 < peer.free_memory(torch.device("cpu")) < 10**15
+    assert 10**6 < machine.free_memory(torch.device("cpu")) < 10**15
 
 
 # --- Identity -------------------------------------------------------------------------------------
