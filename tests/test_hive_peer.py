@@ -404,6 +404,31 @@ def test_a_message_of_endless_empty_pieces_ends_the_connection(here, false):
     assert "gone silent" not in program.said()  # it was the number of pieces
 
 
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def test_a_peer_of_two_processes_survives_a_connection_that_breaks_while_it_trains(here, false):
+    again = threading.Event()
+
+    def break_off(self, connection):
+        if len(self.visits) == 1:
+            self.put_to_work(connection, make(TEXT))
+            connection.socket.shutdown(socket.SHUT_RDWR)
+            return
+        self.welcome(connection, make(TEXT), token=None)
+        self.hear(connection, "offer")  # what it had trained until then
+        again.set()
+        connection.send(protocol.pack("finished", reason="that was all"))
+        connection.recv(60)
+
+    hive, port = false(break_off), free_ports(1)[0]
+    crew = [here.peer(hive, "crew", environment={
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "USE_LIBUV": "0"}) for rank in range(2)]
+    assert again.wait(100), crew[0].said()
+    assert [one.end() for one in crew] == [0, 0], crew[0].said()
+
+
 # --- Memory ---------------------------------------------------------------------------------------
 
 CPU = Runtime(torch.device("cpu"))

@@ -398,6 +398,17 @@ def test_a_welcome_says_whether_the_last_update_counted(hand, counted, answer):
     assert hand.session.carried == (0 if counted else 256)
 
 
+def test_what_counted_before_says_nothing_about_the_last_update(hand):
+    hand.hold()
+    hand.commit()
+    held = hand.give(COMMITTED)[0]["weights"]
+    hand.train(version=1, weights=held)
+    hand.trained()
+    hand.lose()
+    hand.meet()
+    assert kinds(hand.welcome(counted=1)) == ["offer"]  # that was the one before
+
+
 @pytest.mark.parametrize("order", [
     "stopped, then back", "back, then stopped", "stopped in between"])
 def test_what_was_trained_when_the_connection_broke_is_offered_on_the_next(hand, order):
@@ -510,6 +521,14 @@ def test_an_update_whose_verdict_never_came_is_offered_again(hand):
     assert hand.hear("status", **status) == [first]
 
 
+def test_the_time_that_a_fetch_takes_is_not_counted_as_silence_about_an_update(hand):
+    hand.offering()
+    hand.commit()
+    hand.wait(2 * SILENCE_SECONDS)
+    hand.give(COMMITTED)
+    assert hand.hear("status", version=1, peers=1, loss=None, val_loss=None) == []
+
+
 def test_a_late_update_comes_again_with_the_next(hand):
     hand.offering()
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
@@ -581,6 +600,35 @@ def test_a_commit_that_is_known_is_not_taken_twice(hand):
     hand.commit()
     hand.give(COMMITTED)
     assert hand.commit() == []
+
+
+def interrupted(hand):
+    """A download whose connection broke after its first chunk, and the question on the next."""
+    hand.commit()
+    hand.hear("blob", blob=protocol.name_of(COMMITTED), bytes=SIZE, offset=0)
+    first, *more = protocol.chunks(protocol.name_of(COMMITTED), COMMITTED)
+    hand.chunk(first)
+    hand.lose()
+    hand.meet()
+    hand.welcome()
+    fetch, = hand.commit()
+    assert fetch["offset"] == 100 and len(more) > 1
+    return more
+
+
+def test_what_is_gone_takes_no_memory(hand, monkeypatch):
+    monkeypatch.setattr(protocol, "CHUNK_BYTES", 100)
+    hand.hold()
+    interrupted(hand)
+    hand.hear("gone", blob=protocol.name_of(COMMITTED))
+    assert hand.session.partial is None
+
+
+def test_an_interrupted_download_goes_on_only_when_the_coordinator_says_so(hand, monkeypatch):
+    monkeypatch.setattr(protocol, "CHUNK_BYTES", 100)
+    hand.hold()
+    hand.chunk(interrupted(hand)[0])
+    assert "nobody asked for" in hand.last().reason
 
 
 def test_what_the_coordinator_no_longer_has_is_not_waited_for(hand):
