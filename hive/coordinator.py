@@ -36,6 +36,7 @@ from gltch_2_7m import (
 )
 from hive import protocol
 from hive.codec import CODECS, from_bytes, to_bytes, unflatten
+from hive.door import household, is_local
 from hive.events import Events
 from hive.job import Job, nats
 from hive.journal import Contribution, Journal, Record
@@ -68,8 +69,11 @@ MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
 BARRED_SECONDS = 600.0  # for so long
-MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
-NEW_PEERS, NEW_PEERS_RATE = 1024, 1.0  # from one address: at once, and a second in the long run
+MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
+MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
+COOLING_SECONDS = 0.25  # before a peer is heard again, for each of its rejected updates in a row
+NEW_PEERS, NEW_PEERS_RATE = 128, 16.0  # that were never here: at once, and a second afterwards
+NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE = 64, 2.0  # ... from one address, but not from this machine
 MOST_ADDRESSES = 4096  # that this is remembered of
 LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
 
@@ -98,7 +102,8 @@ class Link:
     process: str  # random, made by the peer's process: a new connection of it replaces the old
     joined: float = field(default_factory=time.time)
     outbox: asyncio.Queue[Sending] = field(default_factory=asyncio.Queue)
-    fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
+    transfers: int = 0  # blobs in the outbox or on their way: what is not read stays in memory
     batch_size: int = 1
     offer: Optional[Dict[str, Any]] = None
     counted_at: float = field(default_factory=time.monotonic)  # when its work last counted
@@ -135,6 +140,7 @@ class Link:
             for chunk in protocol.chunks(blob, content, offset):
                 await self.put(chunk)
                 transferred(self, "down", what, len(chunk))
+            self.transfers -= 1
 
     async def put(self, message: Union[str, bytes]) -> None:
         self.down += len(message)
@@ -176,7 +182,8 @@ class Coordinator:
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
         self.rejections: Counter[str] = Counter()  # by peer: in a row
         self.barred: Dict[str, float] = {}  # by peer: until when (monotonic)
-        self.newcomers: OrderedDict[str, Bucket] = OrderedDict()  # by address
+        self.newcomers = Bucket(NEW_PEERS, NEW_PEERS_RATE)
+        self.newcomers_of: OrderedDict[str, Bucket] = OrderedDict()  # by address
         self.lines: Dict[str, Bucket] = {}  # of the log, by their kind
         self.unsaid: Counter[str] = Counter()  # lines of a kind that were too many
         self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
@@ -307,11 +314,12 @@ class Coordinator:
         name = protocol.name_of(committed.update)  # once, not for every peer
         self.remember(name, committed.update)
         peers = {c.peer for c in counted}
+        words = {each: commit_words(record.number, committed.codec, committed.result, name,
+                                    len(committed.update), step, each) for each in (False, True)}
         for link in self.links.values():
             if link.peer in peers:
                 link.counted_at = time.monotonic()
-            self.tell_commit(link, record.number, committed.codec, committed.result, name,
-                             len(committed.update), step, link.peer in peers)
+            link.outbox.put_nowait(words[link.peer in peers])
         self.finished = self.finished or self.job.limits.reached(step, record.number, self.seconds)
         self.begin_round(record.number, committed.weights, committed.result)
         self.events.add(
@@ -428,11 +436,13 @@ class Coordinator:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
         name = socket.address
-        link: Optional[Link] = None
         try:
             link = await self.handshake(socket)
             name = link.name
-            await self.converse(link)
+            try:
+                await self.converse(link)
+            finally:
+                self.leave(link)  # before the last words: it may not read them
         except ConnectionClosed:
             pass  # the usual end; `leave` tells who it was
         except asyncio.TimeoutError:
@@ -450,9 +460,6 @@ class Coordinator:
         except GltchError as error:  # the journal is damaged: end the run
             self.failure = error
             self.wake.set()
-        finally:
-            if link:
-                self.leave(link)
 
     def say(self, kind: str, text: str) -> None:
         """A line in the log, unless there were too many of this kind lately."""
@@ -488,26 +495,33 @@ class Coordinator:
         proof = protocol.proof(self.key, "coordinator", nonce, hello["nonce"])
         welcome = pack("welcome", proof=proof, peer=peer, name=name, token=token,
                        counted=self.journal.last_counted(peer), job=self.job.as_json())
-        self.journal.remember_peer(peer, name, token_hash, link.device, time.time())
+        await self.work(self.journal.remember_peer, peer, name, token_hash, link.device,
+                        time.time())
+        other = self.links.get(peer)
+        if other and other.process != link.process:  # it came while this was written down
+            raise Later("Another process uses this identity.")
         self.enter(link)
         link.outbox.put_nowait(welcome)
         return link
 
     def check_record(self, peer: str, address: str) -> None:
         """Raises ProtocolError for a peer whose updates were all rejected lately, and Later for too
-        many new ones from one place."""
+        many new ones."""
         now = time.monotonic()
         until = self.barred.get(peer, now)
         protocol.demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be "
                         f"used; it may come back in {(until - now) / 60:.0f} minutes.")
         self.barred.pop(peer, None)
         if peer not in self.standing.contributors:
-            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
-            self.newcomers.move_to_end(address)
-            while len(self.newcomers) > MOST_ADDRESSES:
-                self.newcomers.popitem(last=False)
-            if not bucket.take(1, now):
-                raise Later("Too many new peers came from this address.")
+            home = household(address)
+            of_address = self.newcomers_of.setdefault(
+                home, Bucket(NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE))
+            self.newcomers_of.move_to_end(home)
+            while len(self.newcomers_of) > MOST_ADDRESSES:
+                self.newcomers_of.popitem(last=False)
+            within = is_local(address) or of_address.take(1, now)
+            if not within or not self.newcomers.take(1, now):
+                raise Later("Too many new peers come just now.")
 
     def enter(self, link: Link) -> None:
         """From now on it takes part. A connection of the same process that was not yet found dead
@@ -600,7 +614,8 @@ class Coordinator:
             for number, codec, result, name, size, step in missed:
                 if name not in self.blobs:
                     self.remember(name, self.journal.update(number)[1])
-                self.tell_commit(link, number, codec, result, name, size, step, counted == number)
+                link.outbox.put_nowait(commit_words(number, codec, result, name, size, step,
+                                                    counted == number))
             return
         self.tell_version(link)
 
@@ -610,11 +625,6 @@ class Coordinator:
             self.whole = self.rounds.weights, to_bytes(self.weights)
         link.send("version", version=self.rounds.version, weights=self.rounds.weights,
                   step=self.step, counted=self.journal.last_counted(link.peer))
-
-    def tell_commit(self, link: Link, number: int, codec: str, result: str, update: str,
-                    size: int, step: int, counted: bool) -> None:
-        link.send("commit", version=number, weights=result, codec=codec, step=step, update=update,
-                  bytes=size, counted=counted)
 
     async def on_fetch(self, link: Link, said: Dict[str, Any]) -> None:
         blob, offset = said["blob"], said["offset"]
@@ -628,10 +638,11 @@ class Coordinator:
             link.send("gone", blob=blob)
             return
         protocol.demand(offset <= len(content), "A transfer cannot begin behind its end.")
-        if what != "update":
-            link.fetched[blob] += 1
-            protocol.demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again "
-                            "and again.")
+        link.fetched[blob] += 1
+        protocol.demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and "
+                        "again.")
+        link.transfers += 1
+        protocol.demand(link.transfers <= MOST_TRANSFERS, "The peer asks for more than it takes.")
         link.outbox.put_nowait((what, blob, content, offset))
 
     async def on_progress(self, link: Link, said: Dict[str, Any]) -> None:
@@ -641,7 +652,9 @@ class Coordinator:
         self.blobs[blob] = content
         self.blobs.move_to_end(blob)
         while len(self.blobs) > REMEMBERED_UPDATES:
-            self.blobs.popitem(last=False)
+            old, _ = self.blobs.popitem(last=False)
+            for link in self.links.values():
+                link.fetched.pop(old, None)
 
     # Updates arrive
 
@@ -658,7 +671,7 @@ class Coordinator:
             verdict = Verdict(REJECTED, wrong)
             self.rounds.withdraw(link.peer)
         if verdict.verdict != ACCEPTED:
-            self.judge(link, said, verdict)
+            await self.judge(link, said, verdict)
             return
         link.offer = said
         receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
@@ -706,7 +719,7 @@ class Coordinator:
         verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
                                       now)
         if verdict.verdict != ACCEPTED:
-            self.judge(link, said, verdict)
+            await self.judge(link, said, verdict)
             return
         self.opened = now if self.opened is None else self.opened
         tokens = self.believed(link, said, now)
@@ -715,7 +728,7 @@ class Coordinator:
             weight = await self.work(self.outer.add, said["codec"], content, weight, said["steps"])
         except Rejected as error:
             self.rounds.reject(link.peer)
-            self.judge(link, said, Verdict(REJECTED, str(error)))
+            await self.judge(link, said, Verdict(REJECTED, str(error)))
         else:
             loss = math.nan if said["loss"] is None else said["loss"]
             least = least_seconds(tokens, len(self.weights))
@@ -735,9 +748,9 @@ class Coordinator:
         claimed = min(said["tokens"], max(made, self.asked[link.peer]))
         return believed_tokens(claimed, now - link.counted_at, len(self.weights))
 
-    def judge(self, link: Link, said: Dict[str, Any], verdict: Verdict) -> None:
-        """Tell a peer, and write down, that its update does not count. Raises ProtocolError when
-        that was one too many."""
+    async def judge(self, link: Link, said: Dict[str, Any], verdict: Verdict) -> None:
+        """Tell a peer, and write down, that its update does not count. The more were rejected in a
+        row, the longer until it is heard again. Raises ProtocolError when it was one too many."""
         self.uploads.drop(link.peer)
         once = [c for c in self.contributions
                 if (c.peer, c.verdict) != (link.peer, verdict.verdict)]
@@ -756,14 +769,16 @@ class Coordinator:
                 self.rejections.pop(link.peer)
                 raise ProtocolError(f"{MOST_REJECTED} updates in a row could not be used. The "
                                     f"latest: {verdict.reason}")
+            await asyncio.sleep(COOLING_SECONDS * self.rejections[link.peer])
 
     # What others may know
 
     async def send_status(self) -> None:
         while True:
+            words = pack("status", version=self.rounds.version, peers=len(self.links),
+                         loss=finite(self.loss), val_loss=finite(self.val_loss))
             for link in self.links.values():
-                link.send("status", version=self.rounds.version, peers=len(self.links),
-                          loss=finite(self.loss), val_loss=finite(self.val_loss))
+                link.outbox.put_nowait(words)
             self.call_next()  # somebody may have stalled
             await asyncio.sleep(STATUS_SECONDS)
 
@@ -852,6 +867,12 @@ def require_announceable(job: Job) -> None:
     except ProtocolError:
         raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
                          "message to a peer can name: leave out what is not text.") from None
+
+
+def commit_words(number: int, codec: str, result: str, update: str, size: int, step: int,
+                 counted: bool) -> str:
+    return pack("commit", version=number, weights=result, codec=codec, step=step, update=update,
+                bytes=size, counted=counted)
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

@@ -3,6 +3,7 @@ who had the key."""
 import asyncio
 import contextlib
 import math
+import time
 
 import pytest
 import torch
@@ -14,10 +15,14 @@ from hive import protocol, server
 from hive.codec import CODECS, encode, from_bytes
 from hive.coordinator import (
     LOSS_FACTOR,
+    MOST_ADDRESSES,
     MOST_FETCHES,
     MOST_REJECTED,
+    MOST_WAITING,
     MOST_WINDOWS,
     NEW_PEERS,
+    NEW_PER_ADDRESS,
+    REMEMBERED_UPDATES,
     Coordinator,
     Later,
     apply_bytes,
@@ -170,6 +175,45 @@ def test_the_same_text_is_not_sent_again_and_again(hive, shared):
     assert "again and again" in liar.hear("refused")["reason"]
 
 
+def test_nor_is_an_update(hive, shared):
+    liar = shared.client(hive, "reader again").enter()
+    make_rounds(liar, hive, 1)
+    with hive.journal() as journal:
+        update = journal.round(liar.version)["update_sha256"]
+    for _ in range(MOST_FETCHES):
+        assert protocol.name_of(liar.fetch(update)) == update
+    liar.say("fetch", blob=update, offset=0)
+    assert "again and again" in liar.hear("refused")["reason"]
+
+
+def test_weights_that_are_not_read_do_not_pile_up(hive, shared):
+    """Who asked for those of each round and read nothing kept them all in memory."""
+    deaf = shared.client(hive, "deaf").enter()
+    honest = shared.client(hive, "honest").enter()
+    for _ in range(60):
+        make_rounds(honest, hive, 1)
+        deaf.say("ready", version=0, weights=None, batch_size=2)
+        deaf.say("fetch", blob=honest.weights, offset=0)
+        if not hive.member("deaf"):
+            break
+    else:
+        pytest.fail("240 MB are kept for it", pytrace=False)
+    until(lambda: "asks for more than it takes" in hive.said(), "nobody says why")
+
+
+def test_who_missed_too_many_rounds_gets_the_weights_as_a_whole(hive, shared):
+    absent = shared.client(hive, "absent").enter()
+    absent.say("goodbye")
+    until(lambda: not hive.member("absent"), "it never left")
+    make_rounds(shared.client(hive, "busy").enter(), hive, REMEMBERED_UPDATES + 1)
+    again = shared.client(hive, "absent", token=absent.token)
+    again.hear("welcome")
+    again.say("ready", version=absent.version, weights=absent.weights, batch_size=2)
+    said = again.hear("version", "commit")
+    assert said["type"] == "version" and said["version"] > absent.version + REMEMBERED_UPDATES
+    assert protocol.name_of(again.fetch(said["weights"])) == said["weights"]
+
+
 def test_invisible_names_are_replaced(hive, shared):
     for name in ("\u3164", "\u2800\u2800", "\u115f\u1160", "\uffa0", "\u0301", "\u200b"):
         peer = shared.client(hive, name)
@@ -202,6 +246,20 @@ def here_now(tmp_path, text_file, monkeypatch):
         yield Coordinator(job, journal, corpus, tmp_path), clock
 
 
+def connected(coordinator, peer):
+    """A peer's connection that does nothing."""
+    class Quiet:
+        latency = 0.0
+
+        def __getattr__(self, name):
+            return lambda *args, **values: None
+
+    link = coordinator.links[peer] = module.Link(Quiet(), peer, peer, "cpu", "0" * 64)
+    coordinator.rounds.join(peer)
+    coordinator.standing.join(peer, peer, "cpu", 0.0)
+    return link
+
+
 def test_a_machine_that_slept_did_not_train(here_now):
     """A minute's sleep counted as training, and so did an hour by which the clock was set."""
     coordinator, clock = here_now
@@ -219,13 +277,7 @@ def test_the_counter_of_windows_never_leaves_the_protocol(here_now):
     coordinator, clock = here_now
     coordinator.windows = MOST_WINDOWS - 1
 
-    class Quiet:
-        def __getattr__(self, name):
-            return lambda *args, **values: None
-
-    link = module.Link(Quiet(), "a", "a", "cpu", "0" * 64)
-    coordinator.links["a"] = link
-    coordinator.rounds.join("a")
+    link = connected(coordinator, "a")
     coordinator.rounds.ready("a", 0, coordinator.rounds.weights)
     coordinator.hand_out_tasks()
     assert 0 <= coordinator.windows < MOST_WINDOWS
@@ -249,7 +301,7 @@ def test_too_many_lines_of_one_kind_are_counted_and_not_written(here_now, capsys
 
 def test_one_address_cannot_invent_new_peers_without_end(here_now):
     coordinator, clock = here_now
-    for number in range(NEW_PEERS):
+    for number in range(NEW_PER_ADDRESS):
         coordinator.check_record(f"peer-{number}", "192.0.2.1")
     with pytest.raises(Later, match="Too many new peers"):
         coordinator.check_record("one-more", "192.0.2.1")
@@ -258,6 +310,109 @@ def test_one_address_cannot_invent_new_peers_without_end(here_now):
     coordinator.check_record("known", "192.0.2.1")
     clock[0] += 2.0
     coordinator.check_record("one-more", "192.0.2.1")
+
+
+def test_new_peers_come_in_turns_from_wherever_they_come_and_those_who_were_here_at_once(here_now):
+    """A thousand of them, each from an address of its own, made the page answer after seconds."""
+    coordinator, clock = here_now
+    for number in range(NEW_PEERS):
+        coordinator.check_record(f"peer-{number}", f"192.0.2.{number}")
+    with pytest.raises(Later):
+        coordinator.check_record("one-more", "198.51.100.7")
+    coordinator.standing.join("known", "known", "cpu", 0.0)
+    coordinator.check_record("known", "198.51.100.7")
+    clock[0] += 1.0
+    coordinator.check_record("one-more", "198.51.100.7")
+
+
+def test_of_many_addresses_the_latest_are_remembered(here_now):
+    coordinator, clock = here_now
+    for number in range(MOST_ADDRESSES + 100):
+        clock[0] += 1.0
+        coordinator.check_record(f"peer-{number}", f"10.0.{number >> 8}.{number & 255}")
+    assert len(coordinator.newcomers_of) == MOST_ADDRESSES
+    assert "10.0.0.99" not in coordinator.newcomers_of
+    assert "10.0.0.100" in coordinator.newcomers_of
+
+
+def test_the_more_updates_were_rejected_the_longer_until_a_peer_is_heard(here_now, monkeypatch):
+    coordinator, _ = here_now
+    link, pauses = connected(coordinator, "a"), []
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    async def reject(count):
+        for _ in range(count):
+            await coordinator.judge(link, {"version": 0, "steps": 1, "tokens": 1},
+                                    module.Verdict("rejected", "No."))
+
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    asyncio.run(reject(3))
+    assert pauses == [module.COOLING_SECONDS * count for count in (1, 2, 3)]
+
+
+def test_the_addresses_of_one_household_are_one(here_now):
+    """With IPv6 everybody has 2^64 of them."""
+    coordinator, _ = here_now
+    with pytest.raises(Later):
+        for number in range(NEW_PER_ADDRESS + 1):
+            coordinator.check_record(f"peer-{number}", f"2001:db8::{number:x}")
+    coordinator.check_record("somebody", "2001:db8:1::1")
+
+
+def test_a_peer_that_stays_does_not_hold_up_the_end(here_now, monkeypatch):
+    coordinator, _ = here_now
+    monkeypatch.setattr(module.time, "monotonic", time.perf_counter)  # a clock that goes
+    monkeypatch.setattr(module, "FAREWELL_SECONDS", 0.1)
+    link = connected(coordinator, "a")
+    coordinator.finished = "enough"
+    asyncio.run(asyncio.wait_for(coordinator.run(), 60))
+    assert "a" in coordinator.links
+    assert protocol.unpack(link.outbox.get_nowait()) == {"type": "finished", "reason": "enough"}
+
+
+def test_who_asks_for_more_than_it_reads_has_to_leave(here_now):
+    coordinator, _ = here_now
+    link, unknown = connected(coordinator, "deaf"), protocol.pack("fetch", blob="0" * 64, offset=0)
+
+    async def never(message):
+        await asyncio.Event().wait()
+
+    async def said():
+        for _ in range(MOST_WAITING + 100):
+            await asyncio.sleep(0)
+            yield unknown
+
+    link.socket = type("Deaf", (), {"send": staticmethod(never),
+                                    "__aiter__": lambda self: said()})()
+    with pytest.raises(ProtocolError, match="asks for more than it takes"):
+        asyncio.run(coordinator.converse(link))
+    assert link.outbox.qsize() == MOST_WAITING
+
+
+def test_who_never_says_hello_is_sent_away(here_now, monkeypatch):
+    """Over pings that are answered, it would stay for ever."""
+    coordinator, _ = here_now
+    monkeypatch.setattr(module.time, "monotonic", time.perf_counter)  # a clock that goes
+    monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 0.01)
+
+    class Silent:
+        address, closed = "192.0.2.1", None
+
+        async def send(self, message):
+            pass
+
+        async def recv(self):
+            await asyncio.Event().wait()
+
+        async def close(self, code, reason):
+            self.closed = code, reason
+
+    silent = Silent()
+    asyncio.run(asyncio.wait_for(coordinator.serve(silent), 60))
+    assert silent.closed == (1008, "The handshake took too long.")
+    assert not coordinator.links
 
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(here_now, monkeypatch):

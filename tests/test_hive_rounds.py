@@ -19,6 +19,7 @@ from hive.rounds import (
     BUSY,
     FASTEST_STEP,
     LATE,
+    LEAST_PATIENCE,
     REJECTED,
     STALEST,
     Pace,
@@ -490,6 +491,21 @@ def test_half_of_the_members_can_at_most_double_a_round(honest, others):
     assert play(make_rounds(*crew), 20, crew) == [3.0] * 20
     slowed = play(make_rounds(*crew, *dawdlers), 20, crew)
     assert 3.0 < max(slowed[1:]) <= 6.0, "the first round waits for all: nobody is known"
+
+
+def test_however_fast_half_of_the_members_are_the_others_get_a_moment():
+    rounds = make_rounds("a", "b")
+    rounds.tasks(NOW)
+    finish_round(rounds, NOW, "a", "b")
+    for peer in ("a", "b"):
+        rounds.ready(peer, 1, hash_of(1))
+    rounds.members["a"].step_seconds = rounds.members["b"].step_seconds = FASTEST_STEP
+    rounds.pace.overheads.clear()
+    rounds.tasks(NOW + 100)
+    deliver(rounds, "a", NOW + 100.001)
+    assert not rounds.close(NOW + 100.001)
+    assert not rounds.close(NOW + 100 + LEAST_PATIENCE)
+    assert rounds.close(NOW + 100.01 + LEAST_PATIENCE)
 
 
 def test_a_new_member_every_round_that_never_delivers_costs_at_most_half_as_much_again():
