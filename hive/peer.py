@@ -52,8 +52,22 @@ from hive.session.peer_session import PeerSession
 from hive.worker import Crew, Work, Worker
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
+WAITED_SHARE = 0.25  # ... of all that was waited before
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
 MOST_AT_ONCE = 256  # messages that are read between two steps
+
+
+class Patience:
+    """How long to wait before each attempt to connect. A coordinator that was only started again is
+    found again soon, and one that is gone for long is left in peace."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+
+    def next(self) -> float:
+        wait = min(max(FIRST_WAIT, WAITED_SHARE * self.waited), LONGEST_WAIT)
+        self.waited += wait
+        return wait
 
 
 class Stopped(Exception):
@@ -86,7 +100,7 @@ class Peer:
             "text": self.text, "begin": self.begin, "whole": self.whole, "apply": self.apply,
             "load": self.load, "train": self.train, "settle": self.settle, "forget": self.forget}
         self.cached = False  # the text of the run
-        self.wait = FIRST_WAIT  # before the next attempt to connect
+        self.patience = Patience()
         self.up = self.down = 0  # bytes
         self.progress = Progress()
         # this connection
@@ -123,8 +137,8 @@ class Peer:
                     "; is it running, and is the address right?")
                 self.progress.say(f"waiting   no connection to {self.server} ({describe(error)}); "
                                   f"trying again{doubt}")
-            self.sleep(max(asked, self.wait * random.uniform(0.5, 1.5)))  # not all at once
-            self.wait = min(2 * self.wait, LONGEST_WAIT)
+            wait = self.patience.next()
+            self.sleep(max(asked, wait * random.uniform(0.5, 1.5)))  # not all at once
 
     def sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -167,7 +181,7 @@ class Peer:
             elif isinstance(effect, effects.Keep):
                 cache.keep_identity(self.session.hive, self.session.asked_name, *effect)
             elif isinstance(effect, effects.Settled):
-                self.wait = FIRST_WAIT
+                self.patience = Patience()
             elif isinstance(effect, effects.StopTraining):
                 self.halt = True
             elif isinstance(effect, effects.Leave):

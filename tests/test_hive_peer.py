@@ -264,6 +264,17 @@ def join(server, *options):
     return peer.main(["--server", server.address, *ON_CPU, "--name", "guest", *options])
 
 
+WAITS = [0.5, 0.5, 0.5, 0.5, 0.5, 0.625, 0.78125, 0.9765625]  # a quarter of all before
+
+
+def test_waits_grow_to_half_a_minute_and_are_short_again_after_work():
+    patience = peer.Patience()
+    waits = [patience.next() for _ in range(40)]
+    assert waits[:8] == WAITS and waits == sorted(waits)
+    assert waits[-1] == peer.LONGEST_WAIT and 20 < sum(waits[:18]) < 60
+    assert peer.Patience().next() == peer.FIRST_WAIT
+
+
 def test_a_coordinator_that_drops_its_peers_at_once_is_asked_less_and_less(false, waits):
     def drop(self, connection):
         self.welcome(connection, make(TEXT))
@@ -273,7 +284,7 @@ def test_a_coordinator_that_drops_its_peers_at_once_is_asked_less_and_less(false
         connection.send(protocol.pack("status", **STATUS))
 
     assert join(false(drop)) == 128
-    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert waits == WAITS
 
 
 def test_after_a_connection_that_led_to_work_the_peer_is_back_soon(false, waits):
@@ -289,13 +300,13 @@ def test_after_a_connection_that_led_to_work_the_peer_is_back_soon(false, waits)
         self.hear(connection, "fetch")
 
     assert join(false(work_then_drop)) == 128
-    assert waits == [0.5, 1, 0.5, 1, 2, 0.5, 1, 2]
+    assert waits == [0.5] * 8
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 530])
 def test_who_is_asked_to_come_later_comes_later(answering, waits, status):
     assert join(answering(http(f"{status} Later"))) == 128
-    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert waits == WAITS
 
 
 @pytest.mark.parametrize("asked, pause", [("7", 7), ("99999999", 300), ("0", 0.5), ("-7", 0.5),

@@ -16,7 +16,7 @@ MODULES = ("door", "guest", "web", "downloads", "answers", "tls", "throttle", "c
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "coordinator.STATUS_SECONDS", "coordinator.SNAPSHOT_EVERY", "coordinator.PEER_SECONDS",
     "coordinator.MEASURED_SECONDS", "coordinator.EVALUATION_SHARE", "coordinator.RETRY_SECONDS",
-    "peer.FIRST_WAIT", "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "peer_session.PROGRESS_SECONDS",
+    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "peer_session.PROGRESS_SECONDS",
     "web.EVENTS_SECONDS", "protocol.VERSION",
     "journal.FORMAT", "journal.DIGEST", "tls.PARTIAL_CHAIN", "job.TRAINING_COPIES",
     "job.HIVE_COPIES", "job.BLOCK_ACTIVATIONS", "job.LOGITS", "gltch_2_7m.REFERENCE_STEPS",
