@@ -558,6 +558,15 @@ def test_a_link_may_be_lost_at_any_step_and_the_round_is_made_without_it(stage, 
     assert counted == (step is lose_while_it_is_added)
 
 
+def test_nobody_waits_for_who_has_left(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    assert play.waiting() == []
+    bob.lose()
+    assert play.waiting() == ["combine"]
+
+
 def test_an_interrupted_upload_goes_on_where_it_stopped_and_counts_once(stage):
     play, ann, bob = two_in_a_round(stage)
     ann.offer()
@@ -683,6 +692,18 @@ def test_whose_updates_are_all_rejected_is_barred_for_a_while(play):
     assert "may come back in 10 minutes" in again.hear("refused")["reason"]
     play.passes(reception.BARRED_SECONDS)
     assert Client(play, "ann", token=ann.token).enter().peer == ann.peer
+
+
+def test_one_good_update_makes_up_for_the_rejected_ones(stage):
+    play, ann, bob = two_in_a_round(stage)
+    for _ in range(2):
+        for _ in range(reception.MOST_REJECTED - 1):
+            ann.deliver()
+            play.fail("add", GltchError("It is not finite."))
+        make_a_round(play, ann, bob)
+        ann.ready(), bob.ready()
+        play.passes(1.0)
+    assert ann.closed is None and play.journal.last == 2
 
 
 def test_one_address_cannot_invent_new_peers_without_end(play, monkeypatch):
