@@ -17,7 +17,7 @@ import json
 import math
 import random
 import sys
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -61,6 +61,7 @@ UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found d
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
 BEGINNING = 1.7e9  # unix seconds
+MADE = 16  # weights that peers share
 CLOSED = "closed"  # the last thing that travels on a connection that ends in order
 
 
@@ -431,6 +432,7 @@ class PeerHost(Host):
         self.since = 0.0  # when it last connected
         self.connected = 0.0  # seconds, until it last vanished
         self.trained = self.lost = 0  # tokens
+        self.unsettled = 0  # of these, what no update is known to have brought in
         self.seconds = 0.0  # spent training
 
     def new_session(self) -> PeerSession:
@@ -511,6 +513,7 @@ class PeerHost(Host):
     def end(self, end: Union[effects.End, effects.Refuse]) -> None:
         self.ended = end.reason
         self.hang_up()
+        self.hive.one_less(end.reason)
 
     def say(self, said: effects.Tell) -> None:
         if self.connection:
@@ -528,6 +531,7 @@ class PeerHost(Host):
     # Slow work
 
     def begin(self, job: Job, text: bytes) -> int:
+        self.lose_unsettled()
         self.job = job
         self.worker = self.hive.task.worker(self.rng.randrange(2**31))
         self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
@@ -535,21 +539,26 @@ class PeerHost(Host):
 
     def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        after = apply_update(weights, codec, update)
-        return after, digest(after)
+        return self.hive.once((id(weights), codec, update),
+                              lambda: apply_update(weights, codec, update))
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
-        weights = from_bytes(content)
-        return weights, digest(weights)
+        return self.hive.once((content,), lambda: from_bytes(content))
 
     def load(self, weights: Tensor) -> None:
         self.worker.load(weights)
 
     def settle(self, counted: bool) -> None:
         self.feedback.settle(counted)
+        if counted:
+            self.unsettled = 0
 
     def forget(self) -> None:
         self.feedback.residual.zero_()
+        self.lose_unsettled()
+
+    def lose_unsettled(self) -> None:
+        self.lost, self.unsettled = self.lost + self.unsettled, 0
 
     # Training takes as long as its steps
 
@@ -580,7 +589,7 @@ class PeerHost(Host):
         training, self.training = self.training, None
         assert training is not None
         work = self.worker.work(task, training.steps, training.step_seconds)
-        self.trained += work.tokens
+        self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
         self.seconds += work.seconds
         return work, self.feedback.encode(self.job.sync.up, self.worker.moved(weights))
 
@@ -651,6 +660,7 @@ class Simulation:
         self.update_bytes = CODECS[self.sync.up].size(len(self.task.start))
         journal = Journal(None)
         journal.start(self.job.as_json(), to_bytes(self.task.start))
+        self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights
         # what is measured
         self.bytes = {"up": 0, "down": 0, "weights": 0}  # weights: as a whole
         self.before = dict(self.bytes)  # this round
@@ -678,9 +688,6 @@ class Simulation:
         for peer in self.peers:
             peer.connect()
         while not self.coordinator.session.finished:
-            gone = [peer for peer in self.peers if peer.ended]
-            require(len(gone) < len(self.peers), "No peer is left: training breaks down on all of "
-                    f"them; use a lower --learning-rate. {gone[-1].ended if gone else ''}")
             assert self.clock.step(), "nothing is left to happen: the hive stands still"
         return self.summary()
 
@@ -688,6 +695,22 @@ class Simulation:
         connection = Connection(next(self.numbers), peer, self.coordinator)
         self.coordinator.accept(connection)
         return connection
+
+    def once(self, key: Any, make: Callable[[], Tensor]) -> Tuple[Tensor, str]:
+        """Weights and their SHA-256. Peers that compute the same share what comes out, unless the
+        run is a strict one: a thousand peers need not have a thousand copies."""
+        if key not in self.made or self.strict:
+            weights = make()
+            self.made[key] = weights, digest(weights)
+            if len(self.made) > MADE:
+                self.made.popitem(last=False)
+        return self.made[key]
+
+    def one_less(self, reason: str) -> None:
+        """A peer has ended for good."""
+        require(bool(self.coordinator.session.finished) or any(not peer.ended for peer in self.peers),
+                "No peer is left: training breaks down on all of them; use a lower --learning-rate."
+                f" {reason}")
 
     # The table
 
