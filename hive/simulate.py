@@ -539,7 +539,7 @@ class PeerHost(Host):
 
     def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        return self.hive.once((id(weights), codec, update),
+        return self.hive.once((self.session.held.hash, codec, update),
                               lambda: apply_update(weights, codec, update))
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
