@@ -63,12 +63,17 @@ from gltch_2_7m import (
     require,
 )
 from hive.codec import CODECS, ErrorFeedback, digest, flatten, unflatten
-from hive.coordinator import REMEMBERED_UPDATES, finite, weighted_mean
 from hive.job import Limits
-from hive.outer import Outer, Rejected, apply_update, believed_tokens
+from hive.outer import Outer, Rejected, apply_update
 from hive.peer import MOST_FAILURES, Pending
 from hive.protocol import name_of
 from hive.rounds import ACCEPTED, LATE, REJECTED, Pace, Rounds, Verdict
+from hive.session.coordinator_session import (
+    REMEMBERED_UPDATES,
+    believed_tokens,
+    finite,
+    weighted_mean,
+)
 from hive.sync import SYNCS, Sync
 from hive.worker import Work, Worker
 
