@@ -35,19 +35,19 @@ class HiveFacts:
         self.fixed = {
             "session": self.events.session, "mode": "hive", "unit": "round",
             "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
-            "parameters": len(coordinator.weights), "context": job.config.block_size,
+            "parameters": coordinator.session.parameters, "context": job.config.block_size,
             "vocabulary": len(job.characters), "snapshots": None,
-            "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
+            "join": {"port": port, "locked": bool(coordinator.session.key), "colab": colab_link()}}
 
     def state(self) -> Dict[str, Any]:
         return {**self.fixed, "seq": self.events.seq, "now": time.time(),
                 **self.coordinator.state()}
 
     def peers(self) -> Dict[str, Any]:
-        there = self.coordinator.links
+        there = self.coordinator.session.peers
         return {"peers": self.coordinator.state()["peers"],
                 "contributors": [{**about, "connected": about["peer"] in there}
-                                 for about in self.coordinator.standing.ranking()]}
+                                 for about in self.coordinator.session.standing.ranking()]}
 
     # From the journal
 
@@ -67,17 +67,18 @@ class HiveFacts:
         return self.journal.round(number)
 
     def snapshot(self, version: Optional[int]) -> Snapshot:
-        coordinator, newest = self.coordinator, self.coordinator.rounds.version
+        session = self.coordinator.session
+        newest = session.rounds.version
         number = newest if version is None else version
         require(number <= newest, f"The hive has made {newest} rounds so far; there is no round "
                 f"{number}.")
         result, step = self.archive.at(number)
-        job, val_loss = coordinator.job, self.archive.evaluation(number)
+        job, val_loss = session.job, self.archive.evaluation(number)
         about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
                  "round": number, "step": step}
         if val_loss is not None:
             about["val_loss"] = val_loss
-        weights: Optional[Tensor] = coordinator.weights if number == newest else None
+        weights: Optional[Tensor] = session.weights if number == newest else None
 
         def content() -> bytes:
             flat = (self.archive.weights_at(number, apply_bytes) if weights is None

@@ -1,30 +1,17 @@
 """What peers say is bounded by what they were asked and by the time they had: found by an attacker
 who had the key."""
-import asyncio
-import contextlib
 import math
 
 import pytest
 import torch
-from hive_processes import TINY, Place, until
+from hive_processes import Place, until
 
-from gltch_2_7m import GltchError, Unwritable
-from hive import coordinator as module
 from hive import protocol, server
 from hive.codec import CODECS, encode, from_bytes
-from hive.coordinator import (
-    LOSS_FACTOR,
-    MOST_FETCHES,
-    MOST_REJECTED,
-    MOST_WINDOWS,
-    NEW_PEERS,
-    Coordinator,
-    Later,
-    apply_bytes,
-)
-from hive.journal import Journal
+from hive.coordinator import apply_bytes
 from hive.outer import HEAVIEST
 from hive.protocol import ProtocolError
+from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, MOST_REJECTED
 
 CHARACTERS = 2 * 128  # of a step: two windows
 
@@ -60,8 +47,6 @@ def make_rounds(client, hive, count):
         assert client.deliver(client.update())["verdict"] == "accepted"
         client.hold(client.hear("commit"))
 
-
-# --- Real sockets ---------------------------------------------------------------------------------
 
 def test_a_giant_update_after_a_restart_moves_the_weights_no_further_than_one_before_it(here):
     hive = here.coordinator()
@@ -186,120 +171,3 @@ def test_a_text_of_too_many_different_characters_is_refused_at_the_start(
                           "--dashboard-port", "0"])
     assert status == 2
     assert "110,000 different characters" in capsys.readouterr().err
-
-
-# --- In this process, where clocks and disks do what a test says ----------------------------------
-
-@pytest.fixture
-def here_now(tmp_path, text_file, monkeypatch):
-    """A coordinator without sockets, and the clock that it sees."""
-    args = server.build_parser().parse_args([*TINY, "--data", str(text_file), "--minutes", "10"])
-    journal = Journal(tmp_path)
-    job, corpus = server.start_run(args, journal, tmp_path)
-    clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    with contextlib.closing(journal):
-        yield Coordinator(job, journal, corpus, tmp_path), clock
-
-
-def test_a_machine_that_slept_did_not_train(here_now):
-    """A minute's sleep counted as training, and so did an hour by which the clock was set."""
-    coordinator, clock = here_now
-    coordinator.rounds.join("a")
-    coordinator.rounds.ready("a", 0, coordinator.rounds.weights)
-    coordinator.rounds.tasks(clock[0])
-    coordinator.opened = clock[0]
-    clock[0] += 1.0
-    assert coordinator.length() == 1.0
-    clock[0] += 3600.0
-    assert coordinator.length() == coordinator.rounds.longest < 70
-
-
-def test_the_counter_of_windows_never_leaves_the_protocol(here_now):
-    coordinator, clock = here_now
-    coordinator.windows = MOST_WINDOWS - 1
-
-    class Quiet:
-        def __getattr__(self, name):
-            return lambda *args, **values: None
-
-    link = module.Link(Quiet(), "a", "a", "cpu", "0" * 64)
-    coordinator.links["a"] = link
-    coordinator.rounds.join("a")
-    coordinator.rounds.ready("a", 0, coordinator.rounds.weights)
-    coordinator.hand_out_tasks()
-    assert 0 <= coordinator.windows < MOST_WINDOWS
-    task = protocol.unpack(link.outbox.get_nowait())
-    assert task["window"] == MOST_WINDOWS - 1
-
-
-def test_too_many_lines_of_one_kind_are_counted_and_not_written(here_now, capsys):
-    """24,642 bad offers wrote 1.8 MB of log."""
-    coordinator, clock = here_now
-    for number in range(10_000):
-        coordinator.say("rejected", f"liar: {number}")
-    coordinator.say("joined", "ann")
-    clock[0] += 10.0
-    coordinator.say("rejected", "liar: at last")
-    lines = "".join(capsys.readouterr()).splitlines()
-    assert len(lines) == module.LINES + 2
-    assert "joined" in lines[-2]
-    assert f"and {10_000 - module.LINES:,} more" in lines[-1]
-
-
-def test_one_address_cannot_invent_new_peers_without_end(here_now):
-    coordinator, clock = here_now
-    for number in range(NEW_PEERS):
-        coordinator.check_record(f"peer-{number}", "192.0.2.1")
-    with pytest.raises(Later, match="Too many new peers"):
-        coordinator.check_record("one-more", "192.0.2.1")
-    coordinator.check_record("somebody", "192.0.2.2")
-    coordinator.standing.join("known", "known", "cpu", 0.0)
-    coordinator.check_record("known", "192.0.2.1")
-    clock[0] += 2.0
-    coordinator.check_record("one-more", "192.0.2.1")
-
-
-def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(here_now, monkeypatch):
-    """"Too many open files" ended the run."""
-    coordinator, _ = here_now
-    written = []
-
-    def snapshot(number, weights, extra):
-        if not written:
-            written.append("failed")
-            raise Unwritable("snapshots/00000010.bin could not be written: Too many open files.")
-        written.append(number)
-
-    monkeypatch.setattr(coordinator.journal, "snapshot", snapshot)
-    coordinator.snapshot_due = True
-    asyncio.run(coordinator.try_snapshot())
-    assert coordinator.snapshot_due
-    asyncio.run(coordinator.try_snapshot())
-    assert not coordinator.snapshot_due and written == ["failed", 0]
-
-
-def test_what_cannot_be_written_now_is_written_later_and_the_page_knows(here_now, monkeypatch):
-    coordinator, _ = here_now
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
-    seen = []
-
-    def write():
-        seen.append(coordinator.measured())
-        if len(seen) < 4:
-            raise Unwritable("journal.db could not be used: database or disk is full.")
-
-    asyncio.run(coordinator.write("round", coordinator.updates, write))
-    assert [state["phase"] for state in seen] == ["waiting", "paused", "paused", "paused"]
-    assert "disk is full" in seen[-1]["paused"] and seen[0]["paused"] == ""
-    assert coordinator.measured()["paused"] == ""
-
-
-def test_a_damaged_journal_still_ends_the_run(here_now):
-    coordinator, _ = here_now
-
-    def write():
-        raise GltchError("journal.db is damaged.")
-
-    with pytest.raises(GltchError, match="damaged"):
-        asyncio.run(coordinator.write("round", coordinator.updates, write))

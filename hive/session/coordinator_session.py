@@ -1,0 +1,951 @@
+"""The coordinator's side of every conversation, and the rounds they make up: all its rules, pure.
+
+It is told what happened and answers with effects, in the order in which they must happen. It knows
+no sockets, clocks, threads or files, and never looks inside of weights: `coordinator.py` and
+`simulate.py` are its hosts. Every call ends with `_follow_up`, which sees what is due now: a task,
+the end of a round, an evaluation, the end of the run.
+"""
+from __future__ import annotations
+
+import hashlib
+import hmac
+import math
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from gltch_2_7m import GltchError, Unwritable
+from hive import protocol
+from hive.job import Job
+from hive.journal import Contribution, Record
+from hive.protocol import ProtocolError, Receiver, demand
+from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.session.effects import (
+    Close,
+    CoordinatorEffect,
+    Do,
+    Event,
+    Fail,
+    Finish,
+    Message,
+    Moment,
+    Proved,
+    Say,
+    Send,
+    SendBlob,
+)
+from hive.session.ledger import Ledger
+from hive.standing import RECENT, Standing, flops_per_character, kind_of
+from hive.throttle import Bucket
+from hive.uploads import Uploads, Wanted
+
+HANDSHAKE_SECONDS = 20.0
+FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
+STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
+REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
+MOST_WAITING = 256  # messages for one peer
+SNAPSHOT_EVERY = 10  # rounds
+EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
+RETRY_SECONDS = 2.0  # until what could not be written is tried again
+MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
+LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
+FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
+MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
+BARRED_SECONDS = 600.0  # for so long
+MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
+NEW_PEERS, NEW_PEERS_RATE = 1024, 1.0  # from one address: at once, and a second in the long run
+MOST_ADDRESSES = 4096  # that this is remembered of
+LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
+UPDATES, EVALUATIONS = "updates", "evaluations"  # lanes
+
+
+class Later(Exception):
+    """Not now: the peer may come back, and does so by itself."""
+
+
+class Stranger(NamedTuple):
+    """A connection that has not shown yet who it is."""
+
+    address: str
+    nonce: str
+    until: float
+
+
+class Identity(NamedTuple):
+    """What a peer said about itself. `process` is random, made by the peer's process: a new
+    connection of it replaces the old."""
+
+    name: str
+    device: str
+    process: str
+
+
+class Arrival(NamedTuple):
+    """Somebody who is proved, while its coming is written down; then it gets its welcome."""
+
+    welcome: Message
+    token_hash: str
+
+
+@dataclass
+class Link:
+    """A connection to a peer: what it says, holds and does. What travels is its host's matter."""
+
+    number: int
+    peer: str
+    identity: Identity
+    joined: float  # unix seconds
+    counted_at: float  # when its work last counted
+    batch_size: int = 1
+    steps: int = 0  # of its task done so far
+    offer: Optional[Message] = None  # of the update that is on its way
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
+    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
+        default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def speed(self) -> float:
+        """Characters per second while it trains, as it measured them; 0 before its first update.
+        Over as many updates as the hive's own speed, so that the two can be compared."""
+        seconds = sum(seconds for _, seconds in self.laps)
+        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
+
+
+class Delivery(NamedTuple):
+    """An update that is completely there, while it is being added."""
+
+    link: Link
+    said: Message  # its offer
+    size: int
+    tokens: int
+    stale: int  # rounds that it came late
+
+
+class Measurement(NamedTuple):
+    """An evaluation that is being made."""
+
+    version: int
+    step: int
+    began: float
+
+
+class Work(NamedTuple):
+    """What the end of slow work leads to."""
+
+    then: Callable[[Any], None]
+    unwritable: Callable[[Unwritable], None]
+    rejected: Callable[[GltchError], None]
+
+
+class CoordinatorSession:
+    def __init__(self, job: Job, ledger: Ledger, weights: Any, weights_hash: str, *,
+                 parameters: int, update_bytes: int, token: Callable[[], str],
+                 pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
+                 pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
+        self.job, self.ledger, self.key, self.eval_every = job, ledger, key, eval_every
+        self.parameters = parameters
+        self.token, self.pack_weights, self.read_text = token, pack_weights, text
+        self.now = Moment(0.0, 0.0)
+        self.effects: List[CoordinatorEffect] = []
+        self.ending = self.over = False  # the run is; nothing follows any more
+        # who is there
+        self.strangers: OrderedDict[int, Stranger] = OrderedDict()  # the oldest first
+        self.links: Dict[int, Link] = {}
+        self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
+        self.peers: Dict[str, Link] = {}  # the others
+        self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
+        self.rejections: Counter[str] = Counter()  # by peer: in a row
+        self.barred: Dict[str, float] = {}  # by peer: until when
+        self.newcomers: OrderedDict[str, Bucket] = OrderedDict()  # by address
+        # the run
+        version, _, self.step = ledger.head()
+        past = ledger.history()
+        self.standing = Standing(ledger.contributors(), ledger.reasons(), past)
+        self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training
+        self.windows = self.standing.tokens // job.config.block_size % MOST_WINDOWS
+        self.loss = past[-1]["loss"] if past else math.nan
+        evaluations = ledger.evaluations()
+        self.val_loss = evaluations[-1][1] if evaluations else math.nan
+        self.best = min((loss for _, loss in evaluations), default=math.inf)
+        self.evaluated = evaluations[-1][0] if evaluations else -1
+        self.finished = (job.limits.reached(self.step, version, self.seconds)
+                         or self._good_enough(self.best))
+        # the round
+        self.rounds = Rounds(version, weights_hash, pace or Pace(), least)
+        self.uploads = Uploads(update_bytes)
+        self.contributions: List[Contribution] = []  # since the last round closed
+        self.adding: Dict[str, Delivery] = {}  # by peer
+        self.committing = False
+        self.opened: Optional[float] = None  # the round began
+        self.stirred = True  # something happened that may open or close a round
+        self._begin_round(version, weights, weights_hash)
+        # what peers may fetch
+        self.blobs: OrderedDict[str, bytes] = OrderedDict()  # updates
+        self.whole = "", b""  # the newest weights that were asked for, and their name
+        self.text = b""
+        # slow work, and what is said of it
+        self.ticket = 0
+        self.works: Dict[int, Work] = {}
+        self.retries: Deque[Tuple[float, Callable[[], None]]] = deque()  # the earliest first
+        self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
+        self.snapshot_due = self.saving = False
+        self.measuring: Optional[Measurement] = None
+        self.lines: Dict[str, Bucket] = {}  # of the log, by their kind
+        self.unsaid: Counter[str] = Counter()  # lines of a kind that were too many
+        # what is due when
+        self.status_at = self.round_at = self.patience = math.inf
+        self.evaluation_at = -math.inf
+
+    # What its host tells
+
+    def begin(self, now: Moment) -> List[CoordinatorEffect]:
+        self.status_at = now.steady + STATUS_SECONDS
+        return self._react(now)
+
+    def connected(self, link: int, address: str, now: Moment) -> List[CoordinatorEffect]:
+        return self._react(now, self._challenge, link, address)
+
+    def heard(self, link: int, message: Message, now: Moment,
+              waiting: int = 0) -> List[CoordinatorEffect]:
+        """`waiting`: how many messages the link has not taken yet."""
+        return self._react(now, self._attempt, link, self._hear, link, message, waiting)
+
+    def chunk(self, link: int, content: bytes, now: Moment,
+              waiting: int = 0) -> List[CoordinatorEffect]:
+        return self._react(now, self._attempt, link, self._take_chunk, link, content, waiting)
+
+    def broken(self, link: int, reason: str, now: Moment) -> List[CoordinatorEffect]:
+        """It sent what is no message of the protocol."""
+        return self._react(now, self._refuse, link, reason)
+
+    def admitted(self, link: int, now: Moment) -> List[CoordinatorEffect]:
+        """Who is proved has got a place."""
+        return self._react(now, self._write_down, link)
+
+    def lost(self, link: int, now: Moment) -> List[CoordinatorEffect]:
+        return self._react(now, self._leave, link)
+
+    def done(self, ticket: int, result: Any, now: Moment) -> List[CoordinatorEffect]:
+        return self._react(now, self.works.pop(ticket).then, result)
+
+    def failed(self, ticket: int, error: GltchError, now: Moment) -> List[CoordinatorEffect]:
+        work = self.works.pop(ticket)
+        if isinstance(error, Unwritable):
+            return self._react(now, work.unwritable, error)
+        return self._react(now, work.rejected, error)
+
+    def wake(self, now: Moment) -> List[CoordinatorEffect]:
+        return self._react(now)
+
+    def stop(self, now: Moment) -> List[CoordinatorEffect]:
+        """Keep what there is, and end; the run may go on some day."""
+        return self._react(now, self._stop)
+
+    @property
+    def deadline(self) -> float:
+        """When `wake` wants to be called."""
+        if self.over:
+            return math.inf
+        handshake = next(iter(self.strangers.values())).until if self.strangers else math.inf
+        retry = self.retries[0][0] if self.retries else math.inf
+        evaluation = self.evaluation_at if self._evaluation_waits() else math.inf
+        return min(handshake, retry, evaluation, self.round_at, self.status_at, self.patience)
+
+    # How it answers
+
+    def _react(self, now: Moment, act: Optional[Callable[..., None]] = None,
+               *values: Any) -> List[CoordinatorEffect]:
+        self.now = now
+        if act:
+            act(*values)
+        if not self.over:
+            self._follow_up()
+        effects, self.effects = self.effects, []
+        return effects
+
+    def _attempt(self, number: int, act: Callable[..., None], *values: Any) -> None:
+        """The one place where what goes wrong in a conversation has its consequences."""
+        try:
+            act(*values)
+        except ProtocolError as error:
+            self._refuse(number, str(error))
+        except Later as error:
+            self._close(number, 1013, str(error))
+        except Unwritable:  # a round that cannot be written says so by itself
+            self._turn_away(number)
+        except GltchError as error:  # the record is damaged
+            self._fail(error)
+
+    def _refuse(self, number: int, reason: str) -> None:
+        if number in self.links or number in self.strangers:
+            link = self.links.get(number)
+            who = link.identity.name if link else self.strangers[number].address
+            self._say("refused", f"{who}: {reason}")
+            self._send(number, "refused", reason=reason)
+            self._close(number, 1008)
+
+    def _turn_away(self, number: int) -> None:
+        self._close(number, 1013, "The coordinator's disk takes nothing just now.")
+
+    def _close(self, number: int, code: int, reason: str = "") -> None:
+        self.effects.append(Close(number, code, reason))
+        self._leave(number)
+
+    def _send(self, number: int, kind: str, **values: Any) -> None:
+        self.effects.append(Send(number, {"type": kind, **values}))
+
+    def _tell(self, kind: str, **fields: Any) -> None:
+        self.effects.append(Event(kind, fields))
+
+    def _say(self, kind: str, text: str) -> None:
+        """A line in the log, unless there were too many of this kind lately."""
+        bucket = self.lines.setdefault(kind, Bucket(LINES, LINES_RATE))
+        if not bucket.take(1, self.now.steady):
+            self.unsaid[kind] += 1
+            return
+        unsaid = self.unsaid.pop(kind, 0)
+        more = f" (and {unsaid:,} more since the last such line)" if unsaid else ""
+        self.effects.append(Say(kind, text + more))
+
+    def _fail(self, error: Exception) -> None:
+        self.effects.append(Fail(error))
+        self.over = True
+
+    # Slow work
+
+    def _ask(self, lane: str, what: str, *values: Any, then: Callable[[Any], None],
+             unwritable: Optional[Callable[[Unwritable], None]] = None,
+             rejected: Optional[Callable[[GltchError], None]] = None) -> None:
+        self.ticket += 1
+        self.works[self.ticket] = Work(then, unwritable or self._fail, rejected or self._fail)
+        self.effects.append(Do(self.ticket, lane, what, values))
+
+    def _write(self, name: str, lane: str, what: str, *values: Any,
+               then: Callable[[], None]) -> None:
+        """Have something written; while the disk does not take it, try again and again."""
+        def written(_: None) -> None:
+            if self.unwritten.pop(name, ""):
+                self._say("goes on", f"the {name} is written")
+            then()
+
+        def wait(error: Unwritable) -> None:
+            reason = f"{error} The run goes on when there is room."
+            if self.unwritten.get(name) != reason:
+                self.unwritten[name] = reason
+                self._say("waiting", reason)
+            self.retries.append((self.now.steady + RETRY_SECONDS, attempt))
+
+        def attempt() -> None:
+            self._ask(lane, what, *values, then=written, unwritable=wait)
+
+        attempt()
+
+    # What is due now
+
+    def _follow_up(self) -> None:
+        self._time_out_strangers()
+        self._retry()
+        self._send_status()
+        if self.stirred or self.now.steady >= self.round_at:
+            self._see_to_the_round()
+        self._combine()
+        if self._evaluation_waits() and self.now.steady >= self.evaluation_at:
+            self._evaluate()
+        if self.finished:
+            self._wind_up()
+
+    def _time_out_strangers(self) -> None:
+        late = [number for number, stranger in self.strangers.items()
+                if stranger.until <= self.now.steady]
+        for number in late:
+            self._close(number, 1008, "The handshake took too long.")
+
+    def _retry(self) -> None:
+        while self.retries and self.retries[0][0] <= self.now.steady:
+            self.retries.popleft()[1]()
+
+    def _send_status(self) -> None:
+        if self.now.steady < self.status_at:
+            return
+        self.status_at = self.now.steady + STATUS_SECONDS
+        for link in self.peers.values():
+            self._send(link.number, "status", version=self.rounds.version, peers=len(self.peers),
+                       loss=finite(self.loss), val_loss=finite(self.val_loss))
+        self._call_next()  # somebody may have stalled
+
+    def _see_to_the_round(self) -> None:
+        self.stirred = False
+        if not self.finished:
+            self._hand_out_tasks()
+            if self.rounds.close(self.now.steady):
+                self._tell("closed", version=self.rounds.version)
+        deadline = self.rounds.deadline
+        self.round_at = deadline if deadline > self.now.steady else math.inf
+
+    def _stop(self) -> None:
+        self.over = True
+        self._ask(UPDATES, "snapshot", then=lambda _: self._finish(""))
+
+    # The end of the run
+
+    def _wind_up(self) -> None:
+        """One thing after the other: the last commit, evaluation and snapshot, farewell."""
+        if self.rounds.closed or self.measuring:
+            return
+        if self.evaluated != self.rounds.version:
+            self._evaluate()
+        elif not self.ending:
+            self.ending = True
+            self._tell("finished", reason=self.finished)
+            self._write("snapshot", UPDATES, "snapshot", then=self._say_farewell)
+        elif self.patience <= self.now.steady or self.patience < math.inf and not self.peers:
+            self._finish(self.finished)
+
+    def _say_farewell(self) -> None:
+        self.patience = self.now.steady + FAREWELL_SECONDS
+        for link in self.peers.values():
+            self._send(link.number, "finished", reason=self.finished)
+
+    def _finish(self, reason: str) -> None:
+        self.effects.append(Finish(reason))
+        self.over = True
+
+    # Peers come
+
+    def _challenge(self, number: int, address: str) -> None:
+        nonce = self.token()
+        self.strangers[number] = Stranger(address, nonce, self.now.steady + HANDSHAKE_SECONDS)
+        self._send(number, "challenge", protocol=protocol.VERSION, hive=self.job.hive, nonce=nonce,
+                   locked=bool(self.key))
+
+    def _on_hello(self, number: int, stranger: Stranger, hello: Message) -> None:
+        """Who is it, does it have the key, and may it take part?"""
+        demand(hello["type"] == "hello", "The first message must be a hello.")
+        name = protocol.clean_name(hello["name"], "peer")
+        try:
+            protocol.check_hello(hello, self.key, stranger.nonce)
+            demand(hello["text"] in (None, self.job.text), "The peer brought another text than the "
+                   "one this hive trains on: leave out --data, and it gets the right one.")
+            peer, name, token, token_hash = self._identify(hello, name, stranger.nonce)
+            self._check_record(peer, stranger.address)
+        except ProtocolError as error:
+            raise ProtocolError(f"{name}: {error}") from None
+        del self.strangers[number]
+        identity = Identity(name, protocol.clean_name(hello["device"], "unknown"),
+                            hello["process"])
+        self.links[number] = Link(number, peer, identity, self.now.unix, self.now.steady)
+        proof = protocol.proof(self.key, "coordinator", stranger.nonce, hello["nonce"])
+        self.arriving[number] = Arrival(
+            {"proof": proof, "peer": peer, "name": name, "token": token}, token_hash)
+        self.effects.append(Proved(number))
+
+    def _identify(self, hello: Message, name: str, nonce: str
+                  ) -> Tuple[str, str, Optional[str], str]:
+        """(peer, name, token, its SHA-256). Who shows that it has the token of an identity of this
+        name gets that back, unless another process is using it now; others get a new one."""
+        for peer, token_hash in self.ledger.identities(name) if hello["token"] else ():
+            expected = protocol.possession(token_hash, nonce, hello["nonce"])
+            if hmac.compare_digest(expected, hello["token"]):
+                using = [link for link in self.links.values() if link.peer == peer]
+                if all(link.identity.process == hello["process"] for link in using):
+                    return peer, name, None, token_hash  # it has the token already
+                break
+        taken = {link.identity.name for link in self.links.values()}
+        number, free = 2, name
+        while free in taken:
+            free = f"{name[: protocol.NAME_LENGTH - 5]}-{number}"
+            number += 1
+        token = self.token()
+        return self.token()[:16], free, token, hashlib.sha256(token.encode()).hexdigest()
+
+    def _check_record(self, peer: str, address: str) -> None:
+        """Raises ProtocolError for a peer whose updates were all rejected lately, and Later for too
+        many new ones from one place."""
+        now = self.now.steady
+        until = self.barred.get(peer, now)
+        demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be used; it "
+               f"may come back in {(until - now) / 60:.0f} minutes.")
+        self.barred.pop(peer, None)
+        if peer not in self.standing.contributors:
+            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
+            self.newcomers.move_to_end(address)
+            while len(self.newcomers) > MOST_ADDRESSES:
+                self.newcomers.popitem(last=False)
+            if not bucket.take(1, now):
+                raise Later("Too many new peers came from this address.")
+
+    def _write_down(self, number: int) -> None:
+        """Who is proved has a place; its identity has to be known when it comes back."""
+        if number in self.arriving:
+            link = self.links[number]
+            self._ask(UPDATES, "remember_peer", link.peer, link.identity.name,
+                      self.arriving[number].token_hash, link.identity.device, self.now.unix,
+                      then=lambda _: self._attempt(number, self._enter, number),
+                      unwritable=lambda _: self._turn_away(number))
+
+    def _enter(self, number: int) -> None:
+        """From now on it takes part. A connection of the same process that was not yet found dead
+        makes way."""
+        if number not in self.arriving:
+            return  # it did not wait
+        link, arrival = self.links[number], self.arriving.pop(number)
+        counted = self.ledger.last_counted(link.peer)
+        if link.peer in self.peers:
+            self._close(self.peers[link.peer].number, 1000)
+        self.peers[link.peer] = link
+        self.standing.join(link.peer, link.identity.name, link.identity.device, self.now.unix)
+        self.rounds.join(link.peer)
+        self._tell("joined", peer=self.about(link))
+        self._say("joined", f"{link.identity.name} ({link.identity.device})")
+        self._send(number, "welcome", **arrival.welcome, counted=counted, job=self.job.as_json())
+
+    def _leave(self, number: int) -> None:
+        self.strangers.pop(number, None)
+        self.arriving.pop(number, None)
+        link = self.links.pop(number, None)
+        if link is None or self.peers.get(link.peer) is not link:
+            return
+        del self.peers[link.peer]
+        self.rounds.leave(link.peer)
+        self.uploads.leave(link.peer)
+        self._call_next()
+        self._tell("left", peer=link.peer)
+        waits = "" if self.peers or self.finished else "; nobody is left, the run waits"
+        self._say("left", f"{link.identity.name}{waits}")
+        self.stirred = True
+
+    # What they say
+
+    def _hear(self, number: int, said: Message, waiting: int) -> None:
+        if number in self.strangers:
+            self._on_hello(number, self.strangers[number], said)
+            return
+        link = self._speaker(number, waiting)
+        if link is None:
+            return
+        answers = {"ready": self._on_ready, "offer": self._on_offer, "fetch": self._on_fetch,
+                   "progress": self._on_progress, "goodbye": self._on_goodbye}
+        kind = said["type"]
+        demand(kind in answers, f"A peer does not send {kind} messages.")
+        answers[kind](link, said)
+
+    def _take_chunk(self, number: int, content: bytes, waiting: int) -> None:
+        demand(number not in self.strangers, "A control message was expected.")
+        link = self._speaker(number, waiting)
+        if link is not None:
+            self._on_chunk(link, content)
+
+    def _speaker(self, number: int, waiting: int) -> Optional[Link]:
+        """None: this connection was closed, and what still comes from it is of no interest."""
+        demand(number not in self.arriving, "A peer waits for its welcome.")
+        demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
+        return self.links.get(number)
+
+    def _on_ready(self, link: Link, said: Message) -> None:
+        """The peer holds these weights. If they are old it gets what is missing."""
+        link.batch_size = said["batch_size"]
+        version, weights = said["version"], said["weights"]
+        if weights and self.rounds.ready(link.peer, version, weights):
+            self.stirred = True
+            return
+        near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
+        missed = self.ledger.updates_since(version) if near else []
+        if near and weights == self.ledger.at(version)[0] and (
+                sum(size for *_, size, _ in missed) < 4 * self.parameters):
+            counted = self.ledger.last_counted(link.peer)
+            for number, codec, result, name, size, step in missed:
+                if name not in self.blobs:
+                    self._remember(name, self.ledger.update(number)[1])
+                self._tell_commit(link, number, codec, result, name, size, step, counted == number)
+            return
+        self._tell_version(link)
+
+    def _tell_version(self, link: Link) -> None:
+        """Offer the newest weights as a whole."""
+        if self.whole[0] != self.rounds.weights:  # one copy, however many download it
+            self.whole = self.rounds.weights, self.pack_weights(self.weights)
+        self._send(link.number, "version", version=self.rounds.version,
+                   weights=self.rounds.weights, step=self.step,
+                   counted=self.ledger.last_counted(link.peer))
+
+    def _tell_commit(self, link: Link, number: int, codec: str, result: str, update: str,
+                     size: int, step: int, counted: bool) -> None:
+        self._send(link.number, "commit", version=number, weights=result, codec=codec, step=step,
+                   update=update, bytes=size, counted=counted)
+
+    def _on_fetch(self, link: Link, said: Message) -> None:
+        blob, offset = said["blob"], said["offset"]
+        what, content = "update", self.blobs.get(blob)
+        if blob == self.job.text:
+            self.text = self.text or self.read_text()
+            what, content = "text", self.text
+        elif blob == self.whole[0]:
+            what, content = "weights", self.whole[1]
+        if content is None:  # it took so long that this is history; it will ask for what is new
+            self._send(link.number, "gone", blob=blob)
+            return
+        demand(offset <= len(content), "A transfer cannot begin behind its end.")
+        if what != "update":
+            link.fetched[blob] += 1
+            demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and "
+                   "again.")
+        self.effects.append(SendBlob(link.number, what, blob, content, offset))
+
+    def _on_progress(self, link: Link, said: Message) -> None:
+        link.steps = said["steps"]
+
+    def _on_goodbye(self, link: Link, said: Message) -> None:
+        self._close(link.number, 1000)
+
+    def _remember(self, blob: str, content: bytes) -> None:
+        self.blobs[blob] = content
+        self.blobs.move_to_end(blob)
+        while len(self.blobs) > REMEMBERED_UPDATES:
+            self.blobs.popitem(last=False)
+
+    # Updates arrive
+
+    def _on_offer(self, link: Link, said: Message) -> None:
+        if link.peer in self.adding:
+            return  # it reconnected; the verdict comes when it is reached
+        if (link.peer in self.rounds.delivered
+                or self.ledger.last_counted(link.peer) > said["version"]):
+            # It reconnected before it heard; the commit will tell, or is already on its way.
+            self._send_verdict(link, said, Verdict(ACCEPTED))
+            return
+        now = self.now.steady
+        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now)
+        wrong = self._implausible(said)
+        if verdict.verdict == ACCEPTED and wrong:
+            verdict = Verdict(REJECTED, wrong)
+            self.rounds.withdraw(link.peer)
+        if verdict.verdict != ACCEPTED:
+            self._judge(link, said, verdict)
+            return
+        link.offer = said
+        receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
+        if receiver is not None:
+            self._receive(link, receiver)
+
+    def _implausible(self, said: Message) -> str:
+        """What no honest peer would offer, in words; empty if there is nothing."""
+        loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
+        if loss is not None and loss > most:
+            return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
+        if said["bytes"] != self.uploads.size:
+            return f"An update of this hive has {self.uploads.size:,} bytes, not {said['bytes']:,}."
+        return ""
+
+    def _receive(self, link: Link, receiver: Receiver) -> None:
+        """Let it send its update, from where an interrupted transfer stopped."""
+        self._send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
+        if receiver.complete:
+            self._deliver(link, receiver)
+
+    def _call_next(self) -> None:
+        """Those who wait with an update may send it when others have done so."""
+        for peer, receiver in self.uploads.turns(self.now.steady):
+            self._send(self.peers[peer].number, "send", blob=receiver.blob, offset=0)
+
+    def _on_chunk(self, link: Link, content: bytes) -> None:
+        receiver = self.uploads.add(link.peer, content, self.now.steady)
+        if receiver is None or link.offer is None:
+            raise ProtocolError("A chunk came that belongs to no transfer.")
+        self._tell("transfer", peer=link.peer, direction="up", content="update",
+                   bytes=len(content))
+        if receiver.complete:
+            self._deliver(link, receiver)
+
+    def _deliver(self, link: Link, receiver: Receiver) -> None:
+        """The whole update is there: it counts if the round is open and the outer step admits it.
+        """
+        said, link.offer = link.offer, None
+        assert said is not None
+        self.uploads.drop(link.peer)
+        self._call_next()
+        content = receiver.result()
+        now = self.now.steady
+        stale = self.rounds.version - said["version"]
+        verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
+                                      now)
+        if verdict.verdict != ACCEPTED:
+            self._judge(link, said, verdict)
+            return
+        self.opened = now if self.opened is None else self.opened
+        tokens = self._believed(link, said)
+        weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
+        delivery = self.adding[link.peer] = Delivery(link, said, len(content), tokens, stale)
+        self._ask(UPDATES, "add", said["codec"], content, weight, said["steps"],
+                  then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
+
+    def _believed(self, link: Link, said: Message) -> int:
+        """Characters that it trained on, as far as it was asked to and had the time for it. What it
+        carried over from updates that came too late was asked for earlier."""
+        made = said["steps"] * link.batch_size * self.job.config.block_size
+        claimed = min(said["tokens"], max(made, self.asked[link.peer]))
+        return believed_tokens(claimed, self.now.steady - link.counted_at, self.parameters)
+
+    def _count(self, delivery: Delivery, weight: float) -> None:
+        """It was added, with this weight, to what the round will commit."""
+        link, said, size, tokens, stale = delivery
+        del self.adding[link.peer]
+        loss = math.nan if said["loss"] is None else said["loss"]
+        least = least_seconds(tokens, self.parameters)
+        link.laps.append((tokens, max(said["seconds"], least)))
+        self.asked.pop(link.peer, None)
+        self.rejections.pop(link.peer, None)
+        self.contributions.append(Contribution(
+            link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",
+            f"{stale} rounds late" if stale else ""))
+        self._send_verdict(link, said, Verdict(ACCEPTED))
+        self.stirred = True
+
+    def _reject(self, delivery: Delivery, error: GltchError) -> None:
+        """It was not added: it would do the weights no good."""
+        link, said, *_ = delivery
+        del self.adding[link.peer]
+        self.rounds.reject(link.peer)
+        self.stirred = True
+        current = self.peers.get(link.peer, link)  # it may have another connection by now
+        self._attempt(current.number, self._judge, current, said, Verdict(REJECTED, str(error)))
+
+    def _judge(self, link: Link, said: Message, verdict: Verdict) -> None:
+        """Tell a peer, and write down, that its update does not count. Raises ProtocolError when
+        that was one too many."""
+        self.uploads.drop(link.peer)
+        once = [c for c in self.contributions
+                if (c.peer, c.verdict) != (link.peer, verdict.verdict)]
+        self.contributions = [*once, Contribution(
+            link.peer, link.identity.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
+            verdict.verdict, verdict.reason)]
+        self.standing.refuse(link.peer, verdict.verdict, verdict.reason, self.now.unix)
+        self._tell("refused", peer=link.peer, verdict=verdict.verdict, reason=verdict.reason)
+        self._send_verdict(link, said, verdict)
+        if verdict.verdict == REJECTED:
+            self._say("rejected", f"{link.identity.name}: {verdict.reason}")
+            self.rejections[link.peer] += 1
+            if self.rejections[link.peer] >= MOST_REJECTED:
+                self.barred[link.peer] = self.now.steady + BARRED_SECONDS
+                self.rejections.pop(link.peer)
+                raise ProtocolError(f"{MOST_REJECTED} updates in a row could not be used. The "
+                                    f"latest: {verdict.reason}")
+
+    def _send_verdict(self, link: Link, said: Message, verdict: Verdict) -> None:
+        current = self.peers.get(link.peer)  # it may be gone, or have another connection by now
+        if current:
+            self._send(current.number, "verdict", version=said["version"],
+                       verdict=verdict.verdict, reason=verdict.reason)
+
+    # Rounds
+
+    def _begin_round(self, version: int, weights: Any, name: str) -> None:
+        self.weights = weights
+        self.total = self.job.limits.total(self.step, version, self.seconds)
+        self.rounds.open_round(version, name,
+                               self.job.sync.quota(self.step, self.total, self.job.recipe),
+                               self.total and max(1, self.total - self.step))
+        self.opened = None
+        self.uploads.forget(version - STALEST)
+        self.stirred = True
+
+    def _hand_out_tasks(self) -> None:
+        before = self.rounds.plan
+        tasks = self.rounds.tasks(self.now.steady)
+        plan = self.rounds.plan
+        if plan is not None and plan is not before:  # also when nobody made it and all begin again
+            self.opened = self.now.steady
+            self._tell("opened", version=self.rounds.version, quota=plan.quota,
+                       seconds=plan.seconds)
+        for peer, task in tasks.items():
+            link = self.peers[peer]
+            link.steps = 0
+            self._send(link.number, "train", version=task.version, weights=self.rounds.weights,
+                       step=self.step, total=self.total, quota=task.quota, seconds=task.seconds,
+                       window=self.windows)
+            self.windows = (self.windows + task.quota * link.batch_size) % MOST_WINDOWS
+            self.asked[peer] += task.quota * link.batch_size * self.job.config.block_size
+
+    def _combine(self) -> None:
+        """Once the round is closed and everything that was delivered in it has been added."""
+        if self.rounds.closed and not self.adding and not self.committing:
+            self.committing = True
+            self._ask(UPDATES, "combine", then=self._keep)
+
+    def _keep(self, committed: Any) -> None:
+        """Have the round written down; None: nothing of it could be used, it goes on."""
+        if committed is None:
+            self.committing, self.stirred = False, True
+            self.rounds.reopen()
+            return
+        contributions, self.contributions = tuple(self.contributions), []
+        counted = [c for c in contributions if c.verdict == "counted"]
+        self.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
+        step = self.step + max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
+        record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
+                        committed.update, step, self.loss, self.now.unix - self._length(),
+                        self.now.unix, contributions)
+        self._write("round", UPDATES, "keep", record, committed,
+                    then=partial(self._commit, record, committed.weights))
+
+    def _length(self) -> float:
+        """Seconds of the round so far, at most as long as it was planned: a machine that slept did
+        not train, and the clock on the wall may be set."""
+        passed = 0.0 if self.opened is None else self.now.steady - self.opened
+        return min(passed, self.rounds.longest)
+
+    def _commit(self, record: Record, weights: Any) -> None:
+        """The round is on the disk. Only now, and only here, peers hear that their updates counted.
+        """
+        self.committing = False
+        self.standing.count(record)
+        self.step, self.seconds = record.step, self.seconds + record.committed - record.opened
+        name = protocol.name_of(record.update)  # once, not for every peer
+        self._remember(name, record.update)
+        counted = {c.peer for c in record.contributions if c.verdict == "counted"}
+        for link in self.peers.values():
+            if link.peer in counted:
+                link.counted_at = self.now.steady
+            self._tell_commit(link, record.number, record.codec, record.result, name,
+                              len(record.update), record.step, link.peer in counted)
+        self.finished = self.finished or self.job.limits.reached(self.step, record.number,
+                                                                 self.seconds)
+        self._begin_round(record.number, weights, record.result)
+        self._tell(
+            "committed", version=record.number, step=record.step, total=self.total,
+            loss=record.loss, opened=record.opened, committed=record.committed,
+            contributions=[{
+                "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
+                "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
+            } for c in record.contributions])
+        self.snapshot_due = self.snapshot_due or record.number % SNAPSHOT_EVERY == 0
+        self._snapshot()
+
+    def _snapshot(self) -> None:
+        """While the peers train. It only shortens the way back after a restart: when it cannot be
+        written, the next round tries again."""
+        def saved(_: None) -> None:
+            self.saving = self.snapshot_due = False
+
+        def not_saved(error: Unwritable) -> None:
+            self.saving = False
+            self._say("snapshot", f"{error} The next round tries again.")
+
+        if self.snapshot_due and not self.saving:
+            self.saving = True
+            self._ask(UPDATES, "snapshot", then=saved, unwritable=not_saved)
+
+    # Evaluation
+
+    def _evaluation_waits(self) -> bool:
+        """Are there weights to measure that have not been measured?"""
+        version, every = self.rounds.version, self.eval_every
+        return (not self.measuring and not self.finished and version != self.evaluated
+                and (every is None or version > 0 and version % every == 0))
+
+    def _evaluate(self) -> None:
+        """Validation loss, a sample and a checkpoint of the weights as they are now."""
+        self.measuring = Measurement(self.rounds.version, self.step, self.now.steady)
+        self._ask(EVALUATIONS, "evaluate", self.weights, self.rounds.version, self.step,
+                  then=partial(self._keep_evaluation, self.measuring))
+
+    def _keep_evaluation(self, about: Measurement, result: Tuple[float, float, str, Any]) -> None:
+        self.val_loss, seconds, text, state = result
+        names = ["best.pt", "last.pt"] if self.val_loss < self.best else ["last.pt"]
+        end = partial(self._end_evaluation, about, text)
+        self._write("evaluation", EVALUATIONS, "keep_evaluation", about.version, self.val_loss,
+                    seconds, text, then=partial(
+                        self._write, "checkpoint", EVALUATIONS, "keep_checkpoint", state, names,
+                        then=end))
+
+    def _end_evaluation(self, about: Measurement, text: str) -> None:
+        self.measuring, self.evaluated = None, about.version
+        self.best = min(self.best, self.val_loss)
+        self._tell("evaluated", version=about.version, step=about.step, val_loss=self.val_loss,
+                   best_val_loss=self.best, text=text)
+        self.finished = self.finished or self._good_enough(self.val_loss)
+        if self.eval_every is None:  # so that evaluations take no more than a share of the time
+            share = EVALUATION_SHARE if self.job.limits.target_loss is None else 1.0
+            self.evaluation_at = self.now.steady + (self.now.steady - about.began) * (1 / share - 1)
+        self.stirred = True
+
+    def _good_enough(self, val_loss: float) -> str:
+        target = self.job.limits.target_loss
+        if target is None or not val_loss <= target:
+            return ""
+        return f"the target loss of {target:g} is reached, with {val_loss:.4f}"
+
+    # What others may know
+
+    def doing(self, link: Link) -> Tuple[str, int, int]:
+        """(state, steps done, of how many)."""
+        plan = self.rounds.plan
+        return self.rounds.members[link.peer].state, link.steps, plan.quota if plan else 0
+
+    def about(self, link: Link) -> Dict[str, Any]:
+        """A peer, for the dashboard."""
+        known = self.standing.contributors[link.peer]
+        state, steps, quota = self.doing(link)
+        return {
+            "peer": link.peer, "name": link.identity.name, "device": link.identity.device,
+            "kind": kind_of(link.identity.device), "state": state, "steps": steps, "quota": quota,
+            "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
+            **{field: known[field] for field in ("tokens", "counted", "late", "rejected",
+                                                 "reason")}}
+
+    def measured(self, now: Moment) -> Dict[str, Any]:
+        """The numbers of the run that change all the time."""
+        standing, speed = self.standing, self.standing.speed if self.peers else 0.0
+        plan = self.rounds.plan if self.peers else None  # a round that nobody makes waits
+        paused = self.unwritten.get("round", "")
+        phase = ("paused" if paused else "finished" if self.finished
+                 else "committing" if self.rounds.closed else "training" if plan else "waiting")
+        fastest = max(self.peers.values(), key=lambda link: link.speed, default=None)
+        if fastest and not fastest.speed:  # nobody has delivered yet
+            fastest = None
+        left = self.rounds.train_until - now.steady
+        return {
+            "phase": phase, "paused": paused, "version": self.rounds.version, "step": self.step,
+            "total": self.total,
+            "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
+                               "left": max(0.0, left)},
+            "seconds": self.seconds, "tokens": standing.tokens, "speed": speed,
+            "remaining": plan and standing.remaining(self.total and self.total - self.step),
+            "flops": speed * flops_per_character(self.job.config),
+            "fastest": fastest and {"name": fastest.identity.name, "speed": fastest.speed},
+            "speedup": fastest and speed / fastest.speed}
+
+    def state(self, now: Moment) -> Dict[str, Any]:
+        """What the dashboard shows: measured, never invented."""
+        contributors = self.standing.contributors.values()
+        return {
+            **self.measured(now), "finished": self.finished, "started": self.standing.started,
+            "loss": self.loss, "val_loss": self.val_loss, "best_val_loss": self.best,
+            "evaluated": self.evaluated,
+            "updates": {verdict: sum(about[verdict] for about in contributors)
+                        for verdict in ("counted", "late", "rejected")},
+            "peers": [self.about(link) for link in self.peers.values()]}
+
+
+def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
+    """What a peer says it trained on, as far as that is possible in the time it had.
+
+    A token costs 6 floating point operations per parameter (arXiv 2001.08361, section 2.1).
+    """
+    return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
+
+
+def least_seconds(tokens: int, parameters: int) -> float:
+    """Nobody is believed to train on so many tokens in less."""
+    return 6 * parameters * tokens / FASTEST
+
+
+def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
+    """Mean of (value, weight) pairs, NaN when there are none."""
+    known = list(pairs)
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else math.nan
+
+
+def finite(value: float) -> Optional[float]:
+    return value if abs(value) <= 1e6 else None  # JSON knows no NaN
