@@ -56,6 +56,8 @@ from hive.journal import Journal
 from hive.outer import apply_update
 from hive.peer import Peer, Stopped
 from hive.protocol import pack, unpack
+from hive.session import effects
+from hive.session.effects import PeerEffect
 from hive.sync import SYNCS
 from hive.worker import Crew, Work, Worker
 
@@ -273,19 +275,19 @@ class RealPeer(Peer):
         if not sys.stdin.readline():  # the parent says to go on, or is no more
             raise Stopped
 
-    def report(self) -> None:
-        if self.hash and not self.joined:
-            self.joined = True
-            self.tell([])
-        super().report()
-
-    def on_commit(self, said: Dict[str, Any]) -> None:
-        self.samples.append(sample(self.watched, self.socket.socket))
-        self.left -= 1
-        if not self.left:
-            self.tell(self.samples)
-            raise Stopped
-        super().on_commit(said)
+    def carry_out(self, asked: List[PeerEffect]) -> None:
+        for effect in asked:
+            said = effect.message if isinstance(effect, effects.Tell) else {"type": ""}
+            if said["type"] == "ready" and said["weights"] and not self.joined:
+                self.joined = True
+                self.tell([])
+            elif said["type"] == "fetch" and self.joined:  # it has heard of a commit
+                self.samples.append(sample(self.watched, self.socket.socket))
+                self.left -= 1
+                if not self.left:
+                    self.tell(self.samples)
+                    raise Stopped
+        super().carry_out(asked)
 
 
 def be_a_peer(address: str, pid: int, rounds: int) -> None:
