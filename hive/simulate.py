@@ -44,7 +44,7 @@ from hive.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
 from hive.job import Job, Limits
 from hive.journal import Journal, Record
 from hive.outer import REMEMBERED, Committed, Outer, apply_update
-from hive.protocol import name_of, pack, unpack
+from hive.protocol import CHUNK_BYTES, name_of, pack, unpack
 from hive.rounds import LATE, REJECTED, Pace
 from hive.session import effects
 from hive.session.coordinator_session import CoordinatorSession, finite
@@ -237,9 +237,10 @@ class Host:
             self.tell("failed", do.ticket, error)
         else:
             self.tell("done", do.ticket, result)
-        lane.popleft()
-        if lane:
-            self.start(lane[0])
+        if lane and lane[0] is do:
+            lane.popleft()
+            if lane:
+                self.start(lane[0])
 
 
 class Connection:
@@ -247,9 +248,10 @@ class Connection:
 
     def __init__(self, number: int, peer: PeerHost, coordinator: CoordinatorHost):
         self.number, self.peer = number, peer
-        clock, strict = peer.clock, peer.hive.strict
-        self.up = Wire(clock, peer.up, peer.latency, partial(coordinator.arrive, self), not strict)
-        self.down = Wire(clock, peer.down, peer.latency, partial(peer.arrive, self), not strict)
+        chunk = peer.hive.chunk_bytes if peer.hive.strict else None
+        self.up, self.down = (Wire(peer.clock, rate, peer.latency, partial(arrive, self), chunk)
+                              for rate, arrive in ((peer.up, coordinator.arrive),
+                                                   (peer.down, peer.arrive)))
 
     def cut(self) -> None:
         self.up.cut()
@@ -641,6 +643,8 @@ class Simulation:
     `run` goes through a whole run. `peers`, `coordinator` and the rest are there to look at in
     between. `strict`: messages and chunks are packed, cut and unpacked for real."""
 
+    chunk_bytes = CHUNK_BYTES
+
     def __init__(self, settings: Settings, strict: bool = False):
         torch.set_num_threads(settings.threads)
         self.settings, self.sync, self.strict = settings, settings.make_sync(), strict
@@ -670,10 +674,16 @@ class Simulation:
         self.start_loss = self.task.measure(self.task.start)
         self.rows: List[Row] = []
         self.on_round: Optional[Callable[[Row], None]] = None
-        self.coordinator = CoordinatorHost(self, journal)
+        self.coordinator = self.make_coordinator(journal)
         slow = set(self.rng.sample(range(settings.peers),
                                    round(settings.stragglers * settings.peers)))
-        self.peers = [PeerHost(self, number, number in slow) for number in range(settings.peers)]
+        self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
+
+    def make_coordinator(self, journal: Journal) -> CoordinatorHost:
+        return CoordinatorHost(self, journal)
+
+    def make_peer(self, number: int, slow: bool) -> PeerHost:
+        return PeerHost(self, number, slow)
 
     def token(self) -> str:
         return f"{self.tokens_rng.getrandbits(256):064x}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections import deque
-from typing import Any, Callable, Deque, List, NamedTuple, Tuple
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Tuple
 
 from hive.protocol import CHUNK_BYTES, CHUNK_HEADER
 
@@ -63,17 +63,15 @@ class Travelling(NamedTuple):
 class Wire:
     """One direction of a connection: what is sent arrives in order, or the connection breaks.
 
-    With `whole` a piece of any size arrives that the rate carries in a few seconds, and what had
-    arrived of it when the connection broke is not lost; otherwise pieces are chunks as in the
-    protocol, which arrive whole or not at all."""
+    With `chunk` bytes a blob is cut as in the protocol, and a chunk arrives whole or not at all.
+    Without, a piece is as large as the rate carries in a few seconds, and what had arrived of it
+    when the connection broke is not lost."""
 
     def __init__(self, clock: Clock, rate: float, delay: float, arrive: Callable[[Any], None],
-                 whole: bool):
+                 chunk: Optional[int] = None):
         self.clock, self.rate, self.delay, self.arrive = clock, rate, delay, arrive
-        self.whole = whole
-        self.piece = CHUNK_BYTES
-        if whole:
-            self.piece = max(self.piece, int(min(rate * PIECE_SECONDS, 1e12)))
+        self.whole = not chunk
+        self.piece = chunk or max(CHUNK_BYTES, int(min(rate * PIECE_SECONDS, 1e12)))
         self.free = 0.0  # when all that was sent is out
         self.open = True
         self.moving: Deque[Travelling] = deque()
