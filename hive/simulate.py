@@ -718,9 +718,9 @@ class Simulation:
 
     def one_less(self, reason: str) -> None:
         """A peer has ended for good."""
-        require(bool(self.coordinator.session.finished) or any(not peer.ended for peer in self.peers),
-                "No peer is left: training breaks down on all of them; use a lower --learning-rate."
-                f" {reason}")
+        left = any(not peer.ended for peer in self.peers)
+        require(left or bool(self.coordinator.session.finished), "No peer is left: training breaks "
+                f"down on all of them; use a lower --learning-rate. {reason}")
 
     # The table
 
@@ -822,11 +822,16 @@ def build_parser() -> argparse.ArgumentParser:
                                 choices=f.metadata["choices"],
                                 metavar=None if f.metadata["choices"] else "X")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="the real text")
+    parser.add_argument("--faults", action="store_true",
+                        help="instead: break the hive in every way, by --seed (see faults.py)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="X",
+                        help="with --faults: so many runs, from --seed on (default: 1)")
     return parser
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
-    given = {name: value for name, value in vars(args).items() if value is not None}
+    given = {name: value for name, value in vars(args).items()
+             if value is not None and name not in ("faults", "seeds")}
     recipe = {name: given.pop(name) for name in RECIPE_OPTIONS if name in given}
     return Settings(**{**given, "data": tuple(given.get("data", ()))}, recipe=recipe)
 
@@ -834,6 +839,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
+        if args.faults:
+            from hive.faults import main as play
+            return play(args.seed or 0, args.seeds)
         summary = simulate(settings_from(args), show)
         show(summary)
     except KeyboardInterrupt:
