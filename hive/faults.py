@@ -115,12 +115,15 @@ class Coordinator(CoordinatorHost):
         self.hive.is_down(self.journal)
 
     def arrive(self, connection: Connection, item: Any) -> None:
-        for one in self.hive.disturbed(connection, item, self.held_back):
-            if connection.number in self.connections:
-                try:
-                    super().arrive(connection, one)
-                except ProtocolError as error:
-                    self.tell("broken", connection.number, str(error))
+        for one in self.hive.disturbed(connection, item, self.held_back, self.take):
+            self.take(connection, one)
+
+    def take(self, connection: Connection, item: Any) -> None:
+        if connection.number in self.connections:
+            try:
+                super().arrive(connection, item)
+            except ProtocolError as error:
+                self.tell("broken", connection.number, str(error))
 
     def accept(self, connection: Connection) -> None:
         if any(other.peer is connection.peer for other in self.connections.values()):
@@ -266,11 +269,14 @@ class Peer(PeerHost):
     def arrive(self, connection: Connection, item: Any) -> None:
         if self.sleeps(self.arrive, connection, item):
             return
-        for one in self.hive.disturbed(connection, item, self.held_back):
-            try:
-                super().arrive(connection, one)
-            except ProtocolError as error:
-                self.tell("broken", error)
+        for one in self.hive.disturbed(connection, item, self.held_back, self.take):
+            self.take(connection, one)
+
+    def take(self, connection: Connection, item: Any) -> None:
+        try:
+            super().arrive(connection, item)
+        except ProtocolError as error:
+            self.tell("broken", error)
 
     def say(self, said: effects.Tell) -> None:
         super().say(said)
@@ -542,8 +548,8 @@ class Trial(Simulation):
 
     # What is done to what arrives
 
-    def disturbed(self, connection: Connection, item: Any, held_back: Dict[Connection, Any]
-                  ) -> List[Any]:
+    def disturbed(self, connection: Connection, item: Any, held_back: Dict[Connection, Any],
+                  arrive: Callable[[Connection, Any], None]) -> List[Any]:
         items = [item]
         if item == CLOSED:
             return items
@@ -553,6 +559,7 @@ class Trial(Simulation):
         elif self.disturbances["out of order"]:
             self.disturbances["out of order"] -= 1
             held_back[connection] = item
+            self.clock.after(1.0, self.let_go, connection, item, held_back, arrive)
             return []
         if self.disturbances["twice"]:
             self.disturbances["twice"] -= 1
@@ -565,6 +572,13 @@ class Trial(Simulation):
             content[self.dice.randrange(item.begin, item.end)] ^= 1 << self.dice.randrange(8)
             items[0] = item._replace(content=bytes(content))
         return items
+
+    def let_go(self, connection: Connection, item: Any, held_back: Dict[Connection, Any],
+               arrive: Callable[[Connection, Any], None]) -> None:
+        """Nothing came that it could have come after."""
+        if held_back.get(connection) is item:
+            del held_back[connection]
+            arrive(connection, item)
 
     def somebody(self) -> Peer:
         return self.dice.choice(self.peers)
