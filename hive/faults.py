@@ -45,6 +45,7 @@ UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
 PATIENCE = 1800.0  # virtual seconds in which all must be well again, once faults stop
 LATEST = 30  # events that a failure tells
+MOST_PEERS = 6  # with clones
 MOST_EVENTS = 60_000  # of a run that never ends
 
 
@@ -397,7 +398,7 @@ class Trial(Simulation):
             peers=peers, rounds=draw.choice((12, 1_000_000)), parameters=draw.choice((24, 200)),
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
-            recipe={"seed": seed, "batch_size": 2}), strict=True)
+            recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True)
         self.journal = self.coordinator.journal
         kinds = draw.sample(sorted(FAULTS), draw.randint(1, 4))
         self.plan = sorted((draw.randrange(40, 900), kind, draw.random())
@@ -626,6 +627,8 @@ def kill_when_kept(hive: Trial) -> None:
 
 def clone(hive: Trial) -> None:
     """Somebody starts a second process with the same identity."""
+    if len(hive.peers) == MOST_PEERS:
+        return
     hive.cover("two processes with one token")
     hive.cloned = True
     peer = Peer(hive, len(hive.peers), hive.somebody())
@@ -653,8 +656,14 @@ def set_clock_of_coordinator(hive: Trial) -> None:
 
 
 def suspend(hive: Trial) -> None:
-    hive.cover("peer suspended for minutes or an hour")
-    peer, seconds = hive.somebody(), hive.dice.choice((120.0, 240.0, 480.0, 3600.0))
+    """One for minutes, which the coordinator notices or not; or all for an hour."""
+    if hive.dice.random() < 0.25:
+        hive.cover("all peers suspended for an hour")
+        for peer in hive.peers:
+            sleep(hive, peer, 3600.0)
+        return
+    hive.cover("peer suspended for minutes")
+    peer, seconds = hive.somebody(), hive.dice.choice((90.0, 150.0, 240.0))
     sleep(hive, peer, seconds)
     if peer.connection and hive.dice.random() < 0.5:
         peer.cut(seconds, UNNOTICED_SECONDS)
