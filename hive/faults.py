@@ -10,6 +10,7 @@ of faults that still leads to it, and what happened last.
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from collections import Counter, deque
@@ -213,7 +214,7 @@ class Peer(PeerHost):
     def die(self, why: str) -> None:
         """The process is gone, and with it what it did not upload; it is started again."""
         self.hive.cover(f"peer {why}")
-        self.telling, self.training, self.alarm = False, None, float("inf")
+        self.telling, self.training, self.alarm = False, None, math.inf
         self.calls.clear()
         for lane in self.lanes.values():
             lane.clear()
@@ -281,7 +282,7 @@ class Peer(PeerHost):
 
     def say(self, said: effects.Tell) -> None:
         super().say(said)
-        if said.message["type"] == "offer":
+        if said.message["type"] == "offer" and said.message["update"] not in self.hive.nonsense:
             lots = self.hive.made_of[said.message["update"]]
             self.hive.must(said.message["tokens"] == sum(lot.tokens for lot in lots),
                            "an update is offered with other tokens than went into it")
@@ -320,11 +321,14 @@ class Peer(PeerHost):
             self.breakdown, self.training = False, None
             self.hive.cover("training broke down")
             raise GltchError("The loss became nan.")
-        if self.nonsense:
-            self.nonsense = False
+        nonsense, self.nonsense = self.nonsense, False
+        if nonsense:
             self.hive.cover("an update of nonsense")
-            self.feedback.residual.fill_(float("nan"))
+            self.feedback.residual.fill_(math.nan)
+            self.moves.fill_(math.nan)
         work, update = super().train(task, weights)
+        if nonsense:
+            self.hive.nonsense.add(name_of(update))
         self.lots.append(Lot(work.tokens))
         self.hive.made_of[name_of(update)] = list(self.lots)
         self.hive.by[name_of(update)] = self
@@ -367,7 +371,7 @@ class Peer(PeerHost):
              "a download is too long")
         if not session.pending and not session.work:
             residual = self.feedback.residual if session.job else self.moves
-            must(torch.allclose(residual, self.moves, atol=1e-4),
+            must(torch.allclose(residual, self.moves, atol=1e-4, equal_nan=True),
                  f"{self.name}'s error feedback is not what was trained and never counted")
 
 
@@ -388,6 +392,7 @@ class Trial(Simulation):
         self.by: Dict[str, Peer] = {}
         self.counted: Dict[str, int] = {}  # the round
         self.refused_updates: Set[str] = set()
+        self.nonsense: Set[str] = set()  # updates that may be equal to another's
         self.counted_peers: Dict[int, Set[str]] = {}  # by round
         self.last_round: Dict[Peer, int] = {}
         self.disturbances: Counter[str] = Counter()  # still to come
@@ -705,13 +710,27 @@ class Failure(Exception):
     """What went wrong with a seed, as text."""
 
 
+def brief(value: Any) -> str:
+    """A value as it is shown among the last events."""
+    if isinstance(value, dict) and "type" in value:
+        said = (f"{name} {brief(item)}" for name, item in value.items() if name != "type")
+        return f"{value['type']}: {', '.join(said)}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(brief, value))})"
+    if isinstance(value, (bytes, torch.Tensor)):
+        return f"{len(value)} {'bytes' if isinstance(value, bytes) else 'values'}"
+    if isinstance(value, str) and len(value) == 64:
+        return value[:8]
+    return "..." if isinstance(value, dict) else str(value)
+
+
 def play(seed: int, without: FrozenSet[str] = frozenset()) -> Trial:
     """Raises Failure."""
     trial = Trial(seed, without)
     try:
         trial.play()
     except Exception as error:
-        lines = [f"{moment:10.3f}  {who:<12} {what:<10} {str(values)[:220]}"
+        lines = [f"{moment:10.3f}  {who:<12} {what:<10} {', '.join(map(brief, values))}"
                  for moment, who, what, values in trial.events]
         raise Failure("\n".join([*lines, f"seed {seed}: {type(error).__name__}: {error}"])
                       ) from error
