@@ -70,10 +70,10 @@ from hive.protocol import name_of
 from hive.rounds import ACCEPTED, LATE, REJECTED, Pace, Rounds, Verdict
 from hive.session.coordinator_session import (
     REMEMBERED_UPDATES,
-    believed_tokens,
     finite,
     weighted_mean,
 )
+from hive.standing import believed_tokens
 from hive.sync import SYNCS, Sync
 from hive.worker import Work, Worker
 

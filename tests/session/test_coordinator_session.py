@@ -15,6 +15,7 @@ from hive.journal import Journal
 from hive.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.rounds import Pace
 from hive.session import coordinator_session as rules
+from hive.session import reception
 from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import (
     Close,
@@ -389,7 +390,6 @@ def test_a_round_that_cannot_be_written_is_tried_again_and_nobody_hears_of_it_be
     for _ in range(3):
         work = play.works[0]
         play.fail("keep", FULL)
-        assert play.session.measured(Moment(play.steady, play.unix))["phase"] == "paused"
         assert "disk is full" in play.session.unwritten["round"]
         assert not play.works
         play.passes(rules.RETRY_SECONDS)
@@ -398,7 +398,7 @@ def test_a_round_that_cannot_be_written_is_tried_again_and_nobody_hears_of_it_be
     assert "commit" not in [message["type"] for message in ann.heard]
     play.do("keep")
     assert ann.hear("commit")["counted"] and bob.hear("commit")["counted"]
-    assert play.session.measured(Moment(play.steady, play.unix))["paused"] == ""
+    assert not play.session.unwritten
     assert len(play.lines("waiting")) == 1 and play.lines("goes on") == ["the round is written"]
 
 
@@ -445,6 +445,12 @@ def test_an_identity_that_cannot_be_written_is_not_told(play):
     assert client.closed == (1013, "The coordinator's disk takes nothing just now.")
     assert not play.session.links and not play.events("joined")
     assert [message["type"] for message in client.heard] == ["challenge"]
+
+
+def test_nobody_is_turned_away_who_has_already_left(play):
+    client = Client(play, "ann")
+    client.lose()
+    assert play.fail("remember_peer", FULL) == []
 
 
 def test_a_journal_that_cannot_be_read_just_now_turns_a_peer_away(play, monkeypatch):
@@ -577,10 +583,10 @@ def test_an_update_that_has_counted_does_not_count_again(stage):
 
 def test_who_says_nothing_for_too_long_is_not_waited_for(play):
     play.tell("connected", 0, "192.0.2.1")
-    assert play.session.deadline <= play.steady + rules.HANDSHAKE_SECONDS
-    play.passes(rules.HANDSHAKE_SECONDS)
+    assert play.session.deadline <= play.steady + reception.HANDSHAKE_SECONDS
+    play.passes(reception.HANDSHAKE_SECONDS)
     assert Close(0, 1008, "The handshake took too long.") in play.effects
-    assert not play.session.strangers
+    assert not play.session.reception.strangers
 
 
 def test_a_wrong_key_is_refused_and_leaves_nothing_behind(stage):
@@ -646,20 +652,20 @@ def test_two_that_come_at_once_with_one_name_are_two(play):
 
 def test_whose_updates_are_all_rejected_is_barred_for_a_while(play):
     ann, = start(play, "ann")
-    for _ in range(rules.MOST_REJECTED):
+    for _ in range(reception.MOST_REJECTED):
         ann.ready()
         ann.deliver()
         play.fail("add", GltchError("It is not finite."))
-    assert f"{rules.MOST_REJECTED} updates in a row" in ann.hear("refused")["reason"]
+    assert f"{reception.MOST_REJECTED} updates in a row" in ann.hear("refused")["reason"]
     assert ann.closed == (1008, "") and not play.session.peers
     again = Client(play, "ann", token=ann.token)
     assert "may come back in 10 minutes" in again.hear("refused")["reason"]
-    play.passes(rules.BARRED_SECONDS)
+    play.passes(reception.BARRED_SECONDS)
     assert Client(play, "ann", token=ann.token).enter().peer == ann.peer
 
 
 def test_one_address_cannot_invent_new_peers_without_end(play, monkeypatch):
-    monkeypatch.setattr(rules, "NEW_PEERS", 8)
+    monkeypatch.setattr(reception, "NEW_PEERS", 8)
     first, *_ = enter(play, *(f"peer-{number}" for number in range(8)))
     turned_away = Client(play, "one-more")
     assert turned_away.closed == (1013, "Too many new peers came from this address.")
