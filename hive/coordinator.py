@@ -57,8 +57,6 @@ from hive.session.effects import (
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 LAST_SECONDS = 2.0  # to take the last words before a connection is closed
-PEER_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the dashboard's events
-MEASURED = ("speed", "bytes_up", "bytes_down", "latency", "tokens", "counted", "late", "rejected")
 
 
 class Connection:
@@ -119,6 +117,7 @@ class Coordinator:
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
         self.job, self.journal, self.corpus, self.folder = job, journal, corpus, folder
+        self.key = key
         version, *_ = journal.head()
         weights = from_bytes(journal.weights_at(version, apply_bytes))
         usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
@@ -156,7 +155,6 @@ class Coordinator:
     async def run(self) -> None:
         """Until the run is over. When this is cancelled what there is is kept."""
         self.over = asyncio.get_running_loop().create_future()
-        publishing = asyncio.ensure_future(self.publish())
         try:
             self.follow(self.session.begin)
             try:
@@ -166,7 +164,6 @@ class Coordinator:
                 await self.over
                 raise
         finally:
-            publishing.cancel()
             if self.timer:
                 self.timer.cancel()
 
@@ -267,8 +264,7 @@ class Coordinator:
 
     def tell(self, kind: str, fields: Dict[str, Any]) -> None:
         if kind == "joined":
-            peer = fields["peer"]
-            fields = {"peer": {**peer, **self.transfers(self.session.peers[peer["peer"]])}}
+            fields = {"peer": self.about(self.session.peers[fields["peer"]["peer"]])}
         self.events.add(kind, **fields)
         if kind == "committed":
             self.show(fields)
@@ -283,6 +279,15 @@ class Coordinator:
     def fail(self, error: BaseException) -> None:
         if not self.over.done():
             self.over.set_exception(error)
+
+    def watch(self, task: asyncio.Future[Any]) -> None:
+        """What goes wrong in this task ends the run too."""
+        def ended(_: asyncio.Future[Any]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error:
+                self.fail(error)
+
+        task.add_done_callback(ended)
 
     # Slow work, in the thread of the updates
 
@@ -321,7 +326,7 @@ class Coordinator:
             except GltchError as error:  # on Windows also while somebody reads it
                 raise Unwritable(str(error)) from error
 
-    # What others may know
+    # What is shown
 
     def show(self, committed: Dict[str, Any]) -> None:
         """A round, on one line."""
@@ -341,40 +346,16 @@ class Coordinator:
         link = self.session.links[number]
         self.events.add("transfer", peer=link.peer, direction="down", content=what, bytes=size)
 
-    async def publish(self) -> None:
-        """Tell the pages what peers do as it changes, and once a second what was measured."""
-        told: Dict[str, Tuple[str, int, int]] = {}
-        measured = -math.inf
-        while True:
-            doing = {peer: self.session.doing(link) for peer, link in self.session.peers.items()}
-            for peer, (state, steps, quota) in doing.items():
-                if told.get(peer) != doing[peer]:
-                    self.events.add("peer", peer=peer, state=state, steps=steps, quota=quota)
-            told = doing
-            if time.monotonic() - measured >= MEASURED_SECONDS:
-                measured = time.monotonic()
-                about = (self.about(link) for link in self.session.peers.values())
-                self.events.add("measured", **self.measured(), peers={
-                    one["peer"]: [one[field] for field in MEASURED] for one in about})
-            await asyncio.sleep(PEER_SECONDS)
-
-    def transfers(self, link: Link) -> Dict[str, Any]:
-        connection = self.connections[link.number]
-        return {"bytes_up": connection.up, "bytes_down": connection.down,
-                "latency": connection.latency}
-
     def about(self, link: Link) -> Dict[str, Any]:
-        return {**self.session.about(link), **self.transfers(link)}
+        connection = self.connections[link.number]
+        return {**self.session.about(link), "bytes_up": connection.up,
+                "bytes_down": connection.down, "latency": connection.latency}
 
-    def measured(self) -> Dict[str, Any]:
+    def transferred(self) -> Dict[str, int]:
+        """Bytes on the wire, since the coordinator was started."""
         there = self.connections.values()
-        return {**self.session.measured(now()),
-                "bytes_up": self.bytes_up + sum(one.up for one in there),
+        return {"bytes_up": self.bytes_up + sum(one.up for one in there),
                 "bytes_down": self.bytes_down + sum(one.down for one in there)}
-
-    def state(self) -> Dict[str, Any]:
-        return {**self.session.state(now()), **self.measured(),
-                "peers": [self.about(link) for link in self.session.peers.values()]}
 
 
 def now() -> Moment:

@@ -60,7 +60,7 @@ from hive.job import Job, Limits
 from hive.journal import Journal
 from hive.peer import read_key
 from hive.rounds import Pace
-from hive.session.coordinator_session import HANDSHAKE_SECONDS
+from hive.session.reception import HANDSHAKE_SECONDS
 from hive.sync import SYNCS
 from hive.web import Web, pages
 
@@ -266,13 +266,18 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     try:
         async with listen(coordinator.serve, door, port=args.port, origins=[None],
                           open_timeout=HANDSHAKE_SECONDS, **settings) as port:
-            web = Web(HiveFacts(coordinator, port), names, coordinator.serve, door)
+            facts = HiveFacts(coordinator, port)
+            publishing = asyncio.ensure_future(facts.publish())
+            coordinator.watch(publishing)
+            web = Web(facts, names, coordinator.serve, door)
             async with pages(web, port=args.dashboard_port, **settings) as page:
                 announce(coordinator, args, port, page, secure)
                 try:
                     await runner
                 except asyncio.CancelledError:
                     received[0] = received[0] or signal.SIGINT  # Windows has no handlers here
+                finally:
+                    publishing.cancel()
                 return received[0]
     finally:
         runner.cancel()
@@ -309,8 +314,8 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
         key = f" --key-file {args.key_file}"
     elif os.environ.get("HIVE_KEY"):
         key = " (with HIVE_KEY set to the key)"
-    elif coordinator.session.key:
-        key = f" --key {coordinator.session.key}"
+    elif coordinator.key:
+        key = f" --key {coordinator.key}"
     job, session = coordinator.job, coordinator.session
     say(f"run       {coordinator.folder}: {job.size}, {session.parameters:,} parameters, "
         f"{job.mode}, round {session.rounds.version}, step {session.step:,}")

@@ -21,7 +21,7 @@ from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_
 from hive import peer, protocol, server
 from hive.codec import digest, encode, flatten, to_bytes
 from hive.coordinator import apply_bytes
-from hive.session.coordinator_session import MOST_REJECTED
+from hive.session.reception import MOST_REJECTED
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 

@@ -11,7 +11,8 @@ from hive.codec import CODECS, encode, from_bytes
 from hive.coordinator import apply_bytes
 from hive.outer import HEAVIEST
 from hive.protocol import ProtocolError
-from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, MOST_REJECTED
+from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES
+from hive.session.reception import MOST_REJECTED
 
 CHARACTERS = 2 * 128  # of a step: two windows
 

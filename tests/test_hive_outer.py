@@ -17,7 +17,7 @@ from hive.outer import (
     Rejected,
     apply_update,
 )
-from hive.session.coordinator_session import FASTEST, believed_tokens
+from hive.standing import FASTEST, believed_tokens
 from hive.sync import SYNCS, Sync
 
 quick = settings(deadline=None, max_examples=50)

@@ -7,8 +7,6 @@ the end of a round, an evaluation, the end of the run.
 """
 from __future__ import annotations
 
-import hashlib
-import hmac
 import math
 from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
@@ -36,11 +34,11 @@ from hive.session.effects import (
     SendBlob,
 )
 from hive.session.ledger import Ledger
-from hive.standing import RECENT, Standing, flops_per_character, kind_of
+from hive.session.reception import Arrival, Identity, Later, Reception
+from hive.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds
 from hive.throttle import Bucket
 from hive.uploads import Uploads, Wanted
 
-HANDSHAKE_SECONDS = 20.0
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
@@ -50,42 +48,9 @@ EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goe
 RETRY_SECONDS = 2.0  # until what could not be written is tried again
 MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
-FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
-MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
-BARRED_SECONDS = 600.0  # for so long
 MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
-NEW_PEERS, NEW_PEERS_RATE = 1024, 1.0  # from one address: at once, and a second in the long run
-MOST_ADDRESSES = 4096  # that this is remembered of
 LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
 UPDATES, EVALUATIONS = "updates", "evaluations"  # lanes
-
-
-class Later(Exception):
-    """Not now: the peer may come back, and does so by itself."""
-
-
-class Stranger(NamedTuple):
-    """A connection that has not shown yet who it is."""
-
-    address: str
-    nonce: str
-    until: float
-
-
-class Identity(NamedTuple):
-    """What a peer said about itself. `process` is random, made by the peer's process: a new
-    connection of it replaces the old."""
-
-    name: str
-    device: str
-    process: str
-
-
-class Arrival(NamedTuple):
-    """Somebody who is proved, while its coming is written down; then it gets its welcome."""
-
-    welcome: Message
-    token_hash: str
 
 
 @dataclass
@@ -93,7 +58,6 @@ class Link:
     """A connection to a peer: what it says, holds and does. What travels is its host's matter."""
 
     number: int
-    peer: str
     identity: Identity
     joined: float  # unix seconds
     counted_at: float  # when its work last counted
@@ -103,6 +67,10 @@ class Link:
     fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
     laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
         default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def peer(self) -> str:
+        return self.identity.peer
 
     @property
     def speed(self) -> float:
@@ -143,21 +111,17 @@ class CoordinatorSession:
                  parameters: int, update_bytes: int, token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
-        self.job, self.ledger, self.key, self.eval_every = job, ledger, key, eval_every
-        self.parameters = parameters
-        self.token, self.pack_weights, self.read_text = token, pack_weights, text
+        self.job, self.ledger, self.eval_every = job, ledger, eval_every
+        self.parameters, self.pack_weights, self.read_text = parameters, pack_weights, text
         self.now = Moment(0.0, 0.0)
         self.effects: List[CoordinatorEffect] = []
         self.ending = self.over = False  # the run is; nothing follows any more
         # who is there
-        self.strangers: OrderedDict[int, Stranger] = OrderedDict()  # the oldest first
-        self.links: Dict[int, Link] = {}
+        self.reception = Reception(job, ledger, token, key)
+        self.links: Dict[int, Link] = {}  # who is proved
         self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
         self.peers: Dict[str, Link] = {}  # the others
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
-        self.rejections: Counter[str] = Counter()  # by peer: in a row
-        self.barred: Dict[str, float] = {}  # by peer: until when
-        self.newcomers: OrderedDict[str, Bucket] = OrderedDict()  # by address
         # the run
         version, _, self.step = ledger.head()
         past = ledger.history()
@@ -247,10 +211,10 @@ class CoordinatorSession:
         """When `wake` wants to be called."""
         if self.over:
             return math.inf
-        handshake = next(iter(self.strangers.values())).until if self.strangers else math.inf
         retry = self.retries[0][0] if self.retries else math.inf
         evaluation = self.evaluation_at if self._evaluation_waits() else math.inf
-        return min(handshake, retry, evaluation, self.round_at, self.status_at, self.patience)
+        return min(self.reception.deadline, retry, evaluation, self.round_at, self.status_at,
+                   self.patience)
 
     # How it answers
 
@@ -278,9 +242,9 @@ class CoordinatorSession:
             self._fail(error)
 
     def _refuse(self, number: int, reason: str) -> None:
-        if number in self.links or number in self.strangers:
-            link = self.links.get(number)
-            who = link.identity.name if link else self.strangers[number].address
+        link, stranger = self.links.get(number), self.reception.strangers.get(number)
+        who = link.identity.name if link else stranger.address if stranger else ""
+        if who:  # or it is gone already
             self._say("refused", f"{who}: {reason}")
             self._send(number, "refused", reason=reason)
             self._close(number, 1008)
@@ -289,8 +253,9 @@ class CoordinatorSession:
         self._close(number, 1013, "The coordinator's disk takes nothing just now.")
 
     def _close(self, number: int, code: int, reason: str = "") -> None:
-        self.effects.append(Close(number, code, reason))
-        self._leave(number)
+        if number in self.links or number in self.reception.strangers:  # or it is gone already
+            self.effects.append(Close(number, code, reason))
+            self._leave(number)
 
     def _send(self, number: int, kind: str, **values: Any) -> None:
         self.effects.append(Send(number, {"type": kind, **values}))
@@ -356,9 +321,7 @@ class CoordinatorSession:
             self._wind_up()
 
     def _time_out_strangers(self) -> None:
-        late = [number for number, stranger in self.strangers.items()
-                if stranger.until <= self.now.steady]
-        for number in late:
+        for number in self.reception.too_late(self.now.steady):
             self._close(number, 1008, "The handshake took too long.")
 
     def _retry(self) -> None:
@@ -414,73 +377,22 @@ class CoordinatorSession:
     # Peers come
 
     def _challenge(self, number: int, address: str) -> None:
-        nonce = self.token()
-        self.strangers[number] = Stranger(address, nonce, self.now.steady + HANDSHAKE_SECONDS)
-        self._send(number, "challenge", protocol=protocol.VERSION, hive=self.job.hive, nonce=nonce,
-                   locked=bool(self.key))
+        challenge = self.reception.challenge(number, address, self.now.steady)
+        self.effects.append(Send(number, challenge))
 
-    def _on_hello(self, number: int, stranger: Stranger, hello: Message) -> None:
-        """Who is it, does it have the key, and may it take part?"""
-        demand(hello["type"] == "hello", "The first message must be a hello.")
-        name = protocol.clean_name(hello["name"], "peer")
-        try:
-            protocol.check_hello(hello, self.key, stranger.nonce)
-            demand(hello["text"] in (None, self.job.text), "The peer brought another text than the "
-                   "one this hive trains on: leave out --data, and it gets the right one.")
-            peer, name, token, token_hash = self._identify(hello, name, stranger.nonce)
-            self._check_record(peer, stranger.address)
-        except ProtocolError as error:
-            raise ProtocolError(f"{name}: {error}") from None
-        del self.strangers[number]
-        identity = Identity(name, protocol.clean_name(hello["device"], "unknown"),
-                            hello["process"])
-        self.links[number] = Link(number, peer, identity, self.now.unix, self.now.steady)
-        proof = protocol.proof(self.key, "coordinator", stranger.nonce, hello["nonce"])
-        self.arriving[number] = Arrival(
-            {"proof": proof, "peer": peer, "name": name, "token": token}, token_hash)
+    def _on_hello(self, number: int, hello: Message) -> None:
+        here = [link.identity for link in self.links.values()]
+        arrival = self.reception.meet(number, hello, here, self.standing.contributors,
+                                      self.now.steady)
+        self.arriving[number] = arrival
+        self.links[number] = Link(number, arrival.identity, self.now.unix, self.now.steady)
         self.effects.append(Proved(number))
 
-    def _identify(self, hello: Message, name: str, nonce: str
-                  ) -> Tuple[str, str, Optional[str], str]:
-        """(peer, name, token, its SHA-256). Who shows that it has the token of an identity of this
-        name gets that back, unless another process is using it now; others get a new one."""
-        for peer, token_hash in self.ledger.identities(name) if hello["token"] else ():
-            expected = protocol.possession(token_hash, nonce, hello["nonce"])
-            if hmac.compare_digest(expected, hello["token"]):
-                using = [link for link in self.links.values() if link.peer == peer]
-                if all(link.identity.process == hello["process"] for link in using):
-                    return peer, name, None, token_hash  # it has the token already
-                break
-        taken = {link.identity.name for link in self.links.values()}
-        number, free = 2, name
-        while free in taken:
-            free = f"{name[: protocol.NAME_LENGTH - 5]}-{number}"
-            number += 1
-        token = self.token()
-        return self.token()[:16], free, token, hashlib.sha256(token.encode()).hexdigest()
-
-    def _check_record(self, peer: str, address: str) -> None:
-        """Raises ProtocolError for a peer whose updates were all rejected lately, and Later for too
-        many new ones from one place."""
-        now = self.now.steady
-        until = self.barred.get(peer, now)
-        demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be used; it "
-               f"may come back in {(until - now) / 60:.0f} minutes.")
-        self.barred.pop(peer, None)
-        if peer not in self.standing.contributors:
-            bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
-            self.newcomers.move_to_end(address)
-            while len(self.newcomers) > MOST_ADDRESSES:
-                self.newcomers.popitem(last=False)
-            if not bucket.take(1, now):
-                raise Later("Too many new peers came from this address.")
-
     def _write_down(self, number: int) -> None:
-        """Who is proved has a place; its identity has to be known when it comes back."""
+        """It has a place; its identity has to be known when it comes back."""
         if number in self.arriving:
-            link = self.links[number]
-            self._ask(UPDATES, "remember_peer", link.peer, link.identity.name,
-                      self.arriving[number].token_hash, link.identity.device, self.now.unix,
+            (peer, name, device, _), _, token_hash, _ = self.arriving[number]
+            self._ask(UPDATES, "remember_peer", peer, name, token_hash, device, self.now.unix,
                       then=lambda _: self._attempt(number, self._enter, number),
                       unwritable=lambda _: self._turn_away(number))
 
@@ -489,19 +401,20 @@ class CoordinatorSession:
         makes way."""
         if number not in self.arriving:
             return  # it did not wait
-        link, arrival = self.links[number], self.arriving.pop(number)
-        counted = self.ledger.last_counted(link.peer)
-        if link.peer in self.peers:
-            self._close(self.peers[link.peer].number, 1000)
-        self.peers[link.peer] = link
-        self.standing.join(link.peer, link.identity.name, link.identity.device, self.now.unix)
-        self.rounds.join(link.peer)
+        (peer, name, device, _), token, _, proof = self.arriving.pop(number)
+        counted = self.ledger.last_counted(peer)
+        if peer in self.peers:
+            self._close(self.peers[peer].number, 1000)
+        link = self.peers[peer] = self.links[number]
+        self.standing.join(peer, name, device, self.now.unix)
+        self.rounds.join(peer)
         self._tell("joined", peer=self.about(link))
-        self._say("joined", f"{link.identity.name} ({link.identity.device})")
-        self._send(number, "welcome", **arrival.welcome, counted=counted, job=self.job.as_json())
+        self._say("joined", f"{name} ({device})")
+        self._send(number, "welcome", proof=proof, peer=peer, name=name, token=token,
+                   counted=counted, job=self.job.as_json())
 
     def _leave(self, number: int) -> None:
-        self.strangers.pop(number, None)
+        self.reception.strangers.pop(number, None)
         self.arriving.pop(number, None)
         link = self.links.pop(number, None)
         if link is None or self.peers.get(link.peer) is not link:
@@ -518,8 +431,8 @@ class CoordinatorSession:
     # What they say
 
     def _hear(self, number: int, said: Message, waiting: int) -> None:
-        if number in self.strangers:
-            self._on_hello(number, self.strangers[number], said)
+        if number in self.reception.strangers:
+            self._on_hello(number, said)
             return
         link = self._speaker(number, waiting)
         if link is None:
@@ -531,7 +444,7 @@ class CoordinatorSession:
         answers[kind](link, said)
 
     def _take_chunk(self, number: int, content: bytes, waiting: int) -> None:
-        demand(number not in self.strangers, "A control message was expected.")
+        demand(number not in self.reception.strangers, "A control message was expected.")
         link = self._speaker(number, waiting)
         if link is not None:
             self._on_chunk(link, content)
@@ -694,7 +607,7 @@ class CoordinatorSession:
         least = least_seconds(tokens, self.parameters)
         link.laps.append((tokens, max(said["seconds"], least)))
         self.asked.pop(link.peer, None)
-        self.rejections.pop(link.peer, None)
+        self.reception.please(link.peer)
         self.contributions.append(Contribution(
             link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",
             f"{stale} rounds late" if stale else ""))
@@ -724,12 +637,7 @@ class CoordinatorSession:
         self._send_verdict(link, said, verdict)
         if verdict.verdict == REJECTED:
             self._say("rejected", f"{link.identity.name}: {verdict.reason}")
-            self.rejections[link.peer] += 1
-            if self.rejections[link.peer] >= MOST_REJECTED:
-                self.barred[link.peer] = self.now.steady + BARRED_SECONDS
-                self.rejections.pop(link.peer)
-                raise ProtocolError(f"{MOST_REJECTED} updates in a row could not be used. The "
-                                    f"latest: {verdict.reason}")
+            self.reception.disappoint(link.peer, verdict.reason, self.now.steady)
 
     def _send_verdict(self, link: Link, said: Message, verdict: Verdict) -> None:
         current = self.peers.get(link.peer)  # it may be gone, or have another connection by now
@@ -892,52 +800,6 @@ class CoordinatorSession:
             "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
             **{field: known[field] for field in ("tokens", "counted", "late", "rejected",
                                                  "reason")}}
-
-    def measured(self, now: Moment) -> Dict[str, Any]:
-        """The numbers of the run that change all the time."""
-        standing, speed = self.standing, self.standing.speed if self.peers else 0.0
-        plan = self.rounds.plan if self.peers else None  # a round that nobody makes waits
-        paused = self.unwritten.get("round", "")
-        phase = ("paused" if paused else "finished" if self.finished
-                 else "committing" if self.rounds.closed else "training" if plan else "waiting")
-        fastest = max(self.peers.values(), key=lambda link: link.speed, default=None)
-        if fastest and not fastest.speed:  # nobody has delivered yet
-            fastest = None
-        left = self.rounds.train_until - now.steady
-        return {
-            "phase": phase, "paused": paused, "version": self.rounds.version, "step": self.step,
-            "total": self.total,
-            "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
-                               "left": max(0.0, left)},
-            "seconds": self.seconds, "tokens": standing.tokens, "speed": speed,
-            "remaining": plan and standing.remaining(self.total and self.total - self.step),
-            "flops": speed * flops_per_character(self.job.config),
-            "fastest": fastest and {"name": fastest.identity.name, "speed": fastest.speed},
-            "speedup": fastest and speed / fastest.speed}
-
-    def state(self, now: Moment) -> Dict[str, Any]:
-        """What the dashboard shows: measured, never invented."""
-        contributors = self.standing.contributors.values()
-        return {
-            **self.measured(now), "finished": self.finished, "started": self.standing.started,
-            "loss": self.loss, "val_loss": self.val_loss, "best_val_loss": self.best,
-            "evaluated": self.evaluated,
-            "updates": {verdict: sum(about[verdict] for about in contributors)
-                        for verdict in ("counted", "late", "rejected")},
-            "peers": [self.about(link) for link in self.peers.values()]}
-
-
-def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
-    """What a peer says it trained on, as far as that is possible in the time it had.
-
-    A token costs 6 floating point operations per parameter (arXiv 2001.08361, section 2.1).
-    """
-    return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
-
-
-def least_seconds(tokens: int, parameters: int) -> float:
-    """Nobody is believed to train on so many tokens in less."""
-    return 6 * parameters * tokens / FASTEST
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
