@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import os
-import platform
 import random
 import socket
 import sys
@@ -36,22 +34,21 @@ from gltch_2_7m import (
     Progress,
     Runtime,
     TrainConfig,
-    cache_folder,
     load_corpus,
     parameters_of,
     require,
     say,
     start_runtime,
-    write_atomically,
 )
-from hive import protocol
+from hive import cache, protocol
 from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.job import Job, nats
+from hive.machine import device_name, require_memory, size
 from hive.outer import apply_update
 from hive.protocol import ProtocolError, pack, unpack
 from hive.session import effects
 from hive.session.effects import Do, Moment, PeerEffect, Upload
-from hive.session.peer_session import Identity, PeerSession
+from hive.session.peer_session import PeerSession
 from hive.worker import Crew, Work, Worker
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
@@ -83,11 +80,12 @@ class Peer:
         self.session = PeerSession(
             options.name, token=protocol.make_token, key=key, device=device_name(crew.runtime),
             text=load_corpus(options.data).digest if options.data else None,
-            batch_size=recipe.get("batch_size"), server=self.server, recall=self.recall)
+            batch_size=recipe.get("batch_size"), server=self.server,
+            recall=lambda hive: cache.recall(hive, options.name))
         self.works: Dict[str, Callable[..., Any]] = {
-            "text": self.read_text, "begin": self.begin, "whole": self.whole, "apply": self.apply,
+            "text": self.text, "begin": self.begin, "whole": self.whole, "apply": self.apply,
             "load": self.load, "train": self.train, "settle": self.settle, "forget": self.forget}
-        self.text_kept = False
+        self.cached = False  # the text of the run
         self.wait = FIRST_WAIT  # before the next attempt to connect
         self.up = self.down = 0  # bytes
         self.progress = Progress()
@@ -167,7 +165,7 @@ class Peer:
             elif isinstance(effect, effects.Say):
                 self.progress.say(f"{effect.kind:<10}{effect.text}")
             elif isinstance(effect, effects.Keep):
-                self.keep(effect)
+                cache.keep_identity(self.session.hive, self.session.asked_name, *effect)
             elif isinstance(effect, effects.Settled):
                 self.wait = FIRST_WAIT
             elif isinstance(effect, effects.StopTraining):
@@ -228,16 +226,20 @@ class Peer:
                 return []
         return self.session.uploaded(upload.blob, now())
 
+    def text(self, job: Job) -> Optional[bytes]:
+        """From the cache. Raises GltchError when the job takes more memory than there is."""
+        require_memory(job, replace(job.recipe, **self.recipe), self.crew.runtime)
+        content = cache.read_text(job.text)
+        self.cached = content is not None
+        return content
+
     def begin(self, job: Job, content: bytes) -> int:
         """Build the network and the optimizer, in all processes of this peer."""
         self.crew.order(do="begin", job=job.as_json())
         self.crew.share(content)
         self.worker = make_worker(job, content, self.recipe, self.crew.runtime)
-        if not self.text_kept:
-            try:
-                write_atomically(text_file(job), lambda file: file.write(content))
-            except GltchError as error:
-                say(f"text      not kept for next time: {error}")
+        if not self.cached:
+            cache.keep_text(job.text, content)
         self.codec, count = job.sync.up, parameters_of(job.config)
         self.feedback = ErrorFeedback(count, job.sync.beta)
         return count
@@ -279,37 +281,6 @@ class Peer:
     def forget(self) -> None:
         self.feedback.residual.zero_()
 
-    # Files
-
-    def read_text(self, job: Job) -> Optional[bytes]:
-        """The text of the run, if it was here before. Raises GltchError when the job takes more
-        memory than there is."""
-        require_memory(job, replace(job.recipe, **self.recipe), self.crew.runtime)
-        path = text_file(job)
-        content = path.read_bytes() if path.exists() else b""
-        self.text_kept = hashlib.sha256(content).hexdigest() == job.text
-        return content if self.text_kept else None
-
-    def recall(self, hive: str) -> Optional[Identity]:
-        """What lets this peer come back as the one it was: its token, and the name it got."""
-        asked = self.session.asked_name
-        path = identity_file(hive, asked)
-        token, _, name = (path.read_text("utf-8").strip() if path.exists() else "").partition(" ")
-        return Identity(token, name or asked) if protocol.Digest().holds(token) else None
-
-    def keep(self, known: effects.Keep) -> None:
-        """For a new process of the name this one was started with, unless another one has it."""
-        asked, hive = self.session.asked_name, self.session.hive
-        path = identity_file(hive, asked)
-        if path.exists() and known.name != asked:
-            path = identity_file(hive, known.name)
-        try:
-            content = f"{known.token} {known.name}\n".encode()
-            write_atomically(path, lambda file: file.write(content))
-            path.chmod(0o600)
-        except GltchError as error:
-            say(f"identity  not kept for next time: {error}")
-
     # What is shown
 
     def show(self) -> None:
@@ -325,70 +296,9 @@ class Peer:
             f"up {size(self.up)}  down {size(self.down)}")
 
 
-def text_file(job: Job) -> Path:
-    return cache_folder() / "hive" / f"{job.text}.txt"
-
-
-def identity_file(hive: str, name: str) -> Path:
-    known_as = hashlib.sha256(f"{hive} {name}".encode(errors="replace")).hexdigest()
-    return cache_folder() / "hive" / f"{known_as[:16]}.token"
-
-
-def size(count: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} MB"
-        count /= 1000
-    return f"{count:.1f} GB"
-
-
-def device_name(runtime: Runtime) -> str:
-    if runtime.device.type == "cuda":
-        name = torch.cuda.get_device_name(runtime.device)
-    elif runtime.device.type == "mps":
-        name = f"Apple {platform.machine()}"
-    else:
-        name = f"CPU {platform.machine()}, {os.cpu_count()} cores"
-    return name if runtime.world == 1 else f"{runtime.world} x {name}"
-
-
 def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
     return Worker(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
                   noise_seed=random.SystemRandom().randrange(2**31))
-
-
-def free_memory(device: torch.device) -> Optional[int]:
-    """Bytes that are free on a device, or at least all it has; None where that cannot be told."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass  # not Linux
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def require_memory(job: Job, recipe: TrainConfig, runtime: Runtime) -> None:
-    """Raises GltchError when the job would take more memory than there is."""
-    training, holding = job.memory(recipe, runtime)
-    main, needs = torch.device("cpu"), {}
-    if runtime.device.type == "cuda":
-        needs[runtime.device], needs[main] = training, holding
-    else:
-        needs[main] = training + holding
-    for device, need in needs.items():
-        if device == main:
-            need *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        free = free_memory(device)
-        require(free is None or need <= free, f"To train this hive's network with "
-                f"{recipe.batch_size:,} sequences a step takes about {size(need)} of memory, and "
-                f"{size(free or 0)} are free: use a smaller --batch-size, --low-memory, or another "
-                "machine.")
 
 
 # --------------------------------------------------------------------------------------------------

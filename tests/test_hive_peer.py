@@ -18,7 +18,7 @@ from test_hive_job import make
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
-from hive import dial, peer, protocol
+from hive import dial, machine, peer, protocol
 from hive.codec import flatten, to_bytes
 from hive.protocol import shown
 
@@ -404,6 +404,31 @@ def test_a_message_of_endless_empty_pieces_ends_the_connection(here, false):
     assert "gone silent" not in program.said()  # it was the number of pieces
 
 
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def test_a_peer_of_two_processes_survives_a_connection_that_breaks_while_it_trains(here, false):
+    again = threading.Event()
+
+    def break_off(self, connection):
+        if len(self.visits) == 1:
+            self.put_to_work(connection, make(TEXT))
+            connection.socket.shutdown(socket.SHUT_RDWR)
+            return
+        self.welcome(connection, make(TEXT), token=None)
+        self.hear(connection, "offer")  # what it had trained until then
+        again.set()
+        connection.send(protocol.pack("finished", reason="that was all"))
+        connection.recv(60)
+
+    hive, port = false(break_off), free_ports(1)[0]
+    crew = [here.peer(hive, "crew", environment={
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "USE_LIBUV": "0"}) for rank in range(2)]
+    assert again.wait(100), crew[0].said()
+    assert [one.end() for one in crew] == [0, 0], crew[0].said()
+
+
 # --- Memory ---------------------------------------------------------------------------------------
 
 CPU = Runtime(torch.device("cpu"))
@@ -419,17 +444,17 @@ def test_a_job_larger_than_the_free_memory_is_refused_before_anything_is_fetched
         self.welcome(connection, BIG)
         asked.append(self.hear(connection, "fetch"))
 
-    monkeypatch.setattr(peer, "free_memory", lambda device: 2 * 10**9)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 2 * 10**9)
     assert join(false(offer)) == 2
     said = capsys.readouterr().err
-    need = peer.size(sum(BIG.memory(BIG.recipe, CPU)))
+    need = machine.size(sum(BIG.memory(BIG.recipe, CPU)))
     assert f"takes about {need} of memory, and 2.0 GB are free: use a smaller --batch-size" in said
     assert "--low-memory, or another machine" in said and not asked
 
 
 def test_where_nobody_can_tell_how_much_memory_is_free_none_is_missed(monkeypatch):
-    monkeypatch.setattr(peer, "free_memory", lambda device: None)
-    peer.require_memory(BIG, BIG.recipe, CPU)
+    monkeypatch.setattr(machine, "free_memory", lambda device: None)
+    machine.require_memory(BIG, BIG.recipe, CPU)
 
 
 def test_the_options_that_the_sentence_names_help():
@@ -448,7 +473,7 @@ def test_a_text_that_would_fill_the_memory_is_part_of_the_count():
 
 @linux
 def test_the_free_memory_of_this_machine_is_known():
-    assert 10**6 < peer.free_memory(torch.device("cpu")) < 10**15
+    assert 10**6 < machine.free_memory(torch.device("cpu")) < 10**15
 
 
 # --- Identity -------------------------------------------------------------------------------------

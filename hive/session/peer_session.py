@@ -174,11 +174,17 @@ class PeerSession:
             self.work[self.tickets] = Working(what, then)
         self.effects.append(effects.Do(self.tickets, "work", what, values))
 
-    def close(self, effect: PeerEffect) -> None:
-        """The last effect of a conversation."""
+    def part(self) -> None:
+        """What was on its way goes on with the next connection; work for this one is forgotten."""
         if self.training:
             self.effects.append(effects.StopTraining())
-        self.phase = Phase.AWAY
+        self.phase, self.wanted, self.awaited = Phase.AWAY, None, ()
+        self.work = {ticket: one for ticket, one in self.work.items()
+                     if one.what not in ("text", "begin")}
+
+    def close(self, effect: PeerEffect) -> None:
+        """The last effect of a conversation."""
+        self.part()
         self.effects.append(effect)
 
     @property
@@ -265,16 +271,12 @@ class PeerSession:
 
     @told
     def lost(self, now: Moment) -> None:
-        """What was on its way goes on with the next connection; work for this one is forgotten."""
+        """The connection is gone; perhaps because the run is over."""
         finished = [said for said in self.inbox if said["type"] == "finished"]
-        self.phase, self.wanted, self.awaited = Phase.AWAY, None, ()
         self.inbox.clear()
-        self.work = {ticket: one for ticket, one in self.work.items()
-                     if one.what not in ("text", "begin")}
+        self.part()
         if finished:
             self.on_finished(finished[0])
-        elif self.training:
-            self.effects.append(effects.StopTraining())
 
     @told
     def stop(self, now: Moment) -> None:
@@ -312,8 +314,8 @@ class PeerSession:
         demand(said["type"] in LATER, f"A coordinator does not send {said['type']} messages now.")
         if said["type"] == "status":
             self.inbox = deque(one for one in self.inbox if one["type"] != "status")
+        demand(len(self.inbox) < MOST_KEPT, "The coordinator says more than it hears.")
         self.inbox.append(said)
-        demand(len(self.inbox) <= MOST_KEPT, "The coordinator says more than it hears.")
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""
@@ -348,6 +350,7 @@ class PeerSession:
     @told
     def failed(self, ticket: int, error: GltchError, now: Moment) -> None:
         """Training may break down a few times: it begins again from the hive's weights."""
+        self.heard_at = now.steady
         one, job = self.work.pop(ticket, None), self.job
         self.failures += 1
         if one is None or one.what != "train" or self.failures >= MOST_FAILURES:
