@@ -46,6 +46,7 @@ UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
 PATIENCE = 1800.0  # virtual seconds in which all must be well again, once faults stop
 LATEST = 30  # events that a failure tells
+PACKED = 8  # one of so many runs packs its messages for real
 MOST_PEERS = 6  # with clones
 MOST_EVENTS = 60_000  # of a run that never ends
 
@@ -182,6 +183,7 @@ class Peer(PeerHost):
         self.lots: List[Lot] = []  # not settled
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
+        self.touched = self.changed = False  # since the last check; changed: the error feedback
         self.held_back: Dict[Connection, Any] = {}
         self.up, self.down = (self.rng.choice((2e3, 1e4, 1e5)) for _ in range(2))
         self.doing[effects.Keep] = self.keep
@@ -200,6 +202,7 @@ class Peer(PeerHost):
 
     def tell(self, what: str, *values: Any, **more: Any) -> None:
         self.hive.note(self.name, what, values)
+        self.touched = True
         try:
             super().tell(what, *values, **more)
         except Killed:
@@ -321,6 +324,7 @@ class Peer(PeerHost):
             self.breakdown, self.training = False, None
             self.hive.cover("training broke down")
             raise GltchError("The loss became nan.")
+        self.changed = True
         nonsense, self.nonsense = self.nonsense, False
         if nonsense:
             self.hive.cover("an update of nonsense")
@@ -336,6 +340,7 @@ class Peer(PeerHost):
         return work, update
 
     def settle(self, counted: bool) -> None:
+        self.changed = True
         codec, update = self.feedback.sent
         blob = name_of(update)
         if not codec:
@@ -352,10 +357,14 @@ class Peer(PeerHost):
         super().settle(counted)
 
     def forget(self) -> None:
+        self.changed = True
         super().forget()
         self.lose_unsettled("rejected")
 
     def check(self) -> None:
+        if not self.touched:
+            return
+        self.touched = False
         must, session = self.hive.must, self.session
         if session.held is not self.held:
             self.held = session.held
@@ -369,7 +378,8 @@ class Peer(PeerHost):
         must(len(session.inbox) <= MOST_KEPT, "an inbox is too full")
         must(session.partial is None or len(session.partial.content) <= 4 * len(self.moves),
              "a download is too long")
-        if not session.pending and not session.work:
+        if self.changed and not session.pending and not session.work:
+            self.changed = False
             residual = self.feedback.residual if session.job else self.moves
             must(torch.allclose(residual, self.moves, atol=1e-4, equal_nan=True),
                  f"{self.name}'s error feedback is not what was trained and never counted")
@@ -380,7 +390,7 @@ class Trial(Simulation):
 
     coordinator: Coordinator
     peers: List[Peer]  # type: ignore[assignment]
-    chunk_bytes = 32
+    chunk_bytes, message_bytes = 32, 250
 
     def __init__(self, seed: int, without: FrozenSet[str] = frozenset()):
         self.dice = random.Random(f"faults {seed}")
@@ -404,6 +414,7 @@ class Trial(Simulation):
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True)
+        self.packs = seed % PACKED == 0
         self.journal = self.coordinator.journal
         kinds = draw.sample(sorted(FAULTS), draw.randint(1, 4))
         self.plan = sorted((draw.randrange(40, 900), kind, draw.random())
@@ -499,7 +510,7 @@ class Trial(Simulation):
         if not self.down:
             host, session = self.coordinator, self.coordinator.session
             there = len(host.connections)
-            self.must(len(session.links) + len(session.strangers) <= there,
+            self.must(len(session.links) + len(session.reception.strangers) <= there,
                       "connections that are gone are remembered")
             self.must(len(session.works) <= 4 * there + 8, "too much slow work is under way")
             kept = sum(len(one.receiver.content) for one in session.uploads.begun.values())

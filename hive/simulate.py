@@ -258,15 +258,6 @@ class Connection:
         self.down.cut()
 
 
-def send(wire: Wire, message: Message, strict: bool) -> None:
-    """Packed for real, or handed across as it is."""
-    if strict:
-        text = pack(message["type"], **{k: v for k, v in message.items() if k != "type"})
-        wire.send(text, len(text))
-    else:
-        wire.send(message)
-
-
 def received(item: Union[str, Message]) -> Message:
     return unpack(item) if isinstance(item, str) else item
 
@@ -330,7 +321,7 @@ class CoordinatorHost(Host):
     def send(self, said: effects.Send) -> None:
         connection = self.connections.get(said.link)
         if connection:
-            send(connection.down, said.message, self.hive.strict)
+            self.hive.send(connection.down, said.message)
 
     def send_blob(self, blob: effects.SendBlob) -> None:
         connection = self.connections.get(blob.link)
@@ -519,7 +510,7 @@ class PeerHost(Host):
 
     def say(self, said: effects.Tell) -> None:
         if self.connection:
-            send(self.connection.up, said.message, self.hive.strict)
+            self.hive.send(self.connection.up, said.message)
 
     def upload(self, upload: effects.Upload) -> None:
         if self.connection:
@@ -644,10 +635,12 @@ class Simulation:
     between. `strict`: messages and chunks are packed, cut and unpacked for real."""
 
     chunk_bytes = CHUNK_BYTES
+    message_bytes = 0  # of a control message that is not packed
 
     def __init__(self, settings: Settings, strict: bool = False):
         torch.set_num_threads(settings.threads)
-        self.settings, self.sync, self.strict = settings, settings.make_sync(), strict
+        self.settings, self.sync = settings, settings.make_sync()
+        self.strict = self.packs = strict
         self.task = settings.make_task()
         self.seed = self.task.recipe.seed
         self.rng = random.Random(f"{self.seed} hive")
@@ -721,6 +714,14 @@ class Simulation:
         left = any(not peer.ended for peer in self.peers)
         require(left or bool(self.coordinator.session.finished), "No peer is left: training breaks "
                 f"down on all of them; use a lower --learning-rate. {reason}")
+
+    def send(self, wire: Wire, message: Message) -> None:
+        """Packed for real, or handed across as it is."""
+        if self.packs:
+            text = pack(message["type"], **{k: v for k, v in message.items() if k != "type"})
+            wire.send(text, len(text))
+        else:
+            wire.send(message, self.message_bytes)
 
     # The table
 
