@@ -249,7 +249,6 @@ class Peer(PeerHost):
             self.cut(0.0, self.hive.noticed(), tell=False)
         self.lose_unsettled(why)
         self.session = self.new_session()
-        self.asleep = 0.0
         away = self.rng.uniform(0.0, RESTART_SECONDS)
         self.hive.until(self.clock.now + away)
         self.clock.after(away, self.connect)

@@ -112,20 +112,20 @@ class SyntheticWorker:
         self.load(task.start)
 
     def load(self, weights: Tensor) -> None:
-        self.weights = weights.clone()
+        self.distance = weights - self.task.place
 
     def moved(self, base: Tensor) -> Tensor:
-        return base - self.weights
+        return (base - self.task.place).sub_(self.distance)
 
     def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
-        world, count, loss = self.task, len(self.weights), 0.0
+        world, distance, loss = self.task, self.distance, 0.0
+        count, slope = len(distance), torch.empty_like(distance)
         for step in range(task["step"], task["step"] + steps):
-            distance = self.weights - world.place
-            slope = world.curvature * distance
+            torch.mul(world.curvature, distance, out=slope)
             loss += float(torch.dot(slope, distance)) / count / 2
             begin = self.rng.randrange(len(world.noise) - count)
             slope.add_(world.noise[begin: begin + count])
             rate = world.recipe.matrix_learning_rate * lr_factor(step, task["total"], world.recipe)
-            self.weights.sub_(slope, alpha=rate)
+            distance.sub_(slope, alpha=rate)
         require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
         return Work(steps, steps * self.batch_size, loss / steps, step_seconds * steps)

@@ -1,4 +1,4 @@
-"""Faults of every kind at any moment, by seed: what must hold holds, and the hive gets well again."""
+"""Faults of every kind at any moment, by seed: what must hold holds, and the hive gets well."""
 import json
 import os
 import random
@@ -44,12 +44,6 @@ def test_a_failure_tells_the_seed_the_mixture_and_what_happened_last(monkeypatch
     monkeypatch.setattr(faults.Peer, "check", lambda peer: peer.hive.must(
         peer.hive.covered["disk full"] == 0, "the disk was full"))
     seed = next(seed for seed in range(100) if "disk full" in faults.Trial(seed).kinds)
-    while True:
-        try:
-            faults.play(seed)
-        except faults.Failure:
-            break
-        seed += 1
     assert faults.main(seed, 1) == 1
     told = capsys.readouterr().out
     assert f"seed {seed}: Violation: the disk was full\nsmallest mixture: disk full\n" in told
