@@ -472,6 +472,11 @@ class Trial(Simulation):
         self.covered[fault] += 1
         self.note("fault", fault)
 
+    def story(self) -> List[str]:
+        """The last events, a line each."""
+        return [f"{moment:10.3f}  {who:<12} {what:<10} {', '.join(map(brief, values))}"
+                for moment, who, what, values in self.events]
+
     def must(self, holds: bool, otherwise: str) -> None:
         if not holds:
             raise Violation(otherwise)
@@ -781,10 +786,8 @@ def play(seed: int, without: FrozenSet[str] = frozenset()) -> Trial:
     try:
         trial.play()
     except Exception as error:
-        lines = [f"{moment:10.3f}  {who:<12} {what:<10} {', '.join(map(brief, values))}"
-                 for moment, who, what, values in trial.events]
-        raise Failure("\n".join([*lines, f"seed {seed}: {type(error).__name__}: {error}"])
-                      ) from error
+        last = f"seed {seed}: {type(error).__name__}: {error}"
+        raise Failure("\n".join([*trial.story(), last])) from error
     return trial
 
 
