@@ -207,6 +207,7 @@ class Peer(PeerHost):
         self.lots: List[Lot] = []  # not settled
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
+        self.refused = ""  # an update that just turned out not to count
         self.touched = self.changed = False  # since the last check; changed: the error feedback
         self.held_back: Dict[Connection, Any] = {}
         self.up, self.down = (self.rng.choice((2e3, 1e4, 1e5)) for _ in range(2))
@@ -374,14 +375,13 @@ class Peer(PeerHost):
             self.lots = [lot for lot in self.lots if lot not in self.hive.made_of[blob]]
             self.moves -= decode(codec, update, len(self.moves))
         else:
-            self.hive.must(blob not in self.hive.counted, "a peer was told that an update did not "
-                           "count which is in the journal")
-            self.hive.refused_updates.add(blob)
+            self.refused = blob
         super().settle(counted)
 
     def forget(self) -> None:
         self.changed = True
         super().forget()
+        self.refused = ""  # whether it counts does not matter any more
         self.lose_unsettled("rejected")
 
     def check(self) -> None:
@@ -389,6 +389,11 @@ class Peer(PeerHost):
             return
         self.touched = False
         must, session = self.hive.must, self.session
+        if self.refused:
+            must(self.refused not in self.hive.counted, f"{self.name} was told that an update did "
+                 "not count which is in the journal")
+            self.hive.refused_updates.add(self.refused)
+            self.refused = ""
         if session.held is not self.held:
             self.held = session.held
             if self.held.hash:
@@ -575,7 +580,8 @@ class Trial(Simulation):
             self.counted[blob] = record.number
             self.last_round[self.by[blob]] = record.number
             for lot in self.made_of[blob]:
-                self.must(lot.fate in ("", "killed", "killed without its cache", "turned away"),
+                self.must(lot.fate in ("", "killed", "killed without its cache", "turned away")
+                          or lot.fate == "rejected" and self.cloned,
                           f"tokens counted that were {lot.fate} before")
                 lot.fate = "counted"
                 tokens += lot.tokens
@@ -724,7 +730,7 @@ def doze(hive: Trial) -> None:
 
 
 def sleep(hive: Trial, peer: Peer, seconds: float) -> None:
-    peer.asleep = hive.clock.now + seconds
+    peer.asleep = max(peer.asleep, hive.clock.now + seconds)
     hive.until(peer.asleep)
 
 
