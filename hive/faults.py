@@ -160,10 +160,10 @@ class Coordinator(CoordinatorHost):
     # Slow work
 
     def write(self, write: Callable[..., None], *values: Any) -> None:
-        if self.clock.now < self.hive.full_until:
+        if self.clock.now < self.hive.full_until and self.hive.dice.random() < 0.75:
             self.hive.cover("disk full")
             raise Unwritable("The disk is full.")
-        write(*values)
+        write(*values)  # there was room for a moment
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
         counting = super().add(codec, content, weight, steps)
