@@ -77,9 +77,10 @@ class Simulated:
             "peers": list(self.peers_there.values())}
 
     def measured(self) -> Dict[str, Any]:
-        return {"phase": "training", "version": self.version, "step": 0, "total": None,
-                "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9, "speed": 1e7,
-                "flops": 1e14, "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
+        return {"phase": "training", "paused": "", "version": self.version, "step": 0,
+                "total": None, "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9,
+                "speed": 1e7, "flops": 1e14, "fastest": None, "speedup": None,
+                "bytes_up": 0, "bytes_down": 0}
 
     def peers(self) -> Dict[str, Any]:
         return {"peers": list(self.peers_there.values()), "contributors": []}
@@ -166,7 +167,7 @@ WATCH = """async (seconds) => {
     transfers: network.transfers - transfers };
 }"""
 WRITE = """async ([characters, times]) => {
-  const worker = new Worker("model.js", { type: "module" });
+  const worker = new Worker("page/chat/worker.js", { type: "module" });
   let id = 0;
   const ask = (message, last) => new Promise((resolve, reject) => {
     id += 1;
@@ -176,7 +177,7 @@ WRITE = """async ([characters, times]) => {
     };
     worker.postMessage({ ...message, id });
   });
-  await ask({ type: "load", url: "model.safetensors" }, "loaded");
+  await ask({ type: "load", url: new URL("model.safetensors", location).href }, "loaded");
   const speeds = [];
   for (let turn = 0; turn < times; turn++) {
     speeds.push((await ask({ type: "write", prompt: "ROMEO:", length: characters, temperature: 0.8,

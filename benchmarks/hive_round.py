@@ -185,6 +185,15 @@ class LightPeer:
         return b"".join(parts)
 
     async def join(self) -> None:
+        """Also when the coordinator wants so many new ones to come later."""
+        from websockets.exceptions import ConnectionClosed
+        while True:
+            try:
+                return await self.enter()
+            except ConnectionClosed:
+                await asyncio.sleep(random.uniform(0.5, 2.0))
+
+    async def enter(self) -> None:
         from websockets.asyncio.client import connect
         self.socket = await connect(self.address, compression=None, open_timeout=120,
                                     max_size=protocol.MESSAGE_BYTES, ping_interval=None)

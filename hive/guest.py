@@ -51,6 +51,7 @@ class Guest(ServerConnection):
         self.address = "?"
         self.head_only = False  # the request was HEAD
         self.begun = self.leaving = False
+        self.line: Any = None  # where to read and write, once TLS has begun
         self.head = bytearray()  # of the request, until it is complete
         self.bucket = Bucket(STRANGER_FRAMES, STRANGER_RATE)
         self.bytes: Optional[Bucket] = Bucket(STRANGER_BYTES, STRANGER_SPEED)
@@ -69,7 +70,7 @@ class Guest(ServerConnection):
         if self.tls:
             self.securing = self.loop.create_task(self.secure(self.tls))
         else:
-            self.begin(transport)
+            self.line = transport
 
     async def secure(self, tls: ssl.SSLContext) -> None:
         try:
@@ -81,14 +82,17 @@ class Guest(ServerConnection):
             self.abort()
             self.gone()
             return
-        self.begin(transport)
-
-    def begin(self, transport: Any) -> None:
-        super().connection_made(transport)
-        self.begun = True
+        self.line = transport
         early, self.head = bytes(self.head), bytearray()  # it came with the end of TLS' handshake
         if early:
             self.data_received(early)
+
+    def begin(self, request: bytes) -> None:
+        """It has asked for something. Only now websockets hears of it: whoever says nothing costs
+        no task and no handshake."""
+        super().connection_made(self.line)
+        self.begun = True
+        super().data_received(request)
 
     def eof_received(self) -> None:
         if self.begun:
@@ -115,11 +119,11 @@ class Guest(ServerConnection):
     def see_off(self, last_words: bytes = b"") -> None:
         """Say a last thing, read nothing more, and be rid of it soon."""
         self.leaving = True
-        self.transport.pause_reading()
+        self.line.pause_reading()
         if last_words:
-            self.transport.write(last_words)
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
+            self.line.write(last_words)
+            if self.line.can_write_eof():
+                self.line.write_eof()
         self.deadline.cancel()
         self.deadline = self.loop.call_later(LAST_SECONDS, self.abort)
 
@@ -148,17 +152,17 @@ class Guest(ServerConnection):
     def data_received(self, data: bytes) -> None:
         if self.leaving:
             return
-        if self.begun and self.request is not None:
+        if self.begun:
             if self.state is not State.CONNECTING:  # until it is answered it has nothing to say
                 self.read_frames(data)
             return
         searched = max(0, len(self.head) - 3)
         self.head += data
-        if self.begun and self.head.find(b"\r\n\r\n", searched) >= 0:
+        if self.line and self.head.find(b"\r\n\r\n", searched) >= 0:
             head, self.head = bytes(self.head), bytearray()
             self.read_request(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         elif len(self.head) > REQUEST_BYTES:
-            self.refuse(431, "The request is too long.") if self.begun else self.abort()
+            self.refuse(431, "The request is too long.") if self.line else self.abort()
 
     def read_request(self, head: bytes) -> None:
         """websockets 13 knows only GET, newer ones do not mind what else it says."""
@@ -170,7 +174,7 @@ class Guest(ServerConnection):
             self.refuse(405, "Only GET and HEAD are answered.")
         else:
             self.head_only = line.group(1) == b"HEAD"
-            super().data_received(b"GET" + head[line.end(1):])
+            self.begin(b"GET" + head[line.end(1):])
 
     def refuse(self, status: int, sentence: str) -> None:
         reply = as_refusal(status, sentence)
@@ -223,16 +227,18 @@ class Guest(ServerConnection):
         assert reply.file is not None
         until = self.loop.time() + patience
         self.transport.write(reply.head())
-        for start in range(0, reply.file.size, PIECE_BYTES):
-            piece = await self.loop.run_in_executor(threads, reply.file.piece, start)
-            if self.transport.is_closing():
-                break
-            self.transport.write(piece)
-            try:
+        try:
+            for start in range(0, reply.file.size, PIECE_BYTES):
+                piece = await self.loop.run_in_executor(threads, reply.file.piece, start)
+                if self.transport.is_closing():
+                    break
+                self.transport.write(piece)
                 await asyncio.wait_for(self.drain(), until - self.loop.time())
-            except (OSError, asyncio.TimeoutError):  # it left, or takes too long
-                self.abort()
-                break
+        except (OSError, asyncio.TimeoutError):  # it left, or takes too long
+            self.abort()
+        except asyncio.CancelledError:  # longer than any answer may take; websockets 13 would wait
+            self.abort()
+            raise
         return Sent(reply.status, "", Headers())
 
 

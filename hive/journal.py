@@ -302,6 +302,9 @@ class Journal:
                 self._db = held.enter_context(contextlib.closing(self._connect(held)))
                 self._prepare()
             self.run: Optional[Dict[str, Any]] = self._description()
+            self._counted: Dict[str, int] = dict(self._query(
+                "SELECT peer, max(number) FROM contributions WHERE verdict = 'counted' "
+                "GROUP BY peer"))
             self._open = held.pop_all()
 
     def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
@@ -377,6 +380,16 @@ class Journal:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
 
+    @contextlib.contextmanager
+    def _unhurried(self) -> Iterator[None]:
+        """What is written inside reaches the disk with the next round."""
+        with self._mutex:
+            self._query("PRAGMA synchronous = NORMAL")
+            try:
+                yield
+            finally:
+                self._query("PRAGMA synchronous = FULL")
+
     def _require_writable(self) -> None:
         require(not self.read_only, f"The journal in {self.folder} was opened for reading only.")
 
@@ -423,6 +436,8 @@ class Journal:
                 (link,), = self._query("SELECT link FROM versions WHERE number = ?", last)
                 link = next_link(link, self._record(record.number), sha256(record.update))
                 db.execute("UPDATE versions SET link = ? WHERE number = ?", (link, record.number))
+            self._counted.update((one.peer, record.number) for one in record.contributions
+                                 if one.verdict == "counted")
 
     def _insert(self, db: sqlite3.Connection, record: Record) -> None:
         row = {**{name: getattr(record, name) for name in OF_A_ROUND}, "link": "",
@@ -701,8 +716,9 @@ class Journal:
 
     def remember_peer(self, peer: str, name: str, token_hash: str, device: str,
                       now: float) -> None:
-        """Note who a peer is, and that it was seen now (unix seconds)."""
-        with self._transaction() as db:
+        """Note who a peer is, and that it was seen now (unix seconds). It outlives the process; it
+        may be lost with the power, which is not worth waiting for the disk."""
+        with self._unhurried(), self._transaction() as db:
             db.execute("""
                 INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE
                 SET name = excluded.name, token_hash = excluded.token_hash,
@@ -716,9 +732,9 @@ class Journal:
                            name)
 
     def last_counted(self, peer: str) -> int:
-        """The newest version with a counted contribution of this peer, 0 if there is none."""
-        return self._query("SELECT coalesce(max(number), 0) FROM contributions "
-                           "WHERE peer = ? AND verdict = 'counted'", peer)[0][0]
+        """The newest version with a counted contribution of this peer, 0 if there is none. Kept in
+        memory: who asks never waits for a disk."""
+        return self._counted.get(peer, 0)
 
     def recent_weights(self, count: int = 64) -> List[Tuple[float, int]]:
         """(weight, tokens) of the latest so many counted contributions, newest first."""

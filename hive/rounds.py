@@ -22,8 +22,9 @@ BUSY = ("waiting", "ready", "training", "uploading")  # something is still to co
 STALEST = 32  # rounds by which an update may come too late and still count, at a lower weight
 FASTEST_STEP = 1e-3  # seconds; nobody is planned for as faster
 LEAST_GRACE = 2.0  # seconds for the last transfers, however short the round
-LEAST_PATIENCE = 1.0  # seconds that members get after the others, however fast those were
+LEAST_PATIENCE = 0.5  # seconds that members get after the others, however fast those were
 TWICE = 2.0  # as long as half of the members took, the others may take
+WELCOMING = 3  # one round of so many waits for members that are new
 
 
 class Verdict(NamedTuple):
@@ -90,6 +91,8 @@ class Rounds:
     def __init__(self, version: int, weights: str, pace: Pace, least: int = 1):
         self.pace, self.least = pace, least
         self.timed_out = False  # the last round ended without waiting any longer
+        self.unwelcoming = WELCOMING  # rounds since one waited for new members
+        self.welcoming = False  # this one does
         self.members: Dict[str, Member] = {}
         self.hashes: Dict[int, str] = {}  # of the weights of the latest versions
         self.quotas: Dict[int, int] = {}  # steps that were asked for, by version
@@ -113,9 +116,11 @@ class Rounds:
             elif member.state in BUSY:
                 had_a_task = member.state in ("training", "uploading")
                 member.state = "lagging"
-                if self.timed_out or had_a_task and member.prompt is None:
+                had_a_chance = had_a_task and self.welcoming
+                if member.prompt and self.timed_out or member.prompt is None and had_a_chance:
                     member.prompt = False
-        self.timed_out = False
+        self.unwelcoming = 1 if self.welcoming else self.unwelcoming + 1
+        self.timed_out = self.welcoming = False
 
     # Members come and go
 
@@ -210,9 +215,10 @@ class Rounds:
             self.pace.slack * statistics.median(known))
 
     def withdraw(self, peer: str) -> None:
-        """An offered update is not wanted after all; the peer may try again."""
+        """An offered update is not wanted after all. The peer may try again, and nobody waits for
+        that."""
         if peer in self.members:
-            self.members[peer].state = "waiting"
+            self.members[peer].state, self.members[peer].prompt = "waiting", False
 
     def reject(self, peer: str) -> None:
         """A delivered update turned out to be unusable; the peer may try again."""
@@ -238,7 +244,8 @@ class Rounds:
 
     def _waited_for(self, now: float) -> List[Member]:
         """Who is still missing. When half of the prompt members are there the deadline moves nearer
-        for the others, and so it does for new ones when all prompt members are there."""
+        for the others. When all are there it does so for new ones, of which there may be some in
+        every round: now and then they are waited for, and otherwise not."""
         busy = [member for member in self.members.values() if member.state in BUSY]
         prompt = [member for member in self.members.values() if member.prompt]
         if not prompt:
@@ -246,20 +253,22 @@ class Rounds:
         missing = [member for member in busy if member.prompt]
         if missing:
             if 2 * len(missing) <= len(prompt):
-                self._hurry(now, TWICE)
+                self._hurry(now, TWICE, LEAST_PATIENCE)
             return missing
         new = [member for member in busy
                if member.prompt is None and member.state in ("training", "uploading")]
-        if new:
-            self._hurry(now, self.pace.slack)
+        if not new or self.unwelcoming < WELCOMING:
+            return []
+        self.welcoming = True
+        self._hurry(now, self.pace.slack, 0.0)
         return new
 
-    def _hurry(self, now: float, factor: float) -> None:
-        """The others took until now: who is missing may take `factor` times as long, and in any
-        case the time that was promised for training."""
+    def _hurry(self, now: float, factor: float, least: float) -> None:
+        """The others took until now: who is missing may take `factor` times as long, at least
+        `least` seconds more, and in any case the time that was promised for training."""
         if self.plan is not None:
             self.deadline = min(self.deadline, max(
-                self.began + factor * (now - self.began), now + LEAST_PATIENCE,
+                self.began + factor * (now - self.began), now + least,
                 self.train_until + self.pace.overhead))
 
     def reopen(self) -> None:

@@ -166,9 +166,9 @@ class RunFacts:
         step, total = trainer.step, trainer.total
         remaining = (total - step) * trainer.seconds / step if total and step else None
         return {
-            "phase": "finished" if self.finished else "training", "version": step, "step": step,
-            "total": total, "round": None, "seconds": trainer.seconds, "remaining": remaining,
-            "tokens": self.tokens(step), "speed": self.speed,
+            "phase": "finished" if self.finished else "training", "paused": "", "version": step,
+            "step": step, "total": total, "round": None, "seconds": trainer.seconds,
+            "remaining": remaining, "tokens": self.tokens(step), "speed": self.speed,
             "flops": self.speed * flops_per_character(self.config),
             "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import ipaddress
 import json
+import math
 import re
 import socket
 import ssl
@@ -39,8 +40,12 @@ FILES = {  # address: file and content type
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
-        "hive", "dom", "format", "network", "layout", "picture", "chart", "history", "plot",
-        "scale", "chat", "model")}}
+        "hive", *(f"page/{name}" for name in (
+            "page", "state", "connection", "figures", "peers", "contributors", "samples", "join",
+            "dom", "format", "network/network", "network/scene", "network/layout",
+            "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
+            "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
+            "chat/worker", "chat/model", "chat/weights")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, besides the time its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected
@@ -77,6 +82,7 @@ class Web:
                  peers: Optional[Callable[[Any], Awaitable[None]]] = None,
                  door: Optional[Door] = None):
         self.source, self.serve_peer = source, peers
+        self.latest_state, self.state_until = Reply("", b""), -math.inf
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
         self.pages: Dict[Any, int] = {}  # and the number of the last event each was sent
@@ -179,7 +185,12 @@ class Web:
     # The addresses
 
     async def state(self, connection: Any, query: Query) -> Reply:
-        return as_json(self.source.state())
+        """A large hive takes a while to describe: at most a tenth of the time goes into that."""
+        began = time.monotonic()
+        if began >= self.state_until:
+            self.latest_state = as_json(self.source.state())
+            self.state_until = began + 10 * (time.monotonic() - began)
+        return self.latest_state
 
     async def peers(self, connection: Any, query: Query) -> Reply:
         return as_json(self.source.peers())
@@ -241,12 +252,14 @@ class Web:
                      "are; try again in a moment.")
 
     async def stop(self) -> None:
-        """Pages hear how it ended; whoever still downloads will not hold it up."""
+        """Pages hear how it ended; whoever still downloads, or does not read, will not hold it up.
+        """
         patience = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < patience and any(
                 seq < self.source.events.seq for seq in self.pages.values()):
             await asyncio.sleep(EVENTS_SECONDS)
-        for connection in list(self.downloads.taken):
+        deaf = [page for page, seq in self.pages.items() if seq < self.source.events.seq]
+        for connection in [*self.downloads.taken, *deaf]:
             connection.abort()
 
     # WebSockets

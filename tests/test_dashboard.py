@@ -215,22 +215,22 @@ def test_who_wants_calm_gets_it(busy, visit):
 def test_who_asked_for_less_motion_sees_no_particles(busy, visit):
     visitor = visit(busy.page, reduced_motion="reduce")
     visitor.until("page.network.transfers >= 10")
-    assert visitor.ask("page.network.particles.length") == 0
+    assert visitor.ask("page.network.scene.particles.length") == 0
 
 
 def test_a_node_stays_where_it_was_dragged(busy, visit):
     visitor = visit(busy.page)
-    visitor.until("page.state.peers.size >= 2 && page.network.settled")
+    visitor.until("page.state.peers.size >= 2 && page.network.scene.settled")
     box = visitor.page.locator("#network canvas").bounding_box()
-    x, y = visitor.ask("[page.network.nodes[0].x, page.network.nodes[0].y]")
+    x, y = visitor.ask("[page.network.scene.nodes[0].x, page.network.scene.nodes[0].y]")
     mouse = visitor.page.mouse
     mouse.move(box["x"] + x, box["y"] + y)
     mouse.down()
     mouse.move(box["x"] + 60, box["y"] + 60, steps=5)
     mouse.up()
-    visitor.until("page.network.settled")
-    assert visitor.ask("[page.network.nodes[0].x, page.network.nodes[0].y]") == [60, 60]
-    name = visitor.ask("page.network.nodes[0].peer.name")
+    visitor.until("page.network.scene.settled")
+    assert visitor.ask("[page.network.scene.nodes[0].x, page.network.scene.nodes[0].y]") == [60, 60]
+    name = visitor.ask("page.network.scene.nodes[0].peer.name")
     assert name in visitor.text("#network .network-readout")
 
 
@@ -402,7 +402,7 @@ def test_the_end_of_a_run_is_told(here, visit, chromium):
 # --------------------------------------------------------------------------------------------------
 
 LOGITS = """async ([url, prompts]) => {
-  const worker = new Worker("model.js", { type: "module" });
+  const worker = new Worker("page/chat/worker.js", { type: "module" });
   let id = 0;
   const ask = (message) => new Promise((resolve) => {
     id += 1;
@@ -411,7 +411,7 @@ LOGITS = """async ([url, prompts]) => {
     };
     worker.postMessage({ ...message, id });
   });
-  const loaded = await ask({ type: "load", url });
+  const loaded = await ask({ type: "load", url: new URL(url, location).href });
   const answers = [];
   for (const prompt of prompts) answers.push((await ask({ type: "logits", prompt })).logits);
   worker.terminate();

@@ -1,15 +1,18 @@
 """Who may come in: counts and addresses, then both ports of a real coordinator under siege."""
 import base64
 import contextlib
+import errno
+import json
 import re
 import socket
 import ssl
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import pytest
-from hive_processes import HIVE, LIMIT, TINY, Place, Program, open_socket, until
+from hive_processes import HIVE, LIMIT, TINY, Client, Place, Program, open_socket, until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +20,7 @@ from gltch_2_7m import GltchError
 from hive import door as door_module
 from hive import guest as guest_module
 from hive import protocol, server
+from hive.coordinator import MOST_FETCHES
 from hive.door import Door, Places, file_limit, household, trusted
 from hive.throttle import Bucket
 
@@ -192,6 +196,24 @@ def test_the_system_is_asked_for_more_open_files_and_its_answer_is_kept_to():
     assert 0 < file_limit() <= door_module.FILES_WANTED
 
 
+def test_where_the_system_does_not_say_how_many_files_may_be_open_a_number_is_assumed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert file_limit() == door_module.FILES_UNKNOWN
+
+
+def test_too_many_open_files_are_said_once_in_a_while(capsys):
+    now, others = [100.0], []
+    loop = SimpleNamespace(time=lambda: now[0], default_exception_handler=others.append)
+    complaints = server.Complaints()
+    for _ in range(1000):
+        complaints.hear(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+    now[0] += server.COMPLAINT_SECONDS + 1
+    complaints.hear(loop, {"exception": OSError(errno.EMFILE, "Too many open files")})
+    complaints.hear(loop, {"exception": ValueError()})
+    assert capsys.readouterr().err.count("too many files are open") == 2
+    assert len(others) == 1
+
+
 # ---- Both ports of a real coordinator
 
 
@@ -315,6 +337,66 @@ def test_a_peer_with_the_key_may_not_flood_either(quiet):
                 peer.socket.sendall(frame(PING, bytes(100)) * 1000)
             pytest.fail("200,000 pings were taken", pytrace=False)
     assert b"200 OK" in asks(quiet)
+
+
+def test_a_peer_with_the_key_may_not_send_a_message_in_endless_pieces(quiet):
+    """More of them than it would be seen off for as a flood of small messages."""
+    from websockets.exceptions import ConnectionClosed
+    pieces = guest_module.MOST_FRAGMENTS + 10
+    assert pieces < guest_module.PEER_FRAMES
+    with open_socket(quiet.port) as peer:
+        assert enter(peer) == "welcome"
+        with contextlib.suppress(OSError):
+            peer.socket.sendall(frame(TEXT, b"x", fin=False)
+                                + frame(MORE, b"x", fin=False) * pieces)
+        with pytest.raises(ConnectionClosed) as caught:
+            peer.recv(timeout=LIMIT)
+        assert "too many pieces" in caught.value.rcvd.reason
+
+
+def test_a_peer_that_reads_nothing_may_not_even_send_a_few_pings(quiet):
+    """Their answers would pile up in memory behind what it does not read."""
+    peer = Client(quiet, "deaf").enter()
+    with contextlib.ExitStack() as over:
+        over.callback(peer.vanish)
+        before = -1
+        for _ in range(MOST_FETCHES):
+            peer.say("fetch", blob=peer.weights, offset=0)
+            time.sleep(0.2)
+            while before != sent_to(quiet, "deaf"):  # until nothing more fits on its way
+                before = sent_to(quiet, "deaf")
+                time.sleep(0.3)
+        assert before < MOST_FETCHES * 4 * peer.parameters, "all of it fits"
+        with contextlib.suppress(OSError):
+            peer.socket.socket.sendall(frame(PING, b"") * 100)
+        until(lambda: sent_to(quiet, "deaf") is None, "it stays")
+
+
+def sent_to(hive, name):
+    """Bytes that went to a peer, None when it is not there."""
+    state = json.loads(asks(hive, "/api/state").partition(b"\r\n\r\n")[2])
+    return next((one["bytes_down"] for one in state["peers"] if one["name"] == name), None)
+
+
+@pytest.fixture
+def impatient(tmp_path, text_file):
+    """A coordinator that sends a ping every fifth of a second and waits one for the answer."""
+    hurried = ("import functools; from hive import guest, protocol, server; "
+               "protocol.PONG_SECONDS = 1.0; "
+               "guest.serve = functools.partial(guest.serve, ping_interval=0.2); "
+               "import sys; sys.exit(server.main(sys.argv[1:]))")
+    place = Place(tmp_path, text_file)
+    program = Program(place.folder, "server", "-c", hurried, "--data", text_file, *TINY, "--port",
+                      "0", "--dashboard-port", "0", environment={"PYTHONPATH": str(HIVE.parent)})
+    place.programs.append(program)
+    program.hears("--name my-node")
+    yield int(re.search(r"ws://localhost:(\d+)", program.said()).group(1))
+    place.clean()
+
+
+def test_who_answers_no_ping_is_given_up(impatient):
+    with raw(impatient, upgrade()) as deaf:
+        assert b"keepalive ping timeout" in read_to_the_end(deaf)
 
 
 @pytest.mark.parametrize("path", ["/hive", "/api/events", None])

@@ -11,7 +11,7 @@ from hive.codec import CODECS, encode, from_bytes
 from hive.coordinator import apply_bytes
 from hive.outer import HEAVIEST
 from hive.protocol import ProtocolError
-from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES
+from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, REMEMBERED_UPDATES
 from hive.session.reception import MOST_REJECTED
 
 CHARACTERS = 2 * 128  # of a step: two windows
@@ -154,6 +154,45 @@ def test_the_same_text_is_not_sent_again_and_again(hive, shared):
         assert protocol.name_of(liar.fetch(text)) == text
     liar.say("fetch", blob=text, offset=0)
     assert "again and again" in liar.hear("refused")["reason"]
+
+
+def test_nor_is_an_update(hive, shared):
+    liar = shared.client(hive, "reader again").enter()
+    make_rounds(liar, hive, 1)
+    with hive.journal() as journal:
+        update = journal.round(liar.version)["update_sha256"]
+    for _ in range(MOST_FETCHES):
+        assert protocol.name_of(liar.fetch(update)) == update
+    liar.say("fetch", blob=update, offset=0)
+    assert "again and again" in liar.hear("refused")["reason"]
+
+
+def test_weights_that_are_not_read_do_not_pile_up(hive, shared):
+    """Who asked for those of each round and read nothing kept them all in memory."""
+    deaf = shared.client(hive, "deaf").enter()
+    honest = shared.client(hive, "honest").enter()
+    for _ in range(60):
+        make_rounds(honest, hive, 1)
+        deaf.say("ready", version=0, weights=None, batch_size=2)
+        deaf.say("fetch", blob=honest.weights, offset=0)
+        if not hive.member("deaf"):
+            break
+    else:
+        pytest.fail("240 MB are kept for it", pytrace=False)
+    until(lambda: "asks for more than it takes" in hive.said(), "nobody says why")
+
+
+def test_who_missed_too_many_rounds_gets_the_weights_as_a_whole(hive, shared):
+    absent = shared.client(hive, "absent").enter()
+    absent.say("goodbye")
+    until(lambda: not hive.member("absent"), "it never left")
+    make_rounds(shared.client(hive, "busy").enter(), hive, REMEMBERED_UPDATES + 1)
+    again = shared.client(hive, "absent", token=absent.token)
+    again.hear("welcome")
+    again.say("ready", version=absent.version, weights=absent.weights, batch_size=2)
+    said = again.hear("version", "commit")
+    assert said["type"] == "version" and said["version"] > absent.version + REMEMBERED_UPDATES
+    assert protocol.name_of(again.fetch(said["weights"])) == said["weights"]
 
 
 def test_invisible_names_are_replaced(hive, shared):

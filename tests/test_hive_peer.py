@@ -21,6 +21,7 @@ from gltch_2_7m import GLTCH, Runtime, TrainConfig
 from hive import dial, machine, peer, protocol
 from hive.codec import flatten, to_bytes
 from hive.protocol import shown
+from hive.session import peer_session
 
 TEXT = "To be, or not to be, that is the question. " * 40
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x1bc\r\n\u202egnorw\u200b\x00 \ud800"
@@ -402,6 +403,40 @@ def test_a_message_of_endless_empty_pieces_ends_the_connection(here, false):
     program = here.peer(false(fragments), "guest")
     until(lambda: "waiting" in program.said(), program.said)
     assert "gone silent" not in program.said()  # it was the number of pieces
+
+
+def test_who_takes_a_connection_and_says_nothing_is_given_up(waits, monkeypatch, capsys):
+    monkeypatch.setattr(dial, "OPEN_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        assert join(SimpleNamespace(address=f"ws://127.0.0.1:{mute.getsockname()[1]}")) == 128
+    assert "timed out" in capsys.readouterr().err and len(waits) == 8
+
+
+def test_a_coordinator_that_falls_silent_is_given_up(false, waits, monkeypatch, capsys):
+    """Its machine still answers pings, or seems to."""
+    monkeypatch.setattr(peer_session, "SILENCE_SECONDS", 0.3)
+    assert join(false(lambda self, connection: connection.recv(60))) == 128
+    assert "the coordinator has gone silent" in capsys.readouterr().err
+
+
+def test_weights_that_break_every_training_are_one_sentence_after_a_few_times(false, capsys):
+    def spoil(self, connection):
+        job = make(TEXT)
+        weights = to_bytes(torch.full_like(flatten(GLTCH(job.config)), float("nan")))
+        name = protocol.name_of(weights)
+        self.welcome(connection, job)
+        self.give(connection, TEXT.encode())
+        self.hear(connection, "ready")
+        connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=0))
+        self.give(connection, weights)
+        while self.hear(connection, "ready"):
+            connection.send(protocol.pack("train", version=0, weights=name, step=0, total=None,
+                                          quota=5, seconds=60.0, window=0))
+
+    assert join(false(spoil)) == 2
+    said = capsys.readouterr().err
+    assert said.count("Starting again from the hive's weights") == peer_session.MOST_FAILURES - 1
+    assert "peer.py: error: The loss became nan" in said
 
 
 # --- Several processes ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import json
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from html.parser import HTMLParser
 from types import SimpleNamespace
@@ -547,6 +548,35 @@ def test_a_download_that_is_too_slow_is_cut_off(port, source, monkeypatch):
         assert len(head + read_to_the_end(slow)) < BIG
 
 
+def test_no_answer_takes_longer_than_a_download_may(opened, source, monkeypatch):
+    source.bytes = BIG
+    monkeypatch.setattr(web_module, "DOWNLOAD_SECONDS", 0.5)
+    port = opened(source)
+    slow, head = begin_download(port)
+    with contextlib.closing(slow):
+        assert head.startswith(b"HTTP/1.1 200")
+        until(lambda: not port.web.downloads, "it goes on for ever")
+        assert len(head + read_to_the_end(slow)) < BIG
+
+
+def test_a_page_that_reads_nothing_does_not_hold_up_the_end(source, monkeypatch):
+    monkeypatch.setattr(web_module, "FAREWELL_SECONDS", 0.2)
+    port = Port(source)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        deaf.settimeout(LIMIT)
+        deaf.connect(("127.0.0.1", port.number))
+        lines = ["GET /api/events HTTP/1.1", "Host: localhost", *(
+            f"{name.replace('_', '-')}: {value}" for name, value in UPGRADE.items()),
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}"]
+        deaf.sendall("".join(line + "\r\n" for line in (*lines, "")).encode())
+        assert deaf.recv(12) == b"HTTP/1.1 101"
+        until(lambda: list(port.web.pages.values()) == [0], "it does not listen")
+        port.add("closed", version=1, padding="x" * BIG)
+        port.close()
+        assert not port.web.pages
+
+
 def test_nothing_is_left_of_a_connection_that_is_gone(port, source, monkeypatch):
     """A timer that outlives it would keep it and its answer in memory."""
     monkeypatch.setattr(guest_module, "REQUEST_SECONDS", 10 * LIMIT)
@@ -572,6 +602,18 @@ def test_answers_in_memory_are_bounded_for_each_address(port):
     port.web.travelling.most = size
     assert_refused(port.ask("/api/state"), 503, "try again")
     assert port.ask("/healthz").status == 200
+
+
+def test_a_state_that_takes_long_to_describe_is_told_again_for_a_while(port, source, monkeypatch):
+    asked = []
+
+    def slowly():
+        asked.append(time.sleep(0.3))
+        return {"version": len(asked)}
+
+    monkeypatch.setattr(source, "state", slowly)
+    assert [port.json("/api/state")["version"] for _ in range(3)] == [1, 1, 1]
+    until(lambda: port.json("/api/state")["version"] == 2, "nothing new is told")
 
 
 def stalled(port, source, monkeypatch, count):
@@ -632,7 +674,7 @@ def test_whoever_says_nothing_does_not_hold_up_the_end(source):
 
 
 @pytest.mark.parametrize("path", ["/", "/api/state", "/last.pt", "/model.safetensors", "/nothing",
-                                  "/metrics"])
+                                  "/healthz"])
 def test_head_is_get_without_the_content(port, place, path):
     (place / "last.pt").write_bytes(b"last")
     whole, head = port.ask(path), port.ask(path, method="HEAD")
@@ -917,11 +959,23 @@ def test_the_modules_import_only_what_is_served():
     found = Counter()
     for path, (name, kind) in FILES.items():
         if kind == "text/javascript":
-            for address in imports.findall((HIVE / name).read_text(encoding="utf-8")):
+            source = (HIVE / name).read_text(encoding="utf-8")
+            code = re.sub(r"/\*.*?\*/", "", source, flags=re.S)  # types are imported in comments
+            for address in imports.findall(code):
                 assert urljoin(path, address) in FILES, f"{name} imports {address}"
                 found[name] += 1
-    assert found["hive.js"] > 2
+    assert found["page/page.js"] > 2
 
 
 def test_every_script_of_the_page_is_served():
-    assert {path.name for path in HIVE.glob("*.js")} <= {name for name, _ in FILES.values()}
+    scripts = {path.relative_to(HIVE).as_posix() for path in HIVE.rglob("*.js")}
+    assert scripts <= {name for name, _ in FILES.values()}
+
+
+def test_every_file_of_the_page_is_installed_with_the_package():
+    project = (PROGRAM.parent / "pyproject.toml").read_text(encoding="utf-8")
+    data = project.split("[tool.setuptools.package-data]")[1]
+    patterns = json.loads(re.search(r"^hive = (\[.*\])$", data, flags=re.M).group(1))
+    installed = {path.relative_to(HIVE).as_posix() for pattern in patterns
+                 for path in HIVE.glob(pattern)}
+    assert {name for name, _ in FILES.values()} <= installed

@@ -53,7 +53,7 @@ def take(page: int) -> None:
             while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
                 time.sleep(0.2)
             tab.evaluate("scrollTo(0, 0)")
-            while tab.evaluate("page.network.particles.length < 10"):  # until much is travelling
+            while tab.evaluate("page.network.scene.particles.length < 10"):  # until much travels
                 time.sleep(0.02)
             tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
             tab.close()

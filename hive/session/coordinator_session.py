@@ -106,6 +106,16 @@ class Work(NamedTuple):
     rejected: Callable[[GltchError], None]
 
 
+class Writing(NamedTuple):
+    """What has to be written, sooner or later, and what that leads to."""
+
+    name: str  # for people
+    lane: str
+    what: str
+    values: Tuple[Any, ...]
+    then: Callable[[], None]
+
+
 class CoordinatorSession:
     def __init__(self, job: Job, ledger: Ledger, weights: Any, weights_hash: str, *,
                  parameters: int, update_bytes: int, token: Callable[[], str],
@@ -151,7 +161,7 @@ class CoordinatorSession:
         # slow work, and what is said of it
         self.ticket = 0
         self.works: Dict[int, Work] = {}
-        self.retries: Deque[Tuple[float, Callable[[], None]]] = deque()  # the earliest first
+        self.retries: Deque[Tuple[float, Writing]] = deque()  # the earliest first
         self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
         self.snapshot_due = self.saving = False
         self.measuring: Optional[Measurement] = None
@@ -286,25 +296,22 @@ class CoordinatorSession:
         self.works[self.ticket] = Work(then, unwritable or self._fail, rejected or self._fail)
         self.effects.append(Do(self.ticket, lane, what, values))
 
-    def _write(self, name: str, lane: str, what: str, *values: Any,
-               then: Callable[[], None]) -> None:
+    def _write(self, writing: Writing) -> None:
         """Have something written; while the disk does not take it, try again and again."""
-        def written(_: None) -> None:
-            if self.unwritten.pop(name, ""):
-                self._say("goes on", f"the {name} is written")
-            then()
+        self._ask(writing.lane, writing.what, *writing.values, then=partial(self._written, writing),
+                  unwritable=partial(self._try_later, writing))
 
-        def wait(error: Unwritable) -> None:
-            reason = f"{error} The run goes on when there is room."
-            if self.unwritten.get(name) != reason:
-                self.unwritten[name] = reason
-                self._say("waiting", reason)
-            self.retries.append((self.now.steady + RETRY_SECONDS, attempt))
+    def _written(self, writing: Writing, _: None) -> None:
+        if self.unwritten.pop(writing.name, ""):
+            self._say("goes on", f"the {writing.name} is written")
+        writing.then()
 
-        def attempt() -> None:
-            self._ask(lane, what, *values, then=written, unwritable=wait)
-
-        attempt()
+    def _try_later(self, writing: Writing, error: Unwritable) -> None:
+        reason = f"{error} The run goes on when there is room."
+        if self.unwritten.get(writing.name) != reason:
+            self.unwritten[writing.name] = reason
+            self._say("waiting", reason)
+        self.retries.append((self.now.steady + RETRY_SECONDS, writing))
 
     # What is due now
 
@@ -326,7 +333,7 @@ class CoordinatorSession:
 
     def _retry(self) -> None:
         while self.retries and self.retries[0][0] <= self.now.steady:
-            self.retries.popleft()[1]()
+            self._write(self.retries.popleft()[1])
 
     def _send_status(self) -> None:
         if self.now.steady < self.status_at:
@@ -361,7 +368,7 @@ class CoordinatorSession:
         elif not self.ending:
             self.ending = True
             self._tell("finished", reason=self.finished)
-            self._write("snapshot", UPDATES, "snapshot", then=self._say_farewell)
+            self._write(Writing("snapshot", UPDATES, "snapshot", (), self._say_farewell))
         elif self.patience <= self.now.steady or self.patience < math.inf and not self.peers:
             self._finish(self.finished)
 
@@ -693,8 +700,8 @@ class CoordinatorSession:
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
                         committed.update, step, self.loss, self.now.unix - self._length(),
                         self.now.unix, contributions)
-        self._write("round", UPDATES, "keep", record, committed,
-                    then=partial(self._commit, record, committed.weights))
+        self._write(Writing("round", UPDATES, "keep", (record, committed),
+                            partial(self._commit, record, committed.weights)))
 
     def _length(self) -> float:
         """Seconds of the round so far, at most as long as it was planned: a machine that slept did
@@ -760,11 +767,11 @@ class CoordinatorSession:
     def _keep_evaluation(self, about: Measurement, result: Tuple[float, float, str, Any]) -> None:
         self.val_loss, seconds, text, state = result
         names = ["best.pt", "last.pt"] if self.val_loss < self.best else ["last.pt"]
-        end = partial(self._end_evaluation, about, text)
-        self._write("evaluation", EVALUATIONS, "keep_evaluation", about.version, self.val_loss,
-                    seconds, text, then=partial(
-                        self._write, "checkpoint", EVALUATIONS, "keep_checkpoint", state, names,
-                        then=end))
+        checkpoint = Writing("checkpoint", EVALUATIONS, "keep_checkpoint", (state, names),
+                             partial(self._end_evaluation, about, text))
+        self._write(Writing("evaluation", EVALUATIONS, "keep_evaluation",
+                            (about.version, self.val_loss, seconds, text),
+                            partial(self._write, checkpoint)))
 
     def _end_evaluation(self, about: Measurement, text: str) -> None:
         self.measuring, self.evaluated = None, about.version

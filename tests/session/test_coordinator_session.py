@@ -1,7 +1,9 @@
 """The coordinator's rules, played by hand: no socket, no thread, and a clock that a test moves."""
 import contextlib
+import gc
 import hashlib
 import math
+import weakref
 from collections import deque
 from types import SimpleNamespace
 
@@ -36,6 +38,10 @@ FULL = Unwritable("journal.db could not be used: database or disk is full.")
 
 def sha(version):
     return hashlib.sha256(b"weights %d" % version).hexdigest()
+
+
+class Committed:
+    """What the outer step gave."""
 
 
 class Play:
@@ -80,10 +86,10 @@ class Play:
         """Time, with every call of `wake` that the session asks for."""
         until = self.steady + seconds
         while self.session.deadline <= until:
-            assert self.session.deadline >= self.steady, "it would be woken for ever"
             self.unix += self.session.deadline - self.steady
             self.steady = self.session.deadline
             self.tell("wake")
+            assert self.session.deadline > self.steady, "it would be woken for ever"
         self.unix += until - self.steady
         self.steady = until
 
@@ -124,8 +130,11 @@ class Play:
             return None
         self.added = 0
         version = self.version + 1
-        return SimpleNamespace(codec="q4", update=b"update %d" % version, base=sha(self.version),
-                               weights=version, result=sha(version))
+        committed = Committed()
+        committed.codec, committed.update, committed.weights = "q4", b"update %d" % version, version
+        committed.base, committed.result = sha(self.version), sha(version)
+        self.committed = weakref.ref(committed)
+        return committed
 
     def do_keep(self, record, committed):
         self.journal.commit(record)
@@ -343,6 +352,18 @@ def test_a_round_is_combined_only_when_all_that_was_delivered_is_added(stage):
     assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
 
 
+def test_what_a_round_was_made_of_is_not_held_any_longer_than_it_has_to(stage):
+    """Its vectors are as large as the weights; cycles of references held those of many rounds."""
+    play, ann, bob = two_in_a_round(stage)
+    gc.disable()
+    try:
+        make_a_round(play, ann, bob)
+        play.effects.clear()
+        assert play.committed() is None
+    finally:
+        gc.enable()
+
+
 def test_an_update_that_comes_while_a_round_is_written_is_late(stage):
     play, ann, bob = two_in_a_round(stage)
     ann.deliver()
@@ -537,6 +558,15 @@ def test_a_link_may_be_lost_at_any_step_and_the_round_is_made_without_it(stage, 
     assert counted == (step is lose_while_it_is_added)
 
 
+def test_nobody_waits_for_who_has_left(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    assert play.waiting() == []
+    bob.lose()
+    assert play.waiting() == ["combine"]
+
+
 def test_an_interrupted_upload_goes_on_where_it_stopped_and_counts_once(stage):
     play, ann, bob = two_in_a_round(stage)
     ann.offer()
@@ -662,6 +692,18 @@ def test_whose_updates_are_all_rejected_is_barred_for_a_while(play):
     assert "may come back in 10 minutes" in again.hear("refused")["reason"]
     play.passes(reception.BARRED_SECONDS)
     assert Client(play, "ann", token=ann.token).enter().peer == ann.peer
+
+
+def test_one_good_update_makes_up_for_the_rejected_ones(stage):
+    play, ann, bob = two_in_a_round(stage)
+    for _ in range(2):
+        for _ in range(reception.MOST_REJECTED - 1):
+            ann.deliver()
+            play.fail("add", GltchError("It is not finite."))
+        make_a_round(play, ann, bob)
+        ann.ready(), bob.ready()
+        play.passes(1.0)
+    assert ann.closed is None and play.journal.last == 2
 
 
 def test_one_address_cannot_invent_new_peers_without_end(play, monkeypatch):

@@ -1,5 +1,29 @@
 // Where the nodes of the network are: a place for everybody, and the motion that leads there.
 
+/** @typedef {{ x: number, y: number }} Spot */
+
+/** Something round: where it is, and what pushes it.
+ * @typedef {object} Body
+ * @property {number} x
+ * @property {number} y
+ * @property {number} ax
+ * @property {number} ay
+ * @property {number} radius */
+
+/** What moves: with a speed, and a home that draws it unless it is pinned.
+ * @typedef {Body & { vx: number, vy: number, home: Spot, pinned: boolean }} Mover */
+
+/** Sizes, and the places.
+ * @typedef {object} Plan
+ * @property {number} hub
+ * @property {number} largest of a node
+ * @property {number} smallest
+ * @property {number} ring from a node to the ring round it
+ * @property {number} gap from this ring to the next
+ * @property {number} particle
+ * @property {number} name the width there is for one
+ * @property {(place: number) => Spot} home */
+
 const GOLDEN = Math.PI * (3 - Math.sqrt(5)); // steps of this angle always land in a wide gap
 const NAMED = 24; // with more peers than these, names are only in the read-out
 const PULL = 50; // towards a node's home
@@ -8,9 +32,17 @@ const FRICTION = 11;
 
 const MARGIN = 54; // for rings and names at the edge
 
+/** @param {number} value
+ * @param {number} low
+ * @param {number} high */
 export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
-/** Sizes that suit so many peers in so many places on a canvas of this size, and the places. */
+/** Sizes that suit so many peers in so many places on a canvas of this size, and the places.
+ * @param {number} peers
+ * @param {number} places
+ * @param {number} width
+ * @param {number} height
+ * @returns {Plan} */
 export function arrange(peers, places, width, height) {
   const margin = peers > NAMED ? MARGIN / 2 : MARGIN;
   const high = height / 2 - margin;
@@ -21,10 +53,10 @@ export function arrange(peers, places, width, height) {
   const inner = Math.max(1 - peers / 25, (hub + 2 * largest) / high); // few: a ring; many: a disc
   return {
     hub, largest, smallest: Math.max(2.5, 0.36 * largest),
-    ring: clamp(0.05 * room, 2, 4), // from a node to the ring round it
-    gap: clamp(0.1 * room, 2, 12), // from this ring to the next
+    ring: clamp(0.05 * room, 2, 4),
+    gap: clamp(0.1 * room, 2, 12),
     particle: clamp(0.05 * room, 2, 4.5),
-    name: peers > NAMED ? 0 : Math.min(1.2 * room, 2 * MARGIN), // width
+    name: peers > NAMED ? 0 : Math.min(1.2 * room, 2 * MARGIN),
     home(place) {
       const reach = Math.sqrt(inner ** 2 + (1 - inner ** 2) * (place + 0.5) / places);
       const angle = place * GOLDEN - 0.6;
@@ -34,12 +66,20 @@ export function arrange(peers, places, width, height) {
   };
 }
 
-/** How far from a node's middle its name is: on the outer side, where no line is. */
+/** How far from a node's middle its name is: on the outer side, where no line is.
+ * @param {Body} node
+ * @param {Body} hub
+ * @param {Plan} plan */
 export function nameOffset({ y, radius }, hub, plan) {
   return (y < hub.y ? -1 : 1) * (radius + 2 * plan.ring + 12);
 }
 
-/** The nodes whose names, so wide, can be read: they cover no other node and no earlier name. */
+/** The nodes whose names, so wide, can be read: they cover no other node and no earlier name.
+ * @template {Body} Any
+ * @param {Any[]} nodes
+ * @param {number[]} widths
+ * @param {Body} hub
+ * @param {Plan} plan */
 export function legible(nodes, widths, hub, plan) {
   const boxes = [hub, ...nodes].map(({ x, y, radius }) => {
     const reach = radius + 2 * plan.ring;
@@ -56,7 +96,11 @@ export function legible(nodes, widths, hub, plan) {
 }
 
 /** A step of time: every node is drawn to its home, and pushed off whom it would touch. Pinned ones
- * stay. Returns whether all have come to rest. */
+ * stay. Returns whether all have come to rest.
+ * @param {Mover[]} nodes
+ * @param {Body} hub
+ * @param {Plan} plan
+ * @param {number} seconds */
 export function settle(nodes, hub, { ring, gap }, seconds) {
   for (const node of nodes) {
     node.ax = PULL * (node.home.x - node.x) - FRICTION * node.vx;
@@ -79,6 +123,9 @@ export function settle(nodes, hub, { ring, gap }, seconds) {
   return resting;
 }
 
+/** @param {Body} a
+ * @param {Body} b
+ * @param {number} between */
 function part(a, b, between) {
   const x = a.x - b.x, y = a.y - b.y;
   const apart = a.radius + b.radius + between;

@@ -1,37 +1,56 @@
 // The picture of the network. It may have hundreds of nodes and particles, sixty times a second:
 // whatever looks the same becomes one path, and a style is set once per frame.
 
+import { contextOf } from "../dom.js";
 import { clamp, nameOffset } from "./layout.js";
+import { FADE, FLIGHT, PULSE } from "./scene.js";
+
+/** @import { Direction } from "../facts.d.ts" */
+/** @import { Body, Plan } from "./layout.js" */
+/** @import { Scene } from "./scene.js" */
 
 const TURN = 2 * Math.PI;
 const FONT = "system-ui, sans-serif";
-const COLOURS = ["panel", "line", "text", "quiet", "accent", "good", "warn", "bad", "cuda", "mps",
-  "cpu"];
-const RINGS = [ // what a state looks like; shapes differ, not only colours
+const KINDS = /** @type {const} */ (["cuda", "mps", "cpu"]);
+const COLOURS = /** @type {const} */ (
+  ["panel", "line", "text", "quiet", "accent", "good", "warn", "bad", ...KINDS]);
+
+/** @typedef {typeof COLOURS[number]} Colour */
+
+/** What a state looks like; shapes differ, not only colours.
+ * @type {{ states: string[], colour: Colour, width: number, dash?: number[], double?: boolean }[]}
+ */
+const RINGS = [
   { states: ["joining"], colour: "quiet", width: 1.5, dash: [1.5, 3] },
   { states: ["waiting", "ready", "training"], colour: "quiet", width: 0.75 },
   { states: ["uploading"], colour: "accent", width: 1.5, double: true },
   { states: ["delivered"], colour: "good", width: 3 },
   { states: ["lagging"], colour: "warn", width: 2, dash: [7, 4] },
 ];
-const DIRECTIONS = { up: "accent", down: "text" };
-
-export const FLIGHT = 700; // milliseconds a particle travels
-export const PULSE = 900; // that the coordinator and its contributors shine after a commit
-export const MARK = 1500; // that a node says its update was late or rejected
-export const FADE = 1000; // until who left is gone
+/** @type {[Direction, Colour][]} */
+const DIRECTIONS = [["up", "accent"], ["down", "text"]];
 
 export class Picture {
+  width = 0;
+  height = 0;
+  density = 1; // of the screen's pixels
+
+  /** @param {HTMLCanvasElement} canvas */
   constructor(canvas) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d");
-    this.readColours();
+    this.context = contextOf(canvas);
+    this.colours = this.readColours();
   }
 
   readColours() {
     const style = getComputedStyle(document.documentElement);
-    this.colours = Object.fromEntries(COLOURS.map(
-      (name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    return /** @type {Record<Colour, string>} */ (Object.fromEntries(COLOURS.map(
+      (name) => [name, style.getPropertyValue(`--${name}`).trim()])));
+  }
+
+  /** The page may have become light or dark. */
+  dress() {
+    this.colours = this.readColours();
   }
 
   resize() {
@@ -39,15 +58,19 @@ export class Picture {
     this.density = devicePixelRatio;
     this.canvas.width = Math.round(width * this.density);
     this.canvas.height = Math.round(height * this.density);
-    Object.assign(this, { width, height });
+    this.width = width;
+    this.height = height;
   }
 
+  /** @param {string} name */
   widthOf(name) {
     this.setFont(12);
     return this.context.measureText(name).width;
   }
 
-  /** As much of a name as there is room for. */
+  /** As much of a name as there is room for.
+   * @param {string} name
+   * @param {number} room */
   shorten(name, room) {
     const letters = [...name];
     let short = name;
@@ -58,35 +81,42 @@ export class Picture {
     return short;
   }
 
-  /** What is in a scene: see Network. */
-  draw(scene, now) {
+  /** @param {Scene} scene
+   * @param {Plan} plan
+   * @param {number} now */
+  draw(scene, plan, now) {
     const { context } = this;
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
     context.clearRect(0, 0, this.width, this.height);
     context.lineCap = "round";
     this.drawLines(scene, now);
-    this.drawParticles(scene, now);
-    this.drawPulse(scene, now);
+    this.drawParticles(scene, plan, now);
+    this.drawPulse(scene, plan, now);
     this.drawGone(scene, now);
-    this.drawNodes(scene);
-    this.drawRings(scene);
+    this.drawNodes(scene, plan);
+    this.drawRings(scene, plan);
     this.drawHub(scene);
-    this.drawNames(scene);
+    this.drawNames(scene, plan);
   }
 
+  /** @param {Scene} scene
+   * @param {number} now */
   drawLines({ nodes, hub, calm }, now) {
     this.lines(nodes, hub);
     this.stroke("line", 1);
     if (!calm) return;
-    for (const [direction, colour] of Object.entries(DIRECTIONS)) { // they stand for particles
+    for (const [direction, colour] of DIRECTIONS) { // they stand for particles
       this.lines(nodes.filter((node) => now < node[direction] + FLIGHT), hub);
       this.stroke(colour, 1.5);
     }
   }
 
-  /** Up and down keep to their own sides of the line. */
-  drawParticles({ particles, hub, plan }, now) {
-    for (const [way, colour] of Object.entries(DIRECTIONS)) {
+  /** Up and down keep to their own sides of the line.
+   * @param {Scene} scene
+   * @param {Plan} plan
+   * @param {number} now */
+  drawParticles({ particles, hub }, plan, now) {
+    for (const [way, colour] of DIRECTIONS) {
       this.context.beginPath();
       for (const { node, start, size, direction } of particles) {
         const time = (now - start) / FLIGHT;
@@ -104,7 +134,10 @@ export class Picture {
     }
   }
 
-  drawPulse({ pulse, hub, plan, calm }, now) {
+  /** @param {Scene} scene
+   * @param {Plan} plan
+   * @param {number} now */
+  drawPulse({ pulse, hub, calm }, plan, now) {
     if (!pulse) return;
     const time = calm ? 0.4 : clamp((now - pulse.start) / PULSE, 0, 1);
     this.context.globalAlpha = 1 - time;
@@ -115,6 +148,8 @@ export class Picture {
     this.context.globalAlpha = 1;
   }
 
+  /** @param {Scene} scene
+   * @param {number} now */
   drawGone({ gone }, now) {
     for (const { node, start } of gone) {
       this.context.globalAlpha = clamp(1 - (now - start) / FADE, 0, 1);
@@ -124,16 +159,20 @@ export class Picture {
     this.context.globalAlpha = 1;
   }
 
-  drawNodes({ nodes, plan }) {
+  /** @param {Scene} scene
+   * @param {Plan} plan */
+  drawNodes({ nodes }, plan) {
     this.circles(nodes, plan.ring);
     this.fill("panel");
-    for (const kind of ["cuda", "mps", "cpu"]) {
+    for (const kind of KINDS) {
       this.circles(nodes.filter((node) => node.peer.kind === kind), 0);
       this.fill(kind);
     }
   }
 
-  drawRings({ nodes, plan, shown }) {
+  /** @param {Scene} scene
+   * @param {Plan} plan */
+  drawRings({ nodes, shown }, plan) {
     for (const { states, colour, width, dash, double } of RINGS) {
       const alike = nodes.filter((node) => states.includes(node.peer.state));
       for (const more of double ? [plan.ring, 2 * plan.ring] : [plan.ring]) {
@@ -153,6 +192,7 @@ export class Picture {
     this.stroke("text", 2);
   }
 
+  /** @param {Scene} scene */
   drawHub({ hub, caption, committing }) {
     const [unit, number, below] = caption;
     this.circles([hub], 0);
@@ -163,8 +203,10 @@ export class Picture {
     this.write(below, hub.x, hub.y + 17, "quiet", 11);
   }
 
-  /** Whose update did not count is marked on the inner side. */
-  drawNames({ nodes, named, hub, plan }) {
+  /** Whose update did not count is marked on the inner side.
+   * @param {Scene} scene
+   * @param {Plan} plan */
+  drawNames({ nodes, named, hub }, plan) {
     for (const node of named) {
       this.write(node.name, node.x, node.y + nameOffset(node, hub, plan), "quiet", 12);
     }
@@ -177,17 +219,24 @@ export class Picture {
 
   // What all of it is made of
 
+  /** @param {number} x
+   * @param {number} y
+   * @param {number} radius */
   circle(x, y, radius) {
     this.context.moveTo(x + radius, y);
     this.context.arc(x, y, radius, 0, TURN);
   }
 
-  /** Circles round nodes, so much larger than these. */
+  /** Circles round nodes, so much larger than these.
+   * @param {Body[]} nodes
+   * @param {number} more */
   circles(nodes, more) {
     this.context.beginPath();
     for (const { x, y, radius } of nodes) this.circle(x, y, radius + more);
   }
 
+  /** @param {Body[]} nodes
+   * @param {Body} hub */
   lines(nodes, hub) {
     this.context.beginPath();
     for (const { x, y } of nodes) {
@@ -196,6 +245,9 @@ export class Picture {
     }
   }
 
+  /** @param {Colour} colour
+   * @param {number} width
+   * @param {number[]} dash */
   stroke(colour, width, dash = []) {
     this.context.strokeStyle = this.colours[colour];
     this.context.lineWidth = width;
@@ -203,15 +255,23 @@ export class Picture {
     this.context.stroke();
   }
 
+  /** @param {Colour} colour */
   fill(colour) {
     this.context.fillStyle = this.colours[colour];
     this.context.fill();
   }
 
+  /** @param {number} size */
   setFont(size, weight = 400) {
     this.context.font = `${weight} ${size}px ${FONT}`;
   }
 
+  /** @param {string} text
+   * @param {number} x
+   * @param {number} y
+   * @param {Colour} colour
+   * @param {number} size
+   * @param {number} [weight] */
   write(text, x, y, colour, size, weight) {
     this.setFont(size, weight);
     this.context.textAlign = "center";

@@ -1,45 +1,76 @@
 // The loss of the run: curves to zoom into, a legend, and a read-out for pointer and keyboard.
 
-import { make, setText } from "./dom.js";
-import { bits, count, duration, nats } from "./format.js";
-import { History, nearest, within } from "./history.js";
+import { make, setText } from "../dom.js";
+import { bits, count, duration, nats } from "../format.js";
+import { nearest, within } from "./curve.js";
+import { History } from "./history.js";
 import { Plot } from "./plot.js";
+
+/** @import { HiveEvent, Maybe } from "../facts.d.ts" */
+/** @import { State } from "../state.js" */
+/** @import { Axis, Point } from "./curve.js" */
+/** @import { Look } from "./plot.js" */
+
+/** @typedef {"train" | "validation"} Series */
 
 const PIXELS = 1.5; // per point
 const ZOOM = 1.5; // of one press or one notch of the wheel
 const NOTCH = 100; // the wheel's units
 const CLICK = 6; // pixels that are not meant as a range
 
+/** @param {(event: Event) => void} act
+ * @param {Partial<HTMLButtonElement>} properties
+ * @param {(Node | string)[]} children */
 function button(act, properties, ...children) {
   return make("button", { type: "button", onclick: act, ...properties }, ...children);
 }
 
-/** A button that is on or off; `act` is told. */
+/** A button that is on or off; `act` is told.
+ * @param {(on: boolean) => void} act
+ * @param {boolean} on
+ * @param {(Node | string)[]} children */
 function toggle(act, on, ...children) {
-  const press = ({ currentTarget: pressed }) => {
-    pressed.ariaPressed = String(pressed.ariaPressed !== "true");
-    act(pressed.ariaPressed === "true");
-  };
-  return button(press, { ariaPressed: String(on) }, ...children);
+  const pressed = button(() => {
+    on = !on;
+    pressed.ariaPressed = String(on);
+    act(on);
+  }, { ariaPressed: String(on) }, ...children);
+  return pressed;
 }
 
+/** @param {Maybe} loss */
 function inWords(loss) {
   return Number.isFinite(loss) ? `${nats(loss)} nats, ${bits(loss)} bits` : "not known";
 }
 
 export class LossChart {
+  /** @type {"round" | "step"} */
   unit = "round"; // what a version counts
+  /** @type {Look} */
   look = { axis: "round", form: "linear", smoothing: 0, train: true, validation: true };
+  /** @type {Record<Series, Maybe>} */
   latest = { train: null, validation: null };
+  /** @type {number | null} */
   cursor = null; // the round that is read out
-  drag = null; // from, to: the pixels of the range that is being drawn
+  /** @type {{ from: number, to: number } | null} */
+  drag = null; // the pixels of the range that is being drawn
   frame = 0;
+  history = new History(() => this.changed());
 
-  /** Everything is built inside `section`. */
+  /** @param {HTMLElement} section in which everything is built */
   constructor(section) {
-    this.history = new History(() => this.changed());
-    this.build(section);
-    this.plot = new Plot(this.canvas);
+    this.values = { train: make("b"), validation: make("b") }; // the latest, in the legend
+    this.axes = make("select", { onchange: () => this.chooseAxis() });
+    this.all = button(() => this.lookAtAll(), {}, "Whole run");
+    this.canvas = make("canvas", { role: "img", tabIndex: 0 });
+    this.box = make("div", { className: "chart-box", ariaHidden: "true", hidden: true });
+    this.notice = make("p", { className: "chart-notice", role: "status" });
+    this.aloud = make("p", { className: "hidden-visually", ariaLive: "polite" });
+    section.append(this.controls(), make("div", { className: "chart-plot" },
+      this.canvas, this.box, this.notice, this.aloud), make("p", { className: "chart-hint quiet" },
+      "Drag over a part to look at it closely; a double click shows the whole run."));
+    this.offerAxes();
+    this.plot = new Plot(this.canvas, this.history, this.look); // once the canvas is on the page
     this.listen();
   }
 
@@ -48,7 +79,8 @@ export class LossChart {
     return this.history.whole.points.length + (this.history.detail?.points.length ?? 0);
   }
 
-  /** /api/state, after loading and when a new session has begun. */
+  /** /api/state, after loading and when a new session has begun.
+   * @param {State} state */
   update(state) {
     this.unit = state.unit;
     this.latest = { train: state.loss, validation: state.val_loss };
@@ -56,6 +88,7 @@ export class LossChart {
     this.history.update(state);
   }
 
+  /** @param {HiveEvent} event */
   event(event) {
     if (event.type === "committed") this.latest.train = event.loss;
     else if (event.type === "evaluated") this.latest.validation = event.val_loss;
@@ -65,51 +98,46 @@ export class LossChart {
 
   // ---- What is on the page
 
-  build(section) {
-    this.legend = {
-      train: this.legendEntry("train", "Train"),
-      validation: this.legendEntry("validation", "Validation"),
-    };
-    this.axes = make("select", { onchange: () => this.set("axis", this.axes.value) });
-    const smoothing = make("input", { type: "range", max: 0.99, step: 0.01, value: 0 });
-    smoothing.oninput = () => this.set("smoothing", smoothing.valueAsNumber);
-    const log = toggle((on) => this.set("form", on ? "logarithmic" : "linear"), false, "Log");
-    const named = (name) => ({ title: name, ariaLabel: name });
-    this.all = button(() => this.lookAtAll(), {}, "Whole run");
-    const controls = make("div", { className: "line chart-controls" },
-      this.legend.train, this.legend.validation, make("label", {}, "Over ", this.axes), log,
-      make("label", {}, "Smoothing ", smoothing),
+  controls() {
+    const smoothing = make("input", { type: "range", max: "0.99", step: "0.01", value: "0" });
+    smoothing.oninput = () => this.set({ smoothing: smoothing.valueAsNumber });
+    const log = toggle((on) => this.set({ form: on ? "logarithmic" : "linear" }), false, "Log");
+    const named = (/** @type {string} */ name) => ({ title: name, ariaLabel: name });
+    return make("div", { className: "line chart-controls" },
+      this.legendEntry("train", "Train"), this.legendEntry("validation", "Validation"),
+      make("label", {}, "Over ", this.axes), log, make("label", {}, "Smoothing ", smoothing),
       make("span", { className: "chart-zoom" },
         button(() => this.zoom(ZOOM), named("Zoom out"), "−"),
         button(() => this.zoom(1 / ZOOM), named("Zoom in"), "+"), this.all));
-    this.canvas = make("canvas", { role: "img", tabIndex: 0 });
-    this.box = make("div", { className: "chart-box", ariaHidden: "true", hidden: true });
-    this.notice = make("p", { className: "chart-notice", role: "status" });
-    this.aloud = make("p", { className: "hidden-visually", ariaLive: "polite" });
-    section.append(controls, make("div", { className: "chart-plot" },
-      this.canvas, this.box, this.notice, this.aloud), make("p", { className: "chart-hint quiet" },
-      "Drag over a part to look at it closely; a double click shows the whole run."));
-    this.offerAxes();
   }
 
+  /** @param {Series} series
+   * @param {string} name */
   legendEntry(series, name) {
     const swatch = make("span", { className: `chart-swatch chart-${series}` });
-    const entry = toggle((on) => this.set(series, on), true, swatch, `${name} `, make("b"));
+    const entry = toggle((on) => this.set({ [series]: on }), true, swatch, `${name} `,
+      this.values[series]);
     entry.className = "chart-entry";
     return entry;
   }
 
   /** On a single machine a round is a step. */
   offerAxes() {
-    const names = this.unit === "step" ? { round: "steps", time: "time" }
-      : { round: "rounds", step: "steps", time: "time" };
-    if (!(this.look.axis in names)) this.look.axis = "round";
-    this.axes.replaceChildren(...Object.entries(names).map(([value, name]) =>
-      make("option", { value, selected: value === this.look.axis }, name)));
+    /** @type {[Axis, string][]} */
+    const offered = this.unit === "step" ? [["round", "steps"], ["time", "time"]]
+      : [["round", "rounds"], ["step", "steps"], ["time", "time"]];
+    if (!offered.some(([axis]) => axis === this.look.axis)) this.look.axis = "round";
+    this.axes.replaceChildren(...offered.map(([axis, name]) =>
+      make("option", { value: axis, selected: axis === this.look.axis }, name)));
   }
 
-  set(name, value) {
-    this.look[name] = value;
+  chooseAxis() {
+    this.set({ axis: /** @type {Axis} */ (this.axes.value) }); // nothing else is offered
+  }
+
+  /** @param {Partial<Look>} look */
+  set(look) {
+    Object.assign(this.look, look);
     this.changed();
   }
 
@@ -123,9 +151,8 @@ export class LossChart {
 
   describe() {
     const { run, failed, outdated, whole, range, view } = this.history;
-    for (const [series, entry] of Object.entries(this.legend)) {
-      setText(entry.querySelector("b"), nats(this.latest[series]));
-    }
+    setText(this.values.train, nats(this.latest.train));
+    setText(this.values.validation, nats(this.latest.validation));
     this.all.disabled = !view;
     const waiting = run && !outdated && !whole.points.length;
     setText(this.notice, failed ? "The losses could not be loaded; trying again."
@@ -140,9 +167,9 @@ export class LossChart {
 
   draw() {
     if (!this.canvas.clientWidth) return; // not on screen
-    this.plot.draw(this.history, this.look);
+    this.plot.draw();
     this.box.hidden = true;
-    if (!this.plot.y) return;
+    if (this.plot.empty) return;
     if (this.drag) this.plot.drawRange(this.drag.from, this.drag.to);
     const point = this.reading();
     if (point) this.placeBox(point, this.plot.drawCursor(point));
@@ -154,15 +181,19 @@ export class LossChart {
     this.history.look(this.history.entire);
   }
 
-  /** Around a pixel, or else the cursor, or else the middle. */
-  zoom(factor, pixel = null) {
+  /** Around a pixel, or else the cursor, or else the middle.
+   * @param {number} factor
+   * @param {number} [pixel] */
+  zoom(factor, pixel) {
     const { x } = this.plot;
     const point = this.reading();
-    const centre = pixel !== null ? x.value(pixel)
+    const centre = pixel !== undefined ? x.value(pixel)
       : point ? point[this.look.axis] : (x.low + x.high) / 2;
-    this.lookBetween(...[x.low, x.high].map((value) => centre + (value - centre) * factor));
+    this.lookBetween(centre + (x.low - centre) * factor, centre + (x.high - centre) * factor);
   }
 
+  /** @param {number} low
+   * @param {number} high on the axis */
   lookBetween(low, high) {
     const [from, to] = [low, high].map((value) => this.history.roundAt(value, this.look.axis));
     this.history.look({ from, to });
@@ -178,23 +209,26 @@ export class LossChart {
     return this.cursor === null ? undefined : nearest(this.visible, "round", this.cursor);
   }
 
+  /** @param {Point} [point] */
   read(point) {
-    this.cursor = point?.round ?? null;
+    this.cursor = point ? point.round : null;
     this.changed();
   }
 
-  /** By so many points, beginning with the newest. */
+  /** By so many points, beginning with the newest.
+   * @param {number} by */
   step(by) {
     const points = this.visible;
     if (!points.length) return;
-    const here = this.cursor === null ? points.length
-      : points.indexOf(nearest(points, "round", this.cursor));
+    const read = this.reading();
+    const here = read ? points.indexOf(read) : points.length;
     const point = points[Math.min(points.length - 1, Math.max(0, here + by))];
     this.read(point);
     setText(this.aloud, this.lines(point).map(([, text]) => text).join(", "));
   }
 
-  /** What is said of a point: class and text of each line. */
+  /** What is said of a point: class and text of each line.
+   * @param {Point} point */
   lines({ first, round, step, time, loss, low, high }) {
     const name = this.unit === "step" ? "Step" : "Round";
     const lines = [
@@ -214,7 +248,9 @@ export class LossChart {
     return lines;
   }
 
-  /** Beside the cursor, where there is room. */
+  /** Beside the cursor, where there is room.
+   * @param {Point} point
+   * @param {number} pixel */
   placeBox(point, pixel) {
     this.box.replaceChildren(...this.lines(point).map(([className, text]) =>
       make("p", { className }, text)));
@@ -228,16 +264,18 @@ export class LossChart {
   // ---- Pointer and keyboard
 
   listen() {
-    const on = (type, act, options) => this.canvas.addEventListener(type, act, options);
-    on("pointerdown", (event) => this.press(event));
-    on("pointermove", (event) => this.move(event));
-    on("pointerup", () => this.release());
-    on("pointercancel", () => this.leave()); // the finger scrolls the page
-    on("pointerleave", (event) => event.pointerType === "mouse" && this.leave());
-    on("blur", () => this.leave());
-    on("dblclick", () => this.lookAtAll());
-    on("keydown", (event) => this.key(event));
-    on("wheel", (event) => this.wheel(event), { passive: false });
+    const { canvas } = this;
+    canvas.addEventListener("pointerdown", (event) => this.press(event));
+    canvas.addEventListener("pointermove", (event) => this.move(event));
+    canvas.addEventListener("pointerup", () => this.release());
+    canvas.addEventListener("pointercancel", () => this.leave()); // the finger scrolls the page
+    canvas.addEventListener("pointerleave", (event) => {
+      if (event.pointerType === "mouse") this.leave();
+    });
+    canvas.addEventListener("blur", () => this.leave());
+    canvas.addEventListener("dblclick", () => this.lookAtAll());
+    canvas.addEventListener("keydown", (event) => this.key(event));
+    canvas.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     new ResizeObserver(() => {
       this.history.resize(Math.round(this.canvas.clientWidth / PIXELS));
       this.changed();
@@ -245,6 +283,7 @@ export class LossChart {
     matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => this.changed());
   }
 
+  /** @param {PointerEvent} event */
   press(event) {
     if (event.button !== 0 || !event.isPrimary) return;
     this.canvas.setPointerCapture(event.pointerId);
@@ -253,12 +292,14 @@ export class LossChart {
     this.move(event);
   }
 
-  /** Where the pointer is, or else the end of the axis that is nearest to it. */
+  /** Where the pointer is, or else the end of the axis that is nearest to it.
+   * @param {MouseEvent} event */
   pixelOf(event) {
     const { start, end } = this.plot.x;
     return Math.min(end, Math.max(start, event.offsetX));
   }
 
+  /** @param {PointerEvent} event */
   move(event) {
     const pixel = this.pixelOf(event);
     if (this.drag) this.drag.to = pixel;
@@ -269,24 +310,27 @@ export class LossChart {
     const { drag, plot } = this;
     this.drag = null;
     if (drag && Math.abs(drag.to - drag.from) > CLICK) {
-      const ends = [drag.from, drag.to].sort((a, b) => a - b);
-      this.lookBetween(...ends.map((pixel) => plot.x.value(pixel)));
+      const [left, right] = [drag.from, drag.to].sort((a, b) => a - b);
+      this.lookBetween(plot.x.value(left), plot.x.value(right));
     }
     this.changed();
   }
 
   leave() {
     this.drag = null;
-    this.read(undefined);
+    this.read();
   }
 
+  /** @param {WheelEvent} event */
   wheel(event) {
     if (!event.ctrlKey) return; // the page scrolls
     event.preventDefault();
     this.zoom(ZOOM ** (event.deltaY / NOTCH), this.pixelOf(event));
   }
 
+  /** @param {KeyboardEvent} event */
   key(event) {
+    /** @type {Record<string, () => void>} */
     const actions = {
       ArrowLeft: () => this.step(-1), ArrowRight: () => this.step(1),
       Home: () => this.step(-Infinity), End: () => this.step(Infinity),

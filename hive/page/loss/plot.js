@@ -1,10 +1,26 @@
 // The loss curves on a canvas: axes, lines, the cursor and the range that is being drawn.
 
-import { count } from "./format.js";
-import { within } from "./history.js";
+import { contextOf } from "../dom.js";
+import { count } from "../format.js";
+import { within } from "./curve.js";
 import {
   Scale, decimals, durationTicks, shortDuration, ticks, wholeTicks,
 } from "./scale.js";
+
+/** @import { Axis, Evaluation, Point } from "./curve.js" */
+/** @import { History } from "./history.js" */
+/** @import { Form } from "./scale.js" */
+
+/** What is to be seen: over what, how, and which curves are on.
+ * @typedef {object} Look
+ * @property {Axis} axis
+ * @property {Form} form of the loss scale
+ * @property {number} smoothing
+ * @property {boolean} train
+ * @property {boolean} validation */
+
+/** Pixels from the left and from the top.
+ * @typedef {[number, number]} Place */
 
 export const BITS = 1 / Math.LN2; // in a nat
 
@@ -12,10 +28,13 @@ const FRAME = { left: 46, right: 46, top: 24, bottom: 26 }; // pixels for text
 const ROOM = { top: 8, bottom: 6 }; // between the curves and the frame
 // Pixels at least between two of them.
 const GAP = { dots: 9, losses: 28, lines: 16, round: 100, step: 100, time: 140 };
-const COLOURS = ["line", "text", "quiet", "accent", "train", "validation"];
+const COLOURS = /** @type {const} */ (
+  ["line", "text", "quiet", "accent", "train", "validation"]);
 
 /** A weight of 0 changes nothing. Dividing by the weights so far makes up for the beginning, when
- *  there is little to average. */
+ *  there is little to average.
+ * @param {number[]} values
+ * @param {number} weight */
 function movingAverage(values, weight) {
   let sum = 0, weights = 0;
   return values.map((value) => {
@@ -27,23 +46,42 @@ function movingAverage(values, weight) {
 }
 
 export class Plot {
-  constructor(canvas) {
+  x = new Scale(0, 1, 0, 1);
+  y = new Scale(0, 1, 0, 1);
+  empty = true; // nothing is known of what is looked at: there are no axes either
+  width = 0;
+  height = 0;
+
+  /** @param {HTMLCanvasElement} canvas
+   * @param {History} history
+   * @param {Look} look */
+  constructor(canvas, history, look) {
     this.canvas = canvas;
-    this.context = canvas.getContext("2d");
-    this.x = new Scale(0, 1, 0, 1);
+    this.context = contextOf(canvas);
+    this.history = history;
+    this.look = look;
+    this.colours = this.readColours();
     matchMedia("(prefers-color-scheme: light)").addEventListener("change", () => {
-      this.colours = null;
+      this.colours = this.readColours();
     });
   }
 
-  /** `look`: axis (round, step or time), form (of the loss scale), smoothing, and which curves
-   *  are on. */
-  draw(history, look) {
+  get range() {
+    return this.history.range;
+  }
+
+  get curve() {
+    return this.history.shown;
+  }
+
+  draw() {
+    const { look } = this;
     this.fit();
-    Object.assign(this, { look, range: history.range, curve: history.shown });
     this.x = this.roundScale();
-    this.y = this.lossScale();
-    if (!this.y) return;
+    const y = this.lossScale();
+    this.empty = !y;
+    if (!y) return;
+    this.y = y;
     this.drawLosses();
     this.drawRounds();
     this.context.save();
@@ -64,20 +102,22 @@ export class Plot {
     context.font = `12px ${getComputedStyle(canvas).fontFamily}`;
     context.textBaseline = "middle";
     context.lineJoin = "round";
-    this.colours ??= this.readColours();
   }
 
   readColours() {
     const style = getComputedStyle(this.canvas);
-    return Object.fromEntries(COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`)]));
+    return /** @type {Record<typeof COLOURS[number], string>} */ (Object.fromEntries(
+      COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`)])));
   }
 
   roundScale() {
-    const [low, high] = [this.range.from, this.range.to].map((round) => this.across({ round }));
+    const { from, to } = this.range;
+    const [low, high] = [from, to].map((round) => this.acrossRound(round));
     return new Scale(low, high > low ? high : low + 1, FRAME.left, this.width - FRAME.right);
   }
 
-  /** The losses to show, and those of so many neighbours. */
+  /** The losses to show, and those of so many neighbours.
+   * @param {number} more */
   losses(more) {
     const { curve, range, look } = this;
     const train = look.train ? within(curve.points, range, more) : [];
@@ -98,12 +138,22 @@ export class Plot {
     return new Scale(inner.value(bottom), inner.value(top), bottom, top, look.form);
   }
 
-  /** Where a point or an evaluation, which has no time, lies on the horizontal axis. */
+  /** Where a point or an evaluation, which has no time, lies on the horizontal axis.
+   * @param {Point | Evaluation} point */
   across(point) {
     const { axis } = this.look;
-    return point[axis] ?? this.curve.translate(point.round, "round", axis);
+    return axis === "step" ? point.step : axis === "time" && "time" in point ? point.time
+      : this.acrossRound(point.round);
   }
 
+  /** @param {number} round maybe in between */
+  acrossRound(round) {
+    const { axis } = this.look;
+    return axis === "round" ? round : this.curve.translate(round, "round", axis);
+  }
+
+  /** @param {Point | Evaluation} point
+   * @returns {Place} */
   place(point, loss = point.loss) {
     return [this.x.pixel(this.across(point)), this.y.pixel(loss)];
   }
@@ -121,6 +171,8 @@ export class Plot {
     this.text("bits per character", this.width, 8, "right");
   }
 
+  /** @param {Scale} scale
+   * @param {(label: string, height: number) => void} write */
   labelLosses(scale, write) {
     const values = ticks(scale, Math.max(2, (scale.start - scale.end) / GAP.losses));
     const labels = decimals(values);
@@ -137,8 +189,8 @@ export class Plot {
     const { x, y, colours, width } = this;
     const { axis } = this.look;
     const most = Math.max(2, (x.end - x.start) / GAP[axis]);
-    const [values, label] = axis === "time" ? [durationTicks(x, most), shortDuration]
-      : [wholeTicks(x, most), count];
+    const values = axis === "time" ? durationTicks(x, most) : wholeTicks(x, most);
+    const label = axis === "time" ? shortDuration : count;
     this.line([[x.start, y.start], [x.end, y.start]], colours.quiet);
     for (const value of values) {
       const left = x.pixel(value), text = label(value);
@@ -172,7 +224,8 @@ export class Plot {
       this.line(points.map((point, index) => this.place(point, smooth[first + index])),
         colours.train, { width: 2 });
     }
-    if (points.at(-1) === curve.points.at(-1)) this.dot(line.at(-1), 3, colours.train);
+    const last = points.length - 1;
+    if (points[last] === curve.points.at(-1)) this.dot(line[last], 3, colours.train);
   }
 
   drawValidation() {
@@ -187,16 +240,19 @@ export class Plot {
     }
   }
 
-  /** Through a point, and the pixels where it is. */
+  /** Through a point, and the pixels where it is.
+   * @param {Point} point */
   drawCursor(point) {
-    const { x, y, colours } = this;
+    const { y, colours } = this;
     const [left, height] = this.place(point);
     this.line([[left, y.start], [left, y.end]], colours.quiet, { dash: [2, 3] });
     if (this.look.train) this.dot([left, height], 4, colours.text);
     return left;
   }
 
-  /** The range that is being drawn, in pixels. */
+  /** The range that is being drawn, in pixels.
+   * @param {number} from
+   * @param {number} to */
   drawRange(from, to) {
     const { y } = this;
     this.band([[from, y.start], [from, y.end], [to, y.end], [to, y.start]], this.colours.accent);
@@ -204,7 +260,8 @@ export class Plot {
 
   // ---- Strokes
 
-  /** A loss that is not a number leaves a gap. */
+  /** A loss that is not a number leaves a gap.
+   * @param {Place[]} places */
   trace(places) {
     const { context } = this;
     let down = false;
@@ -217,6 +274,9 @@ export class Plot {
     }
   }
 
+  /** @param {Place[]} places
+   * @param {string} colour
+   * @param {{ width?: number, alpha?: number, dash?: number[] }} style */
   line(places, colour, { width = 1, alpha = 1, dash = [] } = {}) {
     const { context } = this;
     this.trace(places);
@@ -226,6 +286,8 @@ export class Plot {
     context.globalAlpha = 1;
   }
 
+  /** @param {Place[]} places
+   * @param {string} colour */
   band(places, colour) {
     const { context } = this;
     this.trace(places.filter(([, height]) => Number.isFinite(height)));
@@ -234,6 +296,9 @@ export class Plot {
     context.globalAlpha = 1;
   }
 
+  /** @param {Place} place
+   * @param {number} radius
+   * @param {string} colour */
   dot([left, height], radius, colour) {
     if (!Number.isFinite(height)) return;
     const { context } = this;
@@ -243,6 +308,10 @@ export class Plot {
     context.fill();
   }
 
+  /** @param {string} text
+   * @param {number} left
+   * @param {number} height
+   * @param {CanvasTextAlign} align */
   text(text, left, height, align) {
     const { context } = this;
     Object.assign(context, { fillStyle: this.colours.quiet, textAlign: align });

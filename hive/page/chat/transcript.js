@@ -1,0 +1,55 @@
+// What is written above the input.
+
+import { make } from "../dom.js";
+
+/** The conversation: what the visitor wrote, and how the network went on, in one running text. */
+export class Transcript {
+  text = ""; // what the network reads before it goes on
+  turn = make("article"); // the latest, and what was written in it
+  written = make("span");
+  node = make("div", { className: "chat-log", tabIndex: 0 });
+
+  constructor() {
+    this.node.setAttribute("role", "log");
+    this.node.setAttribute("aria-labelledby", "chat-title");
+    this.clear();
+  }
+
+  clear() {
+    this.text = "";
+    this.node.replaceChildren(make("p", { className: "chat-empty",
+      textContent: "Begin a text, and the network goes on, as often as you like. It knows " +
+        "nothing but the text it is trained on, one character after the other." }));
+  }
+
+  /** @param {string} author which version of the network writes now
+   * @param {string} prompt */
+  begin(author, prompt) {
+    this.node.querySelector(".chat-empty")?.remove();
+    this.written = make("span");
+    this.turn = make("article", { className: "chat-turn" },
+      make("p", { className: "chat-author", textContent: author }),
+      make("p", { className: "chat-text" }, make("b", { textContent: prompt }), this.written));
+    this.node.append(this.turn);
+    this.node.scrollTop = this.node.scrollHeight;
+    this.node.setAttribute("aria-busy", "true"); // speak the whole when it is there
+  }
+
+  /** @param {string} text */
+  append(text) {
+    const { scrollHeight, scrollTop, clientHeight } = this.node;
+    const atEnd = scrollHeight - scrollTop - clientHeight < 30; // or has the reader scrolled up?
+    this.text += text;
+    this.written.append(text);
+    if (atEnd) this.node.scrollTop = this.node.scrollHeight;
+  }
+
+  /** @param {string} text */
+  note(text) {
+    this.turn.append(make("p", { className: "chat-author", textContent: text }));
+  }
+
+  end() {
+    this.node.removeAttribute("aria-busy");
+  }
+}
