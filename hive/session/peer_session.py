@@ -61,9 +61,8 @@ class Pending:
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
 
-    @property
-    def blob(self) -> str:
-        return protocol.name_of(self.update)
+    def __post_init__(self) -> None:
+        self.blob = protocol.name_of(self.update)
 
 
 class Wanted(NamedTuple):
@@ -131,6 +130,7 @@ class PeerSession:
         self.process = process or token()
         self.hive, self.identity = "", Identity(None, name)
         self.job: Optional[Job] = None  # that the network is built for
+        self.described: Any = None  # the same, as the coordinator told it
         self.parameters = 0
         self.joined = False  # ever
         self.held = NOTHING
@@ -223,9 +223,13 @@ class PeerSession:
         if welcome["token"]:  # a new identity; otherwise this peer is the one it was
             self.identity = Identity(welcome["token"], name)
             self.effects.append(effects.Keep(welcome["token"], name))
-        if self.job is None or self.job.as_json() != welcome["job"]:
+        if self.job is None or self.described != welcome["job"]:
+            self.described = welcome["job"]
             self.begin(Job.from_json(welcome["job"]), NOTHING)
             return
+        if self.pending and welcome["token"]:  # offered by another peer, it might count twice
+            self.say("given up", "an update, because another process is the peer that made it")
+            self.give_up_update()
         if self.pending and welcome["counted"] > self.pending.version:
             self.settle(counted=True)
         self.take_part()
@@ -531,12 +535,18 @@ class PeerSession:
         if (said["verdict"] == ACCEPTED or not self.pending
                 or said["version"] != self.pending.version):
             return
-        self.settle(counted=False)
         if said["verdict"] == REJECTED:
             self.say("rejected", shown(said["reason"], REASON))
-            self.do("forget")
-            self.carried = 0
+            self.give_up_update()
+        else:
+            self.settle(counted=False)
         self.report()
+
+    def give_up_update(self) -> None:
+        """And all that it carried: none of it may come again."""
+        self.settle(counted=False)
+        self.do("forget")
+        self.carried = 0
 
     def settle(self, counted: bool) -> None:
         self.do("settle", counted)
