@@ -49,6 +49,7 @@ from hive.session.effects import (
     Fail,
     Finish,
     Moment,
+    Pause,
     Proved,
     Say,
     Send,
@@ -65,6 +66,8 @@ class Connection:
     def __init__(self, socket: Any, sent: Callable[[str, int], None]):
         self.socket, self.sent = socket, sent
         self.outbox: asyncio.Queue[Union[str, SendBlob]] = asyncio.Queue()
+        self.blobs = 0  # in the outbox or on their way
+        self.deaf_until = -math.inf
         self.up = self.down = 0  # bytes on the wire
         self.writer = asyncio.ensure_future(self.write())
         self.closing: Optional[asyncio.Future[None]] = None
@@ -86,6 +89,7 @@ class Connection:
             for chunk in protocol.chunks(item.blob, item.content, item.offset):
                 await self.put(chunk)
                 self.sent(item.what, len(chunk))
+            self.blobs -= 1
 
     async def put(self, message: Union[str, bytes]) -> None:
         self.down += len(message)
@@ -139,10 +143,12 @@ class Coordinator:
         device = torch.device("cpu")
         self.runtime = Runtime(device, pick_precision("auto", device))
         self.over: asyncio.Future[None]  # made in the event loop
+        self.packed: Dict[int, str] = {}  # messages of one answer, by their identity in memory
         self.timer: Optional[asyncio.TimerHandle] = None
         self.due = math.inf  # when the timer goes off
         self.effects: Dict[type, Callable[..., None]] = {
             Send: self.send, SendBlob: self.send_blob, Proved: self.admit, Close: self.close,
+            Pause: self.pause,
             Do: self.do, Event: self.tell, Say: self.say, Finish: self.finish, Fail: self.fail}
         self.tasks: Dict[str, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.outer.add,
@@ -176,10 +182,12 @@ class Coordinator:
         try:
             self.react(self.session.connected, number, socket.address)
             async for message in socket:
+                connection.up += len(message)
+                if connection.deaf_until > time.monotonic():
+                    await asyncio.sleep(connection.deaf_until - time.monotonic())
                 if connection.closing:
                     break
-                connection.up += len(message)
-                self.hear(number, message, connection.outbox.qsize())
+                self.hear(number, connection, message)
         except ConnectionClosed:
             pass  # the usual end; the session says who it was
         finally:
@@ -189,7 +197,8 @@ class Coordinator:
             self.bytes_up += connection.up
             self.bytes_down += connection.down
 
-    def hear(self, number: int, message: Union[str, bytes], waiting: int) -> None:
+    def hear(self, number: int, connection: Connection, message: Union[str, bytes]) -> None:
+        waiting, blobs = connection.outbox.qsize(), connection.blobs
         if isinstance(message, bytes):
             self.react(functools.partial(self.session.chunk, waiting=waiting), number, message)
             return
@@ -198,12 +207,14 @@ class Coordinator:
         except ProtocolError as error:
             self.react(self.session.broken, number, str(error))
         else:
-            self.react(functools.partial(self.session.heard, waiting=waiting), number, said)
+            self.react(functools.partial(self.session.heard, waiting=waiting, blobs=blobs), number,
+                       said)
 
     def react(self, told: Callable[..., List[Any]], *values: Any) -> None:
         """Tell the session what happened, and do what it answers."""
         for effect in told(*values, now()):
             self.effects[type(effect)](*effect)
+        self.packed.clear()
         self.set_timer()
 
     def follow(self, told: Callable[..., List[Any]], *values: Any) -> None:
@@ -238,11 +249,18 @@ class Coordinator:
     # What it wants done
 
     def send(self, link: int, message: Dict[str, Any]) -> None:
-        values = dict(message)
-        self.connections[link].outbox.put_nowait(pack(values.pop("type"), **values))
+        if id(message) not in self.packed:  # once, however many hear it
+            values = dict(message)
+            self.packed[id(message)] = pack(values.pop("type"), **values)
+        self.connections[link].outbox.put_nowait(self.packed[id(message)])
 
     def send_blob(self, *values: Any) -> None:
-        self.connections[values[0]].outbox.put_nowait(SendBlob(*values))
+        blob = SendBlob(*values)
+        self.connections[blob.link].blobs += 1
+        self.connections[blob.link].outbox.put_nowait(blob)
+
+    def pause(self, link: int, seconds: float) -> None:
+        self.connections[link].deaf_until = time.monotonic() + seconds
 
     def admit(self, link: int) -> None:
         from websockets.exceptions import ConnectionClosed

@@ -1,15 +1,18 @@
 """The coordinator's host: what happens reaches the session, and what it answers is done."""
 import asyncio
 import contextlib
+import time
 
 import pytest
 from hive_processes import TINY
 
 from gltch_2_7m import GltchError
+from hive import coordinator as module
 from hive import server
 from hive.coordinator import Coordinator
 from hive.journal import Journal
 from hive.protocol import make_token, pack, proof, unpack
+from hive.session import coordinator_session, reception
 
 exceptions = pytest.importorskip("websockets.exceptions")
 
@@ -22,8 +25,10 @@ class Socket:
     def __init__(self, full=False, takes=1000):
         self.full, self.takes = full, takes
         self.said, self.heard, self.closed = asyncio.Queue(), [], None
+        self.asked = asyncio.Event()  # for a place
 
     def proved(self):
+        self.asked.set()
         if self.full:
             raise exceptions.ConnectionClosedError(None, None)
 
@@ -109,7 +114,7 @@ def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_i
         serving = asyncio.ensure_future(coordinator.serve(socket))
         await socket.hello()
         text = (await socket.hear("welcome"))["job"]["text"]
-        for _ in range(3):
+        for _ in range(2):
             socket.say("fetch", blob=text, offset=0)
         await socket.hear("blob")
         socket.takes = 1000
@@ -123,18 +128,81 @@ def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_i
     play(coordinator, story)
 
 
+def test_who_does_not_take_the_last_words_is_closed_without_them(coordinator, monkeypatch):
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.01)
+
+    async def story():
+        socket = Socket(takes=1)
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hear("challenge")
+        socket.takes = 0
+        socket.said.put_nowait("nonsense")
+        await serving
+        assert socket.closed == (1008, "")
+
+    play(coordinator, story)
+
+
 def test_who_finds_no_place_is_not_written_down(coordinator):
     async def story():
         socket = Socket(full=True)
         serving = asyncio.ensure_future(coordinator.serve(socket))
         await socket.hello()
-        while not coordinator.session.links:
-            await asyncio.sleep(0.01)
+        await socket.asked.wait()
         while coordinator.session.links:
             await asyncio.sleep(0.01)
         await socket.close()
         await serving
         assert coordinator.journal.identities("ann") == []
+
+    play(coordinator, story)
+
+
+def test_who_never_says_hello_is_sent_away(coordinator, monkeypatch):
+    """Over pings that are answered, it would stay for ever."""
+    monkeypatch.setattr(reception, "HANDSHAKE_SECONDS", 0.01)
+
+    async def story():
+        socket = Socket()
+        await coordinator.serve(socket)
+        assert socket.closed == (1008, "The handshake took too long.")
+
+    play(coordinator, story)
+
+
+def test_a_peer_that_asks_and_does_not_read_is_not_kept_in_memory(coordinator, monkeypatch):
+    monkeypatch.setattr(coordinator_session, "MOST_WAITING", 20)
+
+    async def story():
+        socket = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        await socket.hear("welcome")
+        socket.takes = 0
+        for _ in range(100):
+            socket.say("fetch", blob="0" * 64, offset=0)
+        await serving
+        socket.takes = 1000
+        assert "asks for more than it takes" in (await socket.hear("refused"))["reason"]
+        assert len(socket.heard) < 30
+
+    play(coordinator, story)
+
+
+def test_a_peer_that_was_rejected_is_not_heard_for_a_while(coordinator):
+    async def story():
+        socket = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        await socket.hear("welcome")
+        number, = coordinator.connections
+        coordinator.pause(number, 0.2)
+        began = coordinator.connections[number].deaf_until - 0.2
+        socket.say("fetch", blob="0" * 64, offset=0)
+        await socket.hear("gone")
+        assert time.monotonic() >= began + 0.2
+        await socket.close()
+        await serving
 
     play(coordinator, story)
 

@@ -28,6 +28,7 @@ from hive.session.effects import (
     Finish,
     Message,
     Moment,
+    Pause,
     Proved,
     Say,
     Send,
@@ -48,7 +49,8 @@ EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goe
 RETRY_SECONDS = 2.0  # until what could not be written is tried again
 MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
-MOST_FETCHES = 3  # times that a connection may begin to fetch the same text or weights
+MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
+MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
 LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
 UPDATES, EVALUATIONS = "updates", "evaluations"  # lanes
 
@@ -64,7 +66,7 @@ class Link:
     batch_size: int = 1
     steps: int = 0  # of its task done so far
     offer: Optional[Message] = None  # of the update that is on its way
-    fetched: Counter[str] = field(default_factory=Counter)  # how often, text and whole weights
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
     laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
         default_factory=lambda: deque(maxlen=RECENT))
 
@@ -181,10 +183,11 @@ class CoordinatorSession:
     def connected(self, link: int, address: str, now: Moment) -> List[CoordinatorEffect]:
         return self._react(now, self._challenge, link, address)
 
-    def heard(self, link: int, message: Message, now: Moment,
-              waiting: int = 0) -> List[CoordinatorEffect]:
-        """`waiting`: how many messages the link has not taken yet."""
-        return self._react(now, self._attempt, link, self._hear, link, message, waiting)
+    def heard(self, link: int, message: Message, now: Moment, waiting: int = 0,
+              blobs: int = 0) -> List[CoordinatorEffect]:
+        """`waiting`: how many messages the link has not taken yet; `blobs`: also those that it has
+        taken a part of."""
+        return self._react(now, self._attempt, link, self._hear, link, message, waiting, blobs)
 
     def chunk(self, link: int, content: bytes, now: Moment,
               waiting: int = 0) -> List[CoordinatorEffect]:
@@ -271,6 +274,10 @@ class CoordinatorSession:
     def _send(self, number: int, kind: str, **values: Any) -> None:
         self.effects.append(Send(number, {"type": kind, **values}))
 
+    def _send_all(self, kind: str, **values: Any) -> None:
+        message = {"type": kind, **values}  # one, so that it need not be packed for each
+        self.effects += [Send(link.number, message) for link in self.peers.values()]
+
     def _tell(self, kind: str, **fields: Any) -> None:
         self.effects.append(Event(kind, fields))
 
@@ -340,8 +347,7 @@ class CoordinatorSession:
         if self.now.steady < self.status_at:
             return
         self.status_at = self.now.steady + STATUS_SECONDS
-        for link in self.peers.values():
-            self._send(link.number, "status", version=self.rounds.version, peers=len(self.peers),
+        self._send_all("status", version=self.rounds.version, peers=len(self.peers),
                        loss=finite(self.loss), val_loss=finite(self.val_loss))
         self._call_next()  # somebody may have stalled
 
@@ -375,8 +381,7 @@ class CoordinatorSession:
 
     def _say_farewell(self) -> None:
         self.patience = self.now.steady + FAREWELL_SECONDS
-        for link in self.peers.values():
-            self._send(link.number, "finished", reason=self.finished)
+        self._send_all("finished", reason=self.finished)
 
     def _finish(self, reason: str) -> None:
         self.effects.append(Finish(reason))
@@ -438,15 +443,17 @@ class CoordinatorSession:
 
     # What they say
 
-    def _hear(self, number: int, said: Message, waiting: int) -> None:
+    def _hear(self, number: int, said: Message, waiting: int, blobs: int) -> None:
         if number in self.reception.strangers:
             self._on_hello(number, said)
             return
         link = self._speaker(number, waiting)
         if link is None:
             return
-        answers = {"ready": self._on_ready, "offer": self._on_offer, "fetch": self._on_fetch,
-                   "progress": self._on_progress, "goodbye": self._on_goodbye}
+        answers: Dict[str, Callable[[Link, Message], None]] = {
+            "ready": self._on_ready, "offer": self._on_offer,
+            "fetch": partial(self._on_fetch, blobs), "progress": self._on_progress,
+            "goodbye": self._on_goodbye}
         kind = said["type"]
         demand(kind in answers, f"A peer does not send {kind} messages.")
         answers[kind](link, said)
@@ -478,7 +485,8 @@ class CoordinatorSession:
             for number, codec, result, name, size, step in missed:
                 if name not in self.blobs:
                     self._remember(name, self.ledger.update(number)[1])
-                self._tell_commit(link, number, codec, result, name, size, step, counted == number)
+                self.effects.append(Send(link.number, commit_message(
+                    number, codec, result, name, size, step, counted == number)))
             return
         self._tell_version(link)
 
@@ -490,12 +498,7 @@ class CoordinatorSession:
                    weights=self.rounds.weights, step=self.step,
                    counted=self.ledger.last_counted(link.peer))
 
-    def _tell_commit(self, link: Link, number: int, codec: str, result: str, update: str,
-                     size: int, step: int, counted: bool) -> None:
-        self._send(link.number, "commit", version=number, weights=result, codec=codec, step=step,
-                   update=update, bytes=size, counted=counted)
-
-    def _on_fetch(self, link: Link, said: Message) -> None:
+    def _on_fetch(self, blobs: int, link: Link, said: Message) -> None:
         blob, offset = said["blob"], said["offset"]
         what, content = "update", self.blobs.get(blob)
         if blob == self.job.text:
@@ -507,10 +510,9 @@ class CoordinatorSession:
             self._send(link.number, "gone", blob=blob)
             return
         demand(offset <= len(content), "A transfer cannot begin behind its end.")
-        if what != "update":
-            link.fetched[blob] += 1
-            demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and "
-                   "again.")
+        link.fetched[blob] += 1
+        demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
+        demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
         self.effects.append(SendBlob(link.number, what, blob, content, offset))
 
     def _on_progress(self, link: Link, said: Message) -> None:
@@ -523,7 +525,9 @@ class CoordinatorSession:
         self.blobs[blob] = content
         self.blobs.move_to_end(blob)
         while len(self.blobs) > REMEMBERED_UPDATES:
-            self.blobs.popitem(last=False)
+            old, _ = self.blobs.popitem(last=False)
+            for link in self.peers.values():
+                link.fetched.pop(old, None)
 
     # Updates arrive
 
@@ -645,7 +649,9 @@ class CoordinatorSession:
         self._send_verdict(link, said, verdict)
         if verdict.verdict == REJECTED:
             self._say("rejected", f"{link.identity.name}: {verdict.reason}")
-            self.reception.disappoint(link.peer, verdict.reason, self.now.steady)
+            pause = self.reception.disappoint(link.peer, verdict.reason, self.now.steady)
+            if link.number in self.links:  # or it did not wait for the verdict
+                self.effects.append(Pause(link.number, pause))
 
     def _send_verdict(self, link: Link, said: Message, verdict: Verdict) -> None:
         current = self.peers.get(link.peer)  # it may be gone, or have another connection by now
@@ -719,11 +725,13 @@ class CoordinatorSession:
         name = protocol.name_of(record.update)  # once, not for every peer
         self._remember(name, record.update)
         counted = {c.peer for c in record.contributions if c.verdict == "counted"}
+        said = {each: commit_message(record.number, record.codec, record.result, name,
+                                     len(record.update), record.step, each)
+                for each in (False, True)}
         for link in self.peers.values():
             if link.peer in counted:
                 link.counted_at = self.now.steady
-            self._tell_commit(link, record.number, record.codec, record.result, name,
-                              len(record.update), record.step, link.peer in counted)
+            self.effects.append(Send(link.number, said[link.peer in counted]))
         self.finished = self.finished or self.job.limits.reached(self.step, record.number,
                                                                  self.seconds)
         self._begin_round(record.number, weights, record.result)
@@ -808,6 +816,12 @@ class CoordinatorSession:
             "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
             **{field: known[field] for field in ("tokens", "counted", "late", "rejected",
                                                  "reason")}}
+
+
+def commit_message(number: int, codec: str, result: str, update: str, size: int, step: int,
+                   counted: bool) -> Message:
+    return {"type": "commit", "version": number, "weights": result, "codec": codec, "step": step,
+            "update": update, "bytes": size, "counted": counted}
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

@@ -65,6 +65,13 @@ class Close(NamedTuple):
     reason: str
 
 
+class Pause(NamedTuple):
+    """Hear nothing from this link for so long; it keeps what it says until then."""
+
+    link: int
+    seconds: float
+
+
 class Event(NamedTuple):
     """Something happened that the dashboard shows."""
 
@@ -84,7 +91,7 @@ class Fail(NamedTuple):
     error: Exception
 
 
-CoordinatorEffect = Union[Send, SendBlob, Proved, Close, Do, Event, Say, Finish, Fail]
+CoordinatorEffect = Union[Send, SendBlob, Proved, Close, Pause, Do, Event, Say, Finish, Fail]
 
 
 # --- The peer's -----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from hive import protocol
+from hive.door import household, is_local
 from hive.job import Job
 from hive.protocol import ProtocolError, demand
 from hive.session.effects import Message
@@ -21,7 +22,9 @@ from hive.throttle import Bucket
 HANDSHAKE_SECONDS = 20.0
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
 BARRED_SECONDS = 600.0  # for so long
-NEW_PEERS, NEW_PEERS_RATE = 1024, 1.0  # from one address: at once, and a second in the long run
+COOLING_SECONDS = 0.25  # before a peer is heard again, for each of its rejected updates in a row
+NEW_PEERS, NEW_PEERS_RATE = 128, 16.0  # that were never here: at once, and a second afterwards
+NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE = 64, 2.0  # ... from one address, but not from this machine
 MOST_ADDRESSES = 4096  # that this is remembered of
 
 
@@ -62,7 +65,8 @@ class Reception:
         self.strangers: OrderedDict[int, Stranger] = OrderedDict()  # the oldest first
         self.rejections: Counter[str] = Counter()  # by peer: in a row
         self.barred: Dict[str, float] = {}  # by peer: until when
-        self.newcomers: OrderedDict[str, Bucket] = OrderedDict()  # by address
+        self.newcomers = Bucket(NEW_PEERS, NEW_PEERS_RATE)
+        self.newcomers_of: OrderedDict[str, Bucket] = OrderedDict()  # by address
 
     def challenge(self, number: int, address: str, now: float) -> Message:
         """The first message to a new connection."""
@@ -128,22 +132,27 @@ class Reception:
         self.barred.pop(peer, None)
 
     def _check_newcomer(self, address: str, now: float) -> None:
-        """Not too many new peers from one place."""
-        bucket = self.newcomers.setdefault(address, Bucket(NEW_PEERS, NEW_PEERS_RATE))
-        self.newcomers.move_to_end(address)
-        while len(self.newcomers) > MOST_ADDRESSES:
-            self.newcomers.popitem(last=False)
-        if not bucket.take(1, now):
-            raise Later("Too many new peers came from this address.")
+        """Not too many new peers at once, nor from one place."""
+        home = household(address)
+        of_address = self.newcomers_of.setdefault(
+            home, Bucket(NEW_PER_ADDRESS, NEW_PER_ADDRESS_RATE))
+        self.newcomers_of.move_to_end(home)
+        while len(self.newcomers_of) > MOST_ADDRESSES:
+            self.newcomers_of.popitem(last=False)
+        within = is_local(address) or of_address.take(1, now)
+        if not within or not self.newcomers.take(1, now):
+            raise Later("Too many new peers come just now.")
 
-    def disappoint(self, peer: str, reason: str, now: float) -> None:
-        """An update of this peer was rejected. Raises ProtocolError when that was one too many."""
+    def disappoint(self, peer: str, reason: str, now: float) -> float:
+        """An update of this peer was rejected. The more were in a row, the longer, in seconds,
+        until it is heard again. Raises ProtocolError when that was one too many."""
         self.rejections[peer] += 1
         if self.rejections[peer] >= MOST_REJECTED:
             self.barred[peer] = now + BARRED_SECONDS
             self.rejections.pop(peer)
             raise ProtocolError(f"{MOST_REJECTED} updates in a row could not be used. The latest: "
                                 f"{reason}")
+        return COOLING_SECONDS * self.rejections[peer]
 
     def please(self, peer: str) -> None:
         """An update of this peer counts."""

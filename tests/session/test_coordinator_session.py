@@ -26,6 +26,7 @@ from hive.session.effects import (
     Fail,
     Finish,
     Moment,
+    Pause,
     Proved,
     Say,
     Send,
@@ -706,15 +707,56 @@ def test_one_good_update_makes_up_for_the_rejected_ones(stage):
     assert ann.closed is None and play.journal.last == 2
 
 
+TURNED_AWAY = (1013, "Too many new peers come just now.")
+
+
 def test_one_address_cannot_invent_new_peers_without_end(play, monkeypatch):
-    monkeypatch.setattr(reception, "NEW_PEERS", 8)
+    monkeypatch.setattr(reception, "NEW_PER_ADDRESS", 8)
     first, *_ = enter(play, *(f"peer-{number}" for number in range(8)))
-    turned_away = Client(play, "one-more")
-    assert turned_away.closed == (1013, "Too many new peers came from this address.")
+    assert Client(play, "one-more").closed == TURNED_AWAY
     assert Client(play, "somebody", address="192.0.2.2").closed is None
     assert Client(play, "peer-0", token=first.token).closed is None
-    play.passes(2.0)
+    play.passes(1.0)
     assert Client(play, "one-more").closed is None
+
+
+def test_new_peers_come_in_turns_from_wherever_they_come_and_those_who_were_here_at_once(
+        stage, monkeypatch):
+    """A thousand of them, each from an address of its own, made the page answer after seconds."""
+    monkeypatch.setattr(reception, "NEW_PEERS", 8)
+    play = stage()
+    first, *_ = [Client(play, f"peer-{number}", address=f"192.0.2.{number}").enter()
+                 for number in range(8)]
+    assert Client(play, "one-more", address="198.51.100.7").closed == TURNED_AWAY
+    assert Client(play, "peer-0", address="198.51.100.7", token=first.token).closed is None
+    play.passes(1.0)
+    assert Client(play, "one-more", address="198.51.100.7").closed is None
+
+
+def test_of_many_addresses_the_latest_are_remembered(play, monkeypatch):
+    monkeypatch.setattr(reception, "MOST_ADDRESSES", 8)
+    for number in range(10):
+        Client(play, f"peer-{number}", address=f"192.0.2.{number}")
+    assert list(play.session.reception.newcomers_of) == [f"192.0.2.{n}" for n in range(2, 10)]
+
+
+def test_the_addresses_of_one_household_are_one(play, monkeypatch):
+    """With IPv6 everybody has 2^64 of them."""
+    monkeypatch.setattr(reception, "NEW_PER_ADDRESS", 8)
+    for number in range(8):
+        assert Client(play, f"peer-{number}", address=f"2001:db8::{number:x}").closed is None
+    assert Client(play, "one-more", address="2001:db8::8").closed == TURNED_AWAY
+    assert Client(play, "somebody", address="2001:db8:1::1").closed is None
+
+
+def test_the_more_updates_were_rejected_the_longer_until_a_peer_is_heard(play):
+    ann, = start(play, "ann")
+    for _ in range(3):
+        ann.ready()
+        ann.deliver()
+        play.fail("add", GltchError("It is not finite."))
+    pauses = [effect for effect in play.effects if isinstance(effect, Pause)]
+    assert pauses == [Pause(ann.number, reception.COOLING_SECONDS * count) for count in (1, 2, 3)]
 
 
 def test_too_many_lines_of_one_kind_are_counted_and_not_written(play):
@@ -731,11 +773,27 @@ def test_too_many_lines_of_one_kind_are_counted_and_not_written(play):
     assert f"and {10_000 - rules.LINES:,} more" in play.lines("refused")[-1]
 
 
-def test_who_does_not_take_what_it_asks_for_has_to_leave(play):
+def test_who_asks_for_more_than_it_reads_has_to_leave(play):
+    ann, bob = enter(play, "ann", "bob")
+    bob.ready(0, sha(5))
+    unknown, weights = ({"type": "fetch", "blob": blob, "offset": 0} for blob in ("0" * 64, sha(0)))
+    play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING - 1)
+    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS - 1)
+    assert ann.closed is None and bob.closed is None
+    play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING)
+    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS)
+    for client in (ann, bob):
+        assert "asks for more than it takes" in client.hear("refused")["reason"]
+
+
+def test_the_same_is_not_sent_again_and_again(play):
     ann, = enter(play, "ann")
-    play.tell("heard", ann.number, {"type": "fetch", "blob": "0" * 64, "offset": 0},
-              waiting=rules.MOST_WAITING)
-    assert "asks for more than it takes" in ann.hear("refused")["reason"]
+    ann.ready(0, sha(5))
+    for _ in range(rules.MOST_FETCHES):
+        ann.say("fetch", blob=sha(0), offset=0)
+    assert ann.closed is None
+    ann.say("fetch", blob=sha(0), offset=0)
+    assert "again and again" in ann.hear("refused")["reason"]
 
 
 def test_who_says_goodbye_leaves(play):
@@ -838,7 +896,7 @@ def test_a_run_ends_with_an_evaluation_a_snapshot_and_a_farewell(stage):
     assert play.session.deadline == math.inf
 
 
-def test_a_run_does_not_wait_for_ever_for_peers_that_do_not_leave(stage):
+def test_a_peer_that_stays_does_not_hold_up_the_end(stage):
     play, *both = two_in_a_round(stage, limits=Limits(rounds=1))
     make_a_round(play, *both)
     play.do_all()
