@@ -370,8 +370,11 @@ class Peer(PeerHost):
         if not codec:
             pass  # it is told again
         elif counted:
-            self.hive.must(blob in self.hive.counted, "a peer was told that an update counted "
-                           "which is not in the journal")
+            mistaken = blob not in self.hive.counted
+            self.hive.must(not mistaken or self.hive.cloned, "a peer was told that an update "
+                           "counted which is not in the journal")
+            for lot in self.hive.made_of[blob] if mistaken else ():
+                lot.fate = lot.fate or "taken for those of another process with the same token"
             self.lots = [lot for lot in self.lots if lot not in self.hive.made_of[blob]]
             self.moves -= decode(codec, update, len(self.moves))
         else:

@@ -11,13 +11,15 @@ pytest.importorskip("websockets")
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 MODULES = ("door", "guest", "web", "downloads", "answers", "tls", "throttle", "coordinator",
-           "session.coordinator_session", "session.reception", "standing", "rounds",
-           "outer", "uploads", "protocol", "peer", "dial", "job", "journal", "gltch_2_7m")
+           "session.coordinator_session", "session.reception", "session.peer_session", "standing",
+           "rounds", "outer", "uploads", "protocol", "peer", "dial", "job", "journal",
+           "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
     "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",
     "standing.RECENT", "standing.PAUSE_SECONDS",
-    "peer.PROGRESS_SECONDS", "web.EVENTS_SECONDS", "protocol.VERSION",
+    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "session.peer_session.PROGRESS_SECONDS",
+    "web.EVENTS_SECONDS", "protocol.VERSION",
     "journal.FORMAT", "journal.DIGEST", "tls.PARTIAL_CHAIN", "job.TRAINING_COPIES",
     "job.HIVE_COPIES", "job.BLOCK_ACTIVATIONS", "job.LOGITS", "gltch_2_7m.REFERENCE_STEPS",
     "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}

@@ -124,6 +124,7 @@ class CoordinatorSession:
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
         self.job, self.ledger, self.eval_every = job, ledger, eval_every
+        self.described = job.as_json()  # once, for all welcomes
         self.parameters, self.pack_weights, self.read_text = parameters, pack_weights, text
         self.now = Moment(0.0, 0.0)
         self.effects: List[CoordinatorEffect] = []
@@ -423,7 +424,7 @@ class CoordinatorSession:
         self._tell("joined", peer=self.about(link))
         self._say("joined", f"{name} ({device})")
         self._send(number, "welcome", proof=proof, peer=peer, name=name, token=token,
-                   counted=counted, job=self.job.as_json())
+                   counted=counted, job=self.described)
 
     def _leave(self, number: int) -> None:
         self.reception.strangers.pop(number, None)
