@@ -269,10 +269,12 @@ class CoordinatorHost(Host):
         super().__init__(hive)
         self.journal = journal
         self.connections: Dict[int, Connection] = {}
+        self.paused: Dict[int, float] = {}  # connections that are not heard, and until when
         self.doing.update({
             effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Close: self.close,
             effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
-            effects.Say: lambda said: None, effects.Finish: self.finish})
+            effects.Say: lambda said: None, effects.Finish: self.finish,
+            effects.Pause: self.pause})
         self.slow_work.update({
             "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
             "keep": self.keep, "snapshot": self.snapshot, "evaluate": self.evaluate,
@@ -304,6 +306,11 @@ class CoordinatorHost(Host):
 
     def arrive(self, connection: Connection, item: Any) -> None:
         number, waiting = connection.number, len(connection.down.moving)
+        if number in self.paused:
+            if self.clock.now < self.paused[number]:
+                self.clock.at(self.paused[number], self.arrive, connection, item)
+                return
+            del self.paused[number]
         if item == CLOSED:
             self.lose(connection)
         elif isinstance(item, Piece):
@@ -338,6 +345,9 @@ class CoordinatorHost(Host):
         if connection:
             connection.up.cut()
             connection.down.send(CLOSED)
+
+    def pause(self, pause: effects.Pause) -> None:
+        self.paused[pause.link] = self.clock.now + pause.seconds
 
     # Slow work
 
