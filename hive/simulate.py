@@ -248,7 +248,6 @@ class Connection:
 
     def __init__(self, number: int, peer: PeerHost, coordinator: CoordinatorHost):
         self.number, self.peer = number, peer
-        self.deaf_until = 0.0  # what comes to the coordinator waits until then
         chunk = peer.hive.chunk_bytes if peer.hive.strict else None
         self.up, self.down = (Wire(peer.clock, rate, peer.latency, partial(arrive, self), chunk)
                               for rate, arrive in ((peer.up, coordinator.arrive),
@@ -270,10 +269,12 @@ class CoordinatorHost(Host):
         super().__init__(hive)
         self.journal = journal
         self.connections: Dict[int, Connection] = {}
+        self.paused: Dict[int, float] = {}  # connections that are not heard, and until when
         self.doing.update({
             effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Close: self.close,
-            effects.Proved: self.admit, effects.Pause: self.pause, effects.Event: self.show,
-            effects.Fail: self.fail, effects.Say: lambda said: None, effects.Finish: self.finish})
+            effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
+            effects.Say: lambda said: None, effects.Finish: self.finish,
+            effects.Pause: self.pause})
         self.slow_work.update({
             "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
             "keep": self.keep, "snapshot": self.snapshot, "evaluate": self.evaluate,
@@ -305,20 +306,18 @@ class CoordinatorHost(Host):
 
     def arrive(self, connection: Connection, item: Any) -> None:
         number, waiting = connection.number, len(connection.down.moving)
-        clock = connection.up.clock
+        if number in self.paused:
+            if self.clock.now < self.paused[number]:
+                self.clock.at(self.paused[number], self.arrive, connection, item)
+                return
+            del self.paused[number]
         if item == CLOSED:
             self.lose(connection)
-        elif clock.now < connection.deaf_until:
-            clock.at(connection.deaf_until, self.arrive_late, connection, item)
         elif isinstance(item, Piece):
             self.hive.bytes["up"] += item.end - item.begin
             self.tell("chunk", number, item.message, waiting=waiting)
         else:
             self.tell("heard", number, received(item), waiting=waiting)
-
-    def arrive_late(self, connection: Connection, item: Any) -> None:
-        if connection.number in self.connections:
-            self.arrive(connection, item)
 
     def lose(self, connection: Connection) -> None:
         """It ended, or was found dead."""
@@ -341,16 +340,14 @@ class CoordinatorHost(Host):
     def admit(self, proved: effects.Proved) -> None:
         self.tell("admitted", proved.link)
 
-    def pause(self, pause: effects.Pause) -> None:
-        connection = self.connections.get(pause.link)
-        if connection:
-            connection.deaf_until = connection.up.clock.now + pause.seconds
-
     def close(self, closing: effects.Close) -> None:
         connection = self.connections.pop(closing.link, None)
         if connection:
             connection.up.cut()
             connection.down.send(CLOSED)
+
+    def pause(self, pause: effects.Pause) -> None:
+        self.paused[pause.link] = self.clock.now + pause.seconds
 
     # Slow work
 
