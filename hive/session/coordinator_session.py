@@ -731,6 +731,7 @@ class CoordinatorSession:
         for link in self.peers.values():
             if link.peer in counted:
                 link.counted_at = self.now.steady
+            link.fetched.pop(name, None)  # an update may be the same as an earlier one
             self.effects.append(Send(link.number, said[link.peer in counted]))
         self.finished = self.finished or self.job.limits.reached(self.step, record.number,
                                                                  self.seconds)

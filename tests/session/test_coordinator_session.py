@@ -49,6 +49,7 @@ class Play:
     """A session whose host is the test. Slow work is done when the test says so."""
 
     def __init__(self, folder, limits=None, **options):
+        self.update = b""  # another one than usual
         self.journal = Journal(folder)
         self.job = make_job(limits=limits or Limits(steps=1000))
         if self.journal.run is None:
@@ -132,7 +133,8 @@ class Play:
         self.added = 0
         version = self.version + 1
         committed = Committed()
-        committed.codec, committed.update, committed.weights = "q4", b"update %d" % version, version
+        committed.codec, committed.weights = "q4", version
+        committed.update = self.update or b"update %d" % version
         committed.base, committed.result = sha(self.version), sha(version)
         self.committed = weakref.ref(committed)
         return committed
@@ -794,6 +796,17 @@ def test_the_same_is_not_sent_again_and_again(play):
     assert ann.closed is None
     ann.say("fetch", blob=sha(0), offset=0)
     assert "again and again" in ann.hear("refused")["reason"]
+
+
+def test_an_update_that_is_the_same_as_an_earlier_one_may_be_fetched_again(stage):
+    play, ann, bob = two_in_a_round(stage)
+    play.update = b"nothing has moved"
+    for number in range(1, rules.MOST_FETCHES + 2):
+        make_a_round(play, ann, bob)
+        ann.say("fetch", blob=protocol.name_of(play.update), offset=0)
+        ann.ready(number, sha(number)), bob.ready(number, sha(number))
+        play.passes(1.0)
+    assert ann.closed is None
 
 
 def test_who_says_goodbye_leaves(play):
