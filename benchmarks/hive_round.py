@@ -56,14 +56,17 @@ from hive.journal import Journal
 from hive.outer import apply_update
 from hive.peer import Peer, Stopped
 from hive.protocol import pack, unpack
+from hive.session import effects
+from hive.session.effects import PeerEffect
 from hive.sync import SYNCS
 from hive.worker import Crew, Work, Worker
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # rounds
 MIB = 2**20
-START = ("import sys; sys.path.insert(0, {root!r}); from hive import coordinator, server; "
-         "coordinator.EVALUATION_SHARE = {share}; sys.exit(server.main())")
+START = ("import sys; sys.path.insert(0, {root!r}); from hive import server; "
+         "from hive.session import coordinator_session; "
+         "coordinator_session.EVALUATION_SHARE = {share}; sys.exit(server.main())")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -281,19 +284,19 @@ class RealPeer(Peer):
         if not sys.stdin.readline():  # the parent says to go on, or is no more
             raise Stopped
 
-    def report(self) -> None:
-        if self.hash and not self.joined:
-            self.joined = True
-            self.tell([])
-        super().report()
-
-    def on_commit(self, said: Dict[str, Any]) -> None:
-        self.samples.append(sample(self.watched, self.socket.socket))
-        self.left -= 1
-        if not self.left:
-            self.tell(self.samples)
-            raise Stopped
-        super().on_commit(said)
+    def carry_out(self, asked: List[PeerEffect]) -> None:
+        for effect in asked:
+            said = effect.message if isinstance(effect, effects.Tell) else {"type": ""}
+            if said["type"] == "ready" and said["weights"] and not self.joined:
+                self.joined = True
+                self.tell([])
+            elif said["type"] == "fetch" and self.joined:  # it has heard of a commit
+                self.samples.append(sample(self.watched, self.socket.socket))
+                self.left -= 1
+                if not self.left:
+                    self.tell(self.samples)
+                    raise Stopped
+        super().carry_out(asked)
 
 
 def be_a_peer(address: str, pid: int, rounds: int) -> None:

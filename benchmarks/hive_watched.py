@@ -26,8 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hive.peer
 from gltch_2_7m import SHAKESPEARE_CHARACTERS
-from hive import protocol
-from hive.peer import Peer
+from hive.session.peer_session import PeerSession, Pending
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "only for this benchmark"
@@ -159,14 +158,14 @@ def prepare(folder: Path, characters: int) -> None:
 # A peer that keeps a diary
 # --------------------------------------------------------------------------------------------------
 
-class WatchedPeer(Peer):
+class WatchedSession(PeerSession):
     """Writes down what it makes, and what it hears became of it."""
 
     diary: TextIO
 
-    def note(self, what: str, pending: Any) -> None:
+    def note(self, what: str, pending: Pending) -> None:
         print(json.dumps({
-            "what": what, "update": protocol.name_of(pending.update), "version": pending.version,
+            "what": what, "update": pending.blob, "version": pending.version,
             "steps": pending.work.steps, "loss": pending.work.loss, "at": time.time(),
         }), file=self.diary, flush=True)
 
@@ -182,7 +181,8 @@ class WatchedPeer(Peer):
 
 
 def be_a_peer(diary: str, argv: List[str]) -> int:
-    with open(diary, "a") as WatchedPeer.diary, mock.patch.object(hive.peer, "Peer", WatchedPeer):
+    with open(diary, "a") as WatchedSession.diary, mock.patch.object(
+            hive.peer, "PeerSession", WatchedSession):
         return hive.peer.main(argv)
 
 

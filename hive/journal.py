@@ -44,11 +44,13 @@ from typing import (
     Sequence,
     Set,
     Tuple,
+    Union,
 )
 
 from gltch_2_7m import GltchError, Unwritable, opened, require, write_atomically, writing
 
 FORMAT = 1  # of journal.db; kept in its user_version
+WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
 DIGEST = hashlib.sha256().digest_size  # bytes
 
 # The updates have a table of their own: whoever reads the history never passes over their pages.
@@ -162,28 +164,58 @@ def worth_keeping(numbers: Iterable[int]) -> Set[int]:
     return {number for number in ordered if number % 100 == 0} | set(ordered[-3:])
 
 
+def file_of(number: int, suffix: str) -> str:
+    return f"{number:08d}{suffix}"
+
+
 def insert(db: sqlite3.Connection, table: str, row: Dict[str, Any]) -> None:
     places = ", ".join("?" * len(row))
     db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
 
 
-def numbers(folder: Path, suffix: str) -> List[int]:
-    """The versions that have a file with this suffix."""
-    return [int(path.stem) for path in folder.glob(f"*{suffix}") if path.stem.isdecimal()]
+class Folder:
+    """Where snapshots lie: small names, contents that are read, written and removed as a whole."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def names(self) -> List[str]:
+        return [path.name for path in self.path.glob("*")]
+
+    def read(self, name: str) -> Optional[bytes]:
+        """None if it is not there, or if the disk does not give it back."""
+        try:
+            return (self.path / name).read_bytes()
+        except OSError:
+            return None
+
+    def write(self, name: str, *parts: bytes) -> None:
+        write_atomically(self.path / name, lambda file: file.writelines(parts))
+
+    def remove(self, name: str) -> None:
+        path = self.path / name
+        with writing(path):
+            if path.exists():
+                path.unlink()
 
 
-def read(path: Path) -> Optional[bytes]:
-    """What a file holds; None if it is not there, or if the disk does not give it back."""
-    try:
-        return path.read_bytes()
-    except OSError:
-        return None
+class Memory:
+    """The same for as long as this process lives."""
 
+    def __init__(self) -> None:
+        self.files: Dict[str, bytes] = {}
 
-def remove(path: Path) -> None:
-    with writing(path):
-        if path.exists():
-            path.unlink()
+    def names(self) -> List[str]:
+        return list(self.files)
+
+    def read(self, name: str) -> Optional[bytes]:
+        return self.files.get(name)
+
+    def write(self, name: str, *parts: bytes) -> None:
+        self.files[name] = b"".join(parts)
+
+    def remove(self, name: str) -> None:
+        self.files.pop(name, None)
 
 
 @contextlib.contextmanager
@@ -245,22 +277,24 @@ def connect(path: Path, options: str = "") -> sqlite3.Connection:
 
 
 class Journal:
-    """Opens the journal in a folder, or creates it, and keeps every other coordinator out.
+    """Opens the journal in a folder, or creates it, and keeps every other coordinator out. Without
+    a folder it is kept in memory and gone with the object, everything else being the same.
 
     With `read_only` an existing journal is opened without the lock and never changed, also while
     its coordinator runs, and also where nothing can be written. Methods may be called from any
     thread. Raises GltchError if another coordinator works in the folder, if there is nothing to
     read, or if journal.db is damaged."""
 
-    def __init__(self, folder: Path, *, read_only: bool = False):
-        self.folder, self.read_only = Path(folder), read_only
+    def __init__(self, folder: Optional[Path], *, read_only: bool = False):
+        self.folder, self.read_only = Path(folder or ":memory:"), read_only
         self.path, self.snapshots = self.folder / "journal.db", self.folder / "snapshots"
+        self.files: Union[Folder, Memory] = Folder(self.snapshots) if folder else Memory()
         self._mutex = threading.RLock()  # around every use of the connection
         self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as held:  # lets go again if anything fails
             if read_only:
                 require(self.path.is_file(), f"There is no journal in {self.folder}.")
-            else:
+            elif folder:
                 with writing(self.snapshots):
                     self.snapshots.mkdir(parents=True, exist_ok=True)
                 held.enter_context(open_locked(self.folder / "lock"))
@@ -274,6 +308,8 @@ class Journal:
             self._open = held.pop_all()
 
     def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
+        if isinstance(self.files, Memory):
+            return sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         if not self.read_only:
             return connect(self.path)
         db = connect(self.path, "?mode=ro")
@@ -311,8 +347,9 @@ class Journal:
                     for statement in SCHEMA.split(";"):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {FORMAT}")
-            for abandoned in self.snapshots.glob(".*.tmp"):  # by a kill in the middle of a write
-                abandoned.unlink()
+            for name in self.files.names():
+                if name.startswith(".") and name.endswith(".tmp"):  # a kill amid a write
+                    self.files.remove(name)
         require(self._format() == FORMAT,
                 f"{self.path} is no journal that this version of the program can read.")
 
@@ -480,52 +517,50 @@ class Journal:
             self._prune()
 
     def _write_snapshot(self, number: int, weights: bytes, extra: bytes) -> None:
-        path = self._extra_path(number)
-        new = not path.exists()
+        name = file_of(number, EXTRA)
+        new = name not in self.files.names()
         if extra:  # its SHA-256 in front, so that the two are replaced together
-            write_atomically(path, lambda file: file.writelines(
-                (hashlib.sha256(extra).digest(), extra)))
+            self.files.write(name, hashlib.sha256(extra).digest(), extra)
         else:
-            remove(path)
+            self.files.remove(name)
         try:
-            write_atomically(self._snapshot_path(number), lambda file: file.write(weights))
+            self.files.write(file_of(number, WEIGHTS), weights)
         except Unwritable:
             if new:  # half a snapshot would only take room
-                remove(path)
+                self.files.remove(name)
             raise
 
-    def _snapshot_path(self, number: int) -> Path:
-        return self.snapshots / f"{number:08d}.bin"
-
-    def _extra_path(self, number: int) -> Path:
-        return self.snapshots / f"{number:08d}.extra"
+    def _present(self, suffix: str) -> List[int]:
+        """The versions that have a file with this suffix."""
+        names = [name[: -len(suffix)] for name in self.files.names() if name.endswith(suffix)]
+        return [int(name) for name in names if name.isdecimal()]
 
     def _prune(self) -> None:
-        last, present = self.last, set(numbers(self.snapshots, ".bin"))
+        last, present = self.last, set(self._present(WEIGHTS))
         # Beyond the last version lies what a journal.db restored from a copy knows nothing of.
         kept = worth_keeping(number for number in present if number <= last)
         for number in present - kept:
-            remove(self._snapshot_path(number))
-        for number in set(numbers(self.snapshots, ".extra")) - {max(kept)}:
-            remove(self._extra_path(number))
+            self.files.remove(file_of(number, WEIGHTS))
+        for number in set(self._present(EXTRA)) - {max(kept)}:
+            self.files.remove(file_of(number, EXTRA))
 
     def extra(self, number: int) -> Optional[bytes]:
         """What snapshot() was given besides the weights of exactly this version, if it is still
         there and intact."""
-        content = read(self._extra_path(number)) or b""
+        content = self.files.read(file_of(number, EXTRA)) or b""
         digest, extra = content[:DIGEST], content[DIGEST:]
         return extra if hashlib.sha256(extra).digest() == digest else None
 
     def newest_extra(self) -> Tuple[int, bytes]:
         """The newest version of which an intact extra is there, and the extra; (0, b"") if none."""
-        for number in sorted(numbers(self.snapshots, ".extra"), reverse=True):
+        for number in sorted(self._present(EXTRA), reverse=True):
             extra = self.extra(number) if number <= self.last else None
             if extra is not None:
                 return number, extra
         return 0, b""
 
     def _intact_snapshot(self, number: int) -> Optional[bytes]:
-        weights = read(self._snapshot_path(number))
+        weights = self.files.read(file_of(number, WEIGHTS))
         intact = weights is not None and sha256(weights) == self.at(number)[0]
         return weights if intact else None
 
@@ -542,7 +577,7 @@ class Journal:
         return weights
 
     def _nearest_snapshot(self, number: int) -> Tuple[int, bytes]:
-        for earlier in sorted(numbers(self.snapshots, ".bin"), reverse=True):
+        for earlier in sorted(self._present(WEIGHTS), reverse=True):
             weights = self._intact_snapshot(earlier) if earlier <= number else None
             if weights is not None:
                 return earlier, weights

@@ -24,7 +24,6 @@ FIRST_STEP = 0.02  # of the weights' length that a step may move, while no lengt
 # times what the first steps of the presets do
 REMEMBERED = 64  # lengths and weights of the latest updates, for their medians
 ENOUGH = 3  # of them for a median
-FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
 
 
 class Rejected(GltchError):
@@ -35,19 +34,6 @@ def apply_update(weights: Tensor, codec: str, content: bytes) -> Tensor:
     """The weights (P,) after a committed update; the one way they ever change."""
     update = decode(codec, content, len(weights))
     return torch.sub(weights, update, out=update)
-
-
-def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
-    """What a peer says it trained on, as far as that is possible in the time it had.
-
-    A token costs 6 floating point operations per parameter (arXiv 2001.08361, section 2.1).
-    """
-    return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
-
-
-def least_seconds(tokens: int, parameters: int) -> float:
-    """Nobody is believed to train on so many tokens in less."""
-    return 6 * parameters * tokens / FASTEST
 
 
 class Committed(NamedTuple):

@@ -150,6 +150,8 @@ class Rounds:
             self.plan = plan._replace(quota=min(plan.quota, self.most or plan.quota))
             self.quotas[self.version] = max(self.plan.quota, self.quotas.get(self.version, 0))
             self.began, self.train_until = now, now + self.plan.seconds
+            if not any(member.prompt for member in self.members.values()):
+                self.unwelcoming = WELCOMING  # all are new
             self.deadline = now + self.longest
         task = Task(self.version, self.plan.quota, max(0.0, self.train_until - now))
         for peer in ready:

@@ -48,7 +48,6 @@ from gltch_2_7m import (
 from hive import protocol, tls
 from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.coordinator import (
-    HANDSHAKE_SECONDS,
     TEXT,
     Coordinator,
     apply_bytes,
@@ -61,6 +60,7 @@ from hive.job import Job, Limits
 from hive.journal import Journal
 from hive.peer import read_key
 from hive.rounds import Pace
+from hive.session.reception import HANDSHAKE_SECONDS
 from hive.sync import SYNCS
 from hive.web import Web, pages
 
@@ -266,14 +266,18 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     try:
         async with listen(coordinator.serve, door, port=args.port, origins=[None],
                           open_timeout=HANDSHAKE_SECONDS, **settings) as port:
-            web = Web(HiveFacts(coordinator, port), names, coordinator.serve, door)
+            facts = HiveFacts(coordinator, port)
+            publishing = asyncio.ensure_future(facts.publish())
+            coordinator.watch(publishing)
+            web = Web(facts, names, coordinator.serve, door)
             async with pages(web, port=args.dashboard_port, **settings) as page:
                 announce(coordinator, args, port, page, secure)
                 try:
                     await runner
                 except asyncio.CancelledError:
                     received[0] = received[0] or signal.SIGINT  # Windows has no handlers here
-                    await coordinator.work(coordinator.snapshot)
+                finally:
+                    publishing.cancel()
                 return received[0]
     finally:
         runner.cancel()
@@ -312,9 +316,9 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
         key = " (with HIVE_KEY set to the key)"
     elif coordinator.key:
         key = f" --key {coordinator.key}"
-    job = coordinator.job
-    say(f"run       {coordinator.folder}: {job.size}, {len(coordinator.weights):,} "
-        f"parameters, {job.mode}, round {coordinator.rounds.version}, step {coordinator.step:,}")
+    job, session = coordinator.job, coordinator.session
+    say(f"run       {coordinator.folder}: {job.size}, {session.parameters:,} parameters, "
+        f"{job.mode}, round {session.rounds.version}, step {session.step:,}")
     if not secure and args.host not in LOCAL:
         say("warning   Nothing here is encrypted: whoever is on the way between this machine and a "
             "peer can read the text, the weights and what brings a peer's identity back, and change"
@@ -388,15 +392,16 @@ def run(args: argparse.Namespace) -> int:
         pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
         coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
                                   pace=pace, least=args.min_peers)
-        require(not coordinator.finished, f"The run in {folder} is complete: {coordinator.finished}"
-                f". Start another with --name, or let it write:\n{sampling(folder)}")
+        session = coordinator.session
+        require(not session.finished, f"The run in {folder} is complete: {session.finished}. "
+                f"Start another with --name, or let it write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:
         journal.close()
     if ended_by:
-        say(f"\nStopped after round {coordinator.rounds.version}; the same command goes on.")
+        say(f"\nStopped after round {session.rounds.version}; the same command goes on.")
         return 128 + ended_by
-    say(f"The run is over: {coordinator.finished}. Validation loss {coordinator.val_loss:.4f} nats "
+    say(f"The run is over: {session.finished}. Validation loss {session.val_loss:.4f} nats "
         f"per character. Let it write:\n{sampling(folder)}")
     return 0
 

@@ -5,38 +5,23 @@
     python -m hive.simulate --train real --size 1m --peers 8 --rounds 100 --data my.txt
     python -m hive.simulate --train real --lockstep --peers 4 --steps 250 --sync sparse
 
-Rounds, outer step, codecs, error feedback and inner training are the hive's own; only sockets and
-clocks are played. Each round prints a line of JSON, the last line sums up. The same arguments print
-the same lines.
-
-An event is a moment and what happens then. Every peer is a generator that follows `peer.py` word by
-word and yields (seconds, kinds): wake me after so many seconds, or when such a message is there.
+The sessions, the journal, the outer step, codecs, error feedback and inner training are the hive's
+own; only sockets, clocks and the disk are played. Each round prints a line of JSON, the last line
+sums up. The same arguments print the same lines.
 """
 from __future__ import annotations
 
 import argparse
-import heapq
 import itertools
 import json
 import math
 import random
 import sys
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    Generator,
-    Iterable,
-    List,
-    NamedTuple,
-    Optional,
-    Tuple,
-    Union,
-)
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Union
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -46,38 +31,38 @@ import torch
 from torch import Tensor
 
 from gltch_2_7m import (
-    GLTCH,
     PRESETS,
     Config,
     GltchError,
     Parser,
-    Runtime,
     TrainConfig,
-    evaluate,
     is_number,
-    load_corpus,
-    lr_factor,
     option,
-    pick_device,
-    pick_precision,
     require,
 )
-from hive.codec import CODECS, ErrorFeedback, digest, flatten, unflatten
-from hive.coordinator import REMEMBERED_UPDATES, finite, weighted_mean
-from hive.job import Limits
-from hive.outer import Outer, Rejected, apply_update, believed_tokens
-from hive.peer import MOST_FAILURES, Pending
-from hive.protocol import name_of
-from hive.rounds import ACCEPTED, LATE, REJECTED, Pace, Rounds, Verdict
+from hive.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
+from hive.job import Job, Limits
+from hive.journal import Journal, Record
+from hive.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.protocol import CHUNK_BYTES, name_of, pack, unpack
+from hive.rounds import LATE, REJECTED, Pace
+from hive.session import effects
+from hive.session.coordinator_session import CoordinatorSession, finite
+from hive.session.effects import Do, Message, Moment
+from hive.session.peer_session import PeerSession
 from hive.sync import SYNCS, Sync
-from hive.worker import Work, Worker
+from hive.tasks import RealTask, SyntheticTask, steps_that_fit
+from hive.virtual import Clock, Piece, Wire
+from hive.worker import Work
 
 STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
 UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found dead
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
-MOST_REJECTED = 20  # updates per peer in one round, before the simulation gives up
-ANYTHING = ("version", "commit", "train", "send", "verdict")
+BEGINNING = 1.7e9  # unix seconds
+MADE = 16  # weights that peers share
+CLOSED = "closed"  # the last thing that travels on a connection that ends in order
 
 
 # --------------------------------------------------------------------------------------------------
@@ -161,6 +146,11 @@ class Settings:
         given = {name: value for name, value in values.items() if value is not None}
         return replace(SYNCS[self.sync], **given)
 
+    def make_task(self) -> Union[RealTask, SyntheticTask]:
+        if self.train == "real":
+            return RealTask(self.size, self.data, self.recipe, self.network, self.dropout)
+        return SyntheticTask(self.parameters, self.recipe)
+
     def make_pace(self) -> Pace:
         fixed = self.inner_steps is not None and self.most_inner_steps is None
         if self.lockstep:
@@ -169,149 +159,253 @@ class Settings:
 
 
 # --------------------------------------------------------------------------------------------------
-# What is trained
+# Hosts
 # --------------------------------------------------------------------------------------------------
 
-class Task(NamedTuple):
-    """What a `train` message says."""
+class Host:
+    """Tells a session what happens, one thing at a time, and carries out what it answers."""
 
-    version: int
-    weights: str
-    step: int
-    total: Optional[int]
-    quota: int
-    seconds: float
-    window: int
-    codec: str
+    session: Any
 
+    def __init__(self, hive: Simulation):
+        self.hive, self.clock = hive, hive.clock
+        self.calls: Deque[Tuple[str, Tuple[Any, ...], Dict[str, Any]]] = deque()
+        self.telling = False
+        self.alarm = math.inf  # when the clock wakes the session
+        self.lanes: Dict[str, Deque[Do]] = {}
+        self.doing: Dict[type, Callable[[Any], None]] = {effects.Do: self.line_up}
+        self.slow_work: Dict[str, Callable[..., Any]] = {}
 
-def steps_that_fit(quota: int, seconds: float, step_seconds: float) -> int:
-    """How many steps `Worker.train` will make of a task."""
-    done = 1
-    while done < quota and step_seconds * done * (done + 1) / done <= seconds:
-        done += 1
-    return done
+    def moment(self) -> Moment:
+        return Moment(self.clock.now, BEGINNING + self.clock.now)
 
+    def tell(self, what: str, *values: Any, **more: Any) -> None:
+        self.calls.append((what, values, more))
+        if self.telling:
+            return
+        self.telling = True
+        while self.calls:
+            what, values, more = self.calls.popleft()
+            for effect in getattr(self.session, what)(*values, self.moment(), **more):
+                self.carry_out(effect)
+        self.telling = False
+        self.set_alarm()
 
-class RealWorker(Worker):
-    """The hive's own worker; its clock is told how long a step takes."""
+    def carry_out(self, effect: Any) -> None:
+        self.doing[type(effect)](effect)
 
-    def work(self, task: Task, steps: int, step_seconds: float) -> Work:
-        losses = self.trainer.losses
-        losses.clear()
-        return self.train(task.step, task.total, task.quota, task.seconds, task.window,
-                          stop=lambda done: done >= steps,
-                          clock=lambda: step_seconds * len(losses))
+    def set_alarm(self) -> None:
+        if self.session.deadline < self.alarm:
+            self.alarm = max(self.clock.now, self.session.deadline)
+            self.clock.at(self.alarm, self.ring, self.session)
 
+    def ring(self, session: Any) -> None:
+        if session is not self.session or self.clock.now != self.alarm:
+            return  # the alarm was set to an earlier time since
+        self.alarm = math.inf
+        if session.deadline <= self.clock.now:
+            self.tell("wake")
+        else:
+            self.set_alarm()
 
-class RealTask:
-    """A text and a network that learns it."""
+    # Slow work: one after the other in each lane
 
-    def __init__(self, settings: Settings):
-        config, recipe, self.reference = PRESETS[settings.size]
-        self.corpus = load_corpus(settings.data)
-        self.config = replace(settings.network or config, vocab_size=len(self.corpus.vocabulary))
-        if settings.dropout is not None:
-            self.config = replace(self.config, dropout=settings.dropout)
-        self.recipe = replace(recipe, **{"device": "cpu", **settings.recipe})
-        device = pick_device(self.recipe.device)
-        self.runtime = Runtime(device, pick_precision(self.recipe.precision, device))
-        self.characters = self.config.block_size  # of a window
-        torch.manual_seed(self.recipe.seed)
-        self.model = GLTCH(self.config).to(device)
-        self.start = flatten(self.model)
+    def line_up(self, do: Do) -> None:
+        lane = self.lanes.setdefault(do.lane, deque())
+        lane.append(do)
+        if len(lane) == 1:
+            self.start(do)
 
-    def worker(self, noise_seed: int) -> RealWorker:
-        return RealWorker(self.config, self.recipe, self.corpus, self.runtime, noise_seed)
+    def start(self, do: Do) -> None:
+        seconds = self.seconds_of(do)
+        if seconds:
+            self.clock.after(seconds, self.work, do)
+        else:
+            self.work(do)
 
-    def measure(self, weights: Tensor) -> float:
-        """The loss over the whole validation split."""
-        unflatten(weights, self.model)
-        return evaluate(self.model, self.corpus.validation, self.runtime)
+    def seconds_of(self, do: Do) -> float:
+        return 0.0
 
-
-class SyntheticTask:
-    """Weights (P,) that noisy gradients pull to a hidden place, some strongly, some a tenth so.
-
-    The loss is the mean of curvature / 2 * distance^2: what noise and other peers' moves add to it,
-    averaging has to take away, as with a network.
-    """
-
-    reference, characters = 500, 1
-
-    def __init__(self, settings: Settings):
-        self.recipe = TrainConfig(**{"optimizer": "sgd", **settings.recipe})
-        generator = torch.Generator().manual_seed(self.recipe.seed)
-        count = settings.parameters
-        self.place = torch.randn(count, generator=generator)
-        self.curvature = torch.logspace(-1, 0, count)[torch.randperm(count, generator=generator)]
-        self.noise = torch.randn(count + 1_000_003, generator=generator)  # each step sees a part
-        self.noise *= (64 / self.recipe.batch_size) ** 0.5
-        self.start = torch.zeros(count)
-
-    def worker(self, noise_seed: int) -> SyntheticWorker:
-        return SyntheticWorker(self, noise_seed)
-
-    def measure(self, weights: Tensor) -> float:
-        return float(torch.dot(self.curvature, (weights - self.place).square())) / len(weights) / 2
+    def work(self, do: Do) -> None:
+        """Do it, tell the result, go on with what is next in its lane."""
+        lane = self.lanes.get(do.lane)
+        if not lane or lane[0] is not do:
+            return  # who wanted it is gone
+        try:
+            result = self.slow_work[do.what](*do.values)
+        except GltchError as error:
+            self.tell("failed", do.ticket, error)
+        else:
+            self.tell("done", do.ticket, result)
+        if lane and lane[0] is do:
+            lane.popleft()
+            if lane:
+                self.start(lane[0])
 
 
-class SyntheticWorker:
-    """Gradient descent on a `SyntheticTask`; outwardly a `RealWorker`."""
+class Connection:
+    """A WebSocket between a peer and the coordinator."""
 
-    def __init__(self, task: SyntheticTask, noise_seed: int):
-        self.task, self.rng = task, random.Random(noise_seed)
-        self.batch_size = task.recipe.batch_size
-        self.load(task.start)
+    def __init__(self, number: int, peer: PeerHost, coordinator: CoordinatorHost):
+        self.number, self.peer = number, peer
+        chunk = peer.hive.chunk_bytes if peer.hive.strict else None
+        self.up, self.down = (Wire(peer.clock, rate, peer.latency, partial(arrive, self), chunk)
+                              for rate, arrive in ((peer.up, coordinator.arrive),
+                                                   (peer.down, peer.arrive)))
 
-    def load(self, weights: Tensor) -> None:
-        self.weights = weights.clone()
-
-    def moved(self, base: Tensor) -> Tensor:
-        return base - self.weights
-
-    def work(self, task: Task, steps: int, step_seconds: float) -> Work:
-        world, count, loss = self.task, len(self.weights), 0.0
-        for step in range(task.step, task.step + steps):
-            distance = self.weights - world.place
-            slope = world.curvature * distance
-            loss += float(torch.dot(slope, distance)) / count / 2
-            begin = self.rng.randrange(len(world.noise) - count)
-            slope.add_(world.noise[begin: begin + count])
-            rate = world.recipe.matrix_learning_rate * lr_factor(step, task.total, world.recipe)
-            self.weights.sub_(slope, alpha=rate)
-        require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
-        return Work(steps, steps * self.batch_size, loss / steps, step_seconds * steps)
+    def cut(self) -> None:
+        self.up.cut()
+        self.down.cut()
 
 
-# --------------------------------------------------------------------------------------------------
-# A peer
-# --------------------------------------------------------------------------------------------------
-
-Message = Dict[str, Any]
-Wish = Tuple[float, Tuple[str, ...]]  # wake me after these seconds, or for these kinds of message
-Doing = Generator[Wish, None, None]
+def received(item: Union[str, Message]) -> Message:
+    return unpack(item) if isinstance(item, str) else item
 
 
-class Gone(Exception):
-    """The connection is lost, whatever the peer was doing."""
+class CoordinatorHost(Host):
+    """The coordinator's side: its journal, its outer step, its connections."""
+
+    def __init__(self, hive: Simulation, journal: Journal):
+        super().__init__(hive)
+        self.journal = journal
+        self.connections: Dict[int, Connection] = {}
+        self.paused: Dict[int, float] = {}  # connections that are not heard, and until when
+        self.doing.update({
+            effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Close: self.close,
+            effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
+            effects.Say: lambda said: None, effects.Finish: self.finish,
+            effects.Pause: self.pause})
+        self.slow_work.update({
+            "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
+            "keep": self.keep, "snapshot": self.snapshot, "evaluate": self.evaluate,
+            "keep_evaluation": lambda version, loss, seconds, text:
+                journal.add_evaluation(version, loss, seconds),
+            "keep_checkpoint": lambda state, names: None})
+        version = journal.head()[0]
+        self.outer = hive.make_outer(journal)
+        self.session = CoordinatorSession(
+            hive.job, journal, self.outer.weights, self.outer.hash,
+            parameters=len(self.outer.weights), update_bytes=hive.update_bytes,
+            token=hive.token, pack_weights=to_bytes, text=lambda: b"",
+            pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
+        self.kept: Optional[Record] = None  # a round that is not shown yet
+        self.finished = ""
+        assert version == self.session.rounds.version
+
+    def tell(self, what: str, *values: Any, **more: Any) -> None:
+        super().tell(what, *values, **more)
+        if self.kept and not self.telling:
+            record, self.kept = self.kept, None
+            self.hive.after_round(record)
+
+    # Connections
+
+    def accept(self, connection: Connection) -> None:
+        self.connections[connection.number] = connection
+        self.tell("connected", connection.number, connection.peer.address)
+
+    def arrive(self, connection: Connection, item: Any) -> None:
+        number, waiting = connection.number, len(connection.down.moving)
+        if number in self.paused:
+            if self.clock.now < self.paused[number]:
+                self.clock.at(self.paused[number], self.arrive, connection, item)
+                return
+            del self.paused[number]
+        if item == CLOSED:
+            self.lose(connection)
+        elif isinstance(item, Piece):
+            self.hive.bytes["up"] += item.end - item.begin
+            self.tell("chunk", number, item.message, waiting=waiting)
+        else:
+            self.tell("heard", number, received(item), waiting=waiting)
+
+    def lose(self, connection: Connection) -> None:
+        """It ended, or was found dead."""
+        if self.connections.pop(connection.number, None):
+            connection.cut()
+            self.tell("lost", connection.number)
+
+    def send(self, said: effects.Send) -> None:
+        connection = self.connections.get(said.link)
+        if connection:
+            self.hive.send(connection.down, said.message)
+
+    def send_blob(self, blob: effects.SendBlob) -> None:
+        connection = self.connections.get(blob.link)
+        if connection:
+            self.send(effects.Send(blob.link, {"type": "blob", "blob": blob.blob,
+                                               "bytes": len(blob.content), "offset": blob.offset}))
+            connection.down.send_blob(blob.what, blob.blob, blob.content, blob.offset)
+
+    def admit(self, proved: effects.Proved) -> None:
+        self.tell("admitted", proved.link)
+
+    def close(self, closing: effects.Close) -> None:
+        connection = self.connections.pop(closing.link, None)
+        if connection:
+            connection.up.cut()
+            connection.down.send(CLOSED)
+
+    def pause(self, pause: effects.Pause) -> None:
+        self.paused[pause.link] = self.clock.now + pause.seconds
+
+    # Slow work
+
+    def seconds_of(self, do: Do) -> float:
+        return self.hive.commit_seconds if do.what == "combine" else 0.0
+
+    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
+        return self.outer.add(codec, content, weight, steps)
+
+    def combine(self) -> Optional[Committed]:
+        return self.outer.step() if self.outer.weight else None
+
+    def keep(self, record: Record, committed: Committed) -> None:
+        self.journal.commit(record)
+        self.outer.accept(committed)
+        self.kept = record
+
+    def snapshot(self) -> None:
+        self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
+
+    def evaluate(self, weights: Tensor, version: int, step: int
+                 ) -> Tuple[float, float, str, Dict[str, Any]]:
+        return self.hive.task.measure(weights), 0.0, "", {}
+
+    # What is seen
+
+    def show(self, event: effects.Event) -> None:
+        if event.kind == "refused":
+            self.hive.refused[event.fields["verdict"]] += 1
+
+    def fail(self, failed: effects.Fail) -> None:
+        raise failed.error
+
+    def finish(self, finish: effects.Finish) -> None:
+        self.finished = finish.reason
 
 
 @dataclass
-class Link:
-    """A connection, as the coordinator sees it."""
+class Training:
+    """What a peer's worker is doing until the clock says that it is done."""
 
-    peer: Peer
-    counted_at: float
-    offer: Optional[Message] = None
+    do: Do
+    began: float
+    step_seconds: float
+    steps: int
+
+    @property
+    def end(self) -> float:
+        return self.began + self.steps * self.step_seconds
 
 
-class Peer:
-    """One simulated peer over all its connections; the same words as in `peer.py`."""
+class PeerHost(Host):
+    """One simulated peer over all its connections."""
 
     def __init__(self, hive: Simulation, number: int, slow: bool):
+        super().__init__(hive)
         settings = hive.settings
-        self.hive, self.name = hive, f"peer-{number}"
+        self.name, self.address = f"peer-{number}", f"host-{number}"
         self.rng = random.Random(f"{hive.seed} {self.name}")
         spread = 0.0 if settings.lockstep else settings.spread
         usual = len(hive.task.start) / USUAL_PARAMETERS if settings.train == "synthetic" else 1.0
@@ -323,210 +417,188 @@ class Peer:
         if settings.lockstep:
             self.up = self.down = math.inf
             self.latency = self.jitter = 0.0
-        # what peer.py keeps
-        self.worker = hive.task.worker(self.rng.randrange(2**31))
-        self.feedback = ErrorFeedback(len(hive.task.start), hive.sync.beta)
-        self.weights, self.version, self.hash = hive.task.start, 0, ""
-        self.pending: Optional[Pending] = None
-        self.carried = self.failures = 0
-        self.inbox: Deque[Message] = deque()
-        self.received = ("", 0)  # of an interrupted download: which, and how many bytes
-        # what the simulation keeps
-        self.link: Optional[Link] = None
-        self.process = self.life()
-        self.hears: Tuple[str, ...] = ()  # kinds of message that wake it
-        self.turn = 0  # how often it was woken
-        self.away = 0.0  # seconds, when it vanishes
-        self.connected = 0.0  # seconds, until it last vanished
+        self.doing.update({
+            effects.Tell: self.say, effects.Upload: self.upload, effects.Keep: lambda kept: None,
+            effects.Settled: self.settled, effects.Leave: self.leave, effects.Refuse: self.end,
+            effects.End: self.end, effects.StopTraining: self.stop_training,
+            effects.Say: lambda said: None})
+        self.slow_work.update({
+            "text": lambda name: b"", "begin": self.begin, "apply": self.apply,
+            "whole": self.whole, "load": self.load, "train": self.train, "settle": self.settle,
+            "forget": self.forget})
+        self.session = self.new_session()
+        self.connection: Optional[Connection] = None
+        self.wait = FIRST_WAIT  # before the next attempt to connect
+        self.training: Optional[Training] = None
+        self.ended = ""  # why it does not come back
+        # what is measured
         self.since = 0.0  # when it last connected
+        self.connected = 0.0  # seconds, until it last vanished
         self.trained = self.lost = 0  # tokens
+        self.unsettled = 0  # of these, what no update is known to have brought in
         self.seconds = 0.0  # spent training
 
-    # Waiting
+    def new_session(self) -> PeerSession:
+        return PeerSession(self.name, token=self.token, device="CPU simulated",
+                           process=self.token())
 
-    def sleep(self, seconds: float) -> Doing:
-        yield seconds, ()
+    def token(self) -> str:
+        return f"{self.rng.getrandbits(256):064x}"
 
-    def expect(self, *kinds: str) -> Generator[Wish, None, Message]:
-        while not self.has(kinds):
-            yield math.inf, kinds
-        said = next(said for said in self.inbox if said["type"] in kinds)
-        self.inbox.remove(said)
-        return said
+    @property
+    def last_counted(self) -> int:
+        """The round in which an update of this peer last counted, by what is written down."""
+        journal, (token, name) = self.hive.coordinator.journal, self.session.identity
+        known = {token_hash: peer for peer, token_hash in journal.identities(name)}
+        return journal.last_counted(known.get(name_of((token or "").encode()), ""))
 
-    def has(self, kinds: Iterable[str]) -> bool:
-        return any(said["type"] in kinds for said in self.inbox)
+    @property
+    def carried(self) -> int:
+        """Tokens that have not counted yet; whether they did, this peer may not have heard."""
+        pending = self.session.pending
+        return 0 if pending and self.last_counted > pending.version else self.session.carried
 
-    def send(self, kind: str, **values: Any) -> None:
-        self.hive.after(self.latency, self.hive.hear, self.link, {"type": kind, **values})
+    # Connections
 
-    # One connection after the other
+    def connect(self) -> None:
+        if self.connection or self.ended:
+            return
+        self.connection = self.hive.dial(self)
+        self.since = self.clock.now
+        self.tell("connected")
 
-    def life(self) -> Doing:
-        while True:
-            try:
-                self.inbox.clear()
-                yield from self.sleep(3 * self.latency)  # challenge, hello, welcome
-                counted = self.hive.join(self)
-                if self.pending and counted > self.pending.version:
-                    self.settle(counted=True)
-                yield from self.take_part()
-            except Gone:
-                yield from self.sleep(self.away)
-
-    def take_part(self) -> Doing:
-        if self.pending:
-            self.make_offer()
+    def arrive(self, connection: Connection, item: Any) -> None:
+        if connection is not self.connection:
+            return
+        if item == CLOSED:
+            self.hang_up()
+            self.tell("lost")
+            self.come_back()
+        elif isinstance(item, Piece):
+            way = "weights" if item.what == "weights" else "down"
+            self.hive.bytes[way] += item.end - item.begin
+            self.tell("chunk", item.message)
         else:
-            self.report()
-        while True:
-            said = yield from self.expect(*ANYTHING)
-            yield from getattr(self, "on_" + said["type"])(said)
+            self.tell("heard", received(item))
 
-    def report(self) -> None:
-        self.send("ready", version=self.version, weights=self.hash)
-
-    def fetch(self, blob: str, way: str) -> Generator[Wish, None, Any]:
-        """A blob, or the rest of one; None when the coordinator offers newer weights instead."""
-        offset = self.received[1] if self.received[0] == blob else 0
-        self.send("fetch", blob=blob)
-        while True:
-            said = yield from self.expect("blob", "version")
-            if said["type"] == "version":
-                self.inbox.appendleft(said)
-                return None
-            if said["blob"] == blob:  # not one that was given up for a newer version
-                break
-        began, size = self.hive.now, said["bytes"] - offset
-        try:
-            yield from self.sleep(size / self.down)
-        except Gone:
-            size = min(size, int((self.hive.now - began) * self.down))
-            self.received = (blob, offset + size)
-            raise
-        finally:
-            self.hive.bytes[way] += size
-        self.received = ("", 0)
-        return said["content"]
-
-    def on_version(self, said: Message) -> Doing:
-        content = yield from self.fetch(said["weights"], "weights")
-        if content is None:
+    def vanish(self, away: float) -> None:
+        """The connection breaks, noticed at once by this peer and sometimes by the coordinator."""
+        connection = self.connection
+        if connection is None:
             return
-        if self.pending and said["counted"] > self.pending.version:
-            self.settle(counted=True)
-        self.hold(content, said["version"], said["weights"])
-        if self.pending:
-            self.make_offer()
+        self.hive.interrupted += connection.up.interrupted
+        connection.cut()
+        self.clock.after(self.hive.rng.choice((0.0, UNNOTICED_SECONDS)),
+                         self.hive.coordinator.lose, connection)
+        self.hang_up()
+        self.tell("lost")
+        self.clock.after(away, self.connect)
 
-    def on_commit(self, said: Message) -> Doing:
-        if said["version"] <= self.version:
-            return
-        if said["version"] != self.version + 1 or not self.hash:
-            self.report()
-            return
-        update = yield from self.fetch(said["update"], "down")
-        if update is None:
-            return
-        self.hive.commits_received += 1
-        if said["counted"]:
-            self.settle(counted=True)
-        self.hold(apply_update(self.weights, said["codec"], update), said["version"],
-                  said["weights"])
+    def hang_up(self) -> None:
+        if self.connection:
+            self.connection.down.cut()
+            self.connection.up.send(CLOSED)
+            self.connection = None
+            self.connected += self.clock.now - self.since
 
-    def hold(self, weights: Tensor, version: int, expected: str) -> None:
-        if digest(weights) != expected:
-            self.hash = ""
-            self.hive.disagreements += 1
-        else:
-            self.weights, self.version, self.hash = weights, version, expected
-            self.worker.load(weights)
-        if not self.pending:
-            self.report()
+    def come_back(self) -> None:
+        self.clock.after(self.wait * self.rng.uniform(0.5, 1.5), self.connect)
+        self.wait = min(2 * self.wait, LONGEST_WAIT)
 
-    def on_train(self, said: Message) -> Doing:
-        """Wait as long as the steps take, or until a commit ends the round; then make them."""
-        task: Task = said["task"]
-        if (task.version, task.weights) != (self.version, self.hash) or self.pending:
-            return
-        hive, began = self.hive, self.hive.now
-        step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
-        steps = steps_that_fit(task.quota, task.seconds, step_seconds)
-        try:
-            yield steps * step_seconds, ("commit",)
-            if self.has(("commit",)):
-                steps = min(steps, max(1, math.ceil((hive.now - began) / step_seconds)))
-                yield from self.sleep(max(0.0, began + steps * step_seconds - hive.now))
-            work = self.work(task, steps, step_seconds)
-        except Gone:  # what was done of it is overwritten when the peer is back
-            steps = int((hive.now - began) / step_seconds)
-            if steps:
-                self.lost += self.work(task, steps, step_seconds).tokens
-            self.worker.load(self.weights)
-            raise
-        except GltchError as error:
-            self.recover(error)
-            return
-        self.failures = 0
-        update = self.feedback.encode(task.codec, self.worker.moved(self.weights))
-        self.carried += work.tokens
-        self.pending = Pending(self.version, self.hash, task.codec, update,
-                               replace(work, tokens=self.carried))
-        self.make_offer()
+    def leave(self, leave: effects.Leave) -> None:
+        self.hang_up()
+        self.tell("lost")
+        self.come_back()
 
-    def work(self, task: Task, steps: int, step_seconds: float) -> Work:
-        work = self.worker.work(task, steps, step_seconds)
-        self.trained += work.tokens
-        self.seconds += work.seconds
-        return work
+    def settled(self, settled: effects.Settled) -> None:
+        self.wait = FIRST_WAIT
 
-    def recover(self, error: GltchError) -> None:
-        self.failures += 1
-        if self.failures >= MOST_FAILURES:
-            raise error
-        self.lost, self.carried = self.lost + self.carried, 0
+    def end(self, end: Union[effects.End, effects.Refuse]) -> None:
+        self.ended = end.reason
+        self.hang_up()
+        self.hive.one_less(end.reason)
+
+    def say(self, said: effects.Tell) -> None:
+        if self.connection:
+            self.hive.send(self.connection.up, said.message)
+
+    def upload(self, upload: effects.Upload) -> None:
+        if self.connection:
+            out = self.connection.up.send_blob("update", upload.blob, upload.content, upload.offset)
+            self.clock.at(out, self.uploaded, self.connection, upload.blob)
+
+    def uploaded(self, connection: Connection, blob: str) -> None:
+        if connection is self.connection:
+            self.tell("uploaded", blob)
+
+    # Slow work
+
+    def begin(self, job: Job, text: bytes) -> int:
+        self.lose_unsettled()
+        self.job = job
         self.worker = self.hive.task.worker(self.rng.randrange(2**31))
-        self.feedback = ErrorFeedback(len(self.weights), self.hive.sync.beta)
-        self.hold(self.weights, self.version, self.hash)
+        self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
+        return len(self.feedback.residual)
 
-    def make_offer(self) -> None:
-        assert self.pending is not None
-        self.send("offer", version=self.pending.version, weights=self.pending.weights,
-                  codec=self.pending.codec, update=name_of(self.pending.update),
-                  content=self.pending.update, work=self.pending.work)
+    def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
+        self.hive.commits_received += 1
+        return self.hive.once((self.session.held.hash, codec, update),
+                              lambda: apply_update(weights, codec, update))
 
-    def on_send(self, said: Message) -> Doing:
-        if not self.pending or said["blob"] != name_of(self.pending.update):
-            return
-        began, size = self.hive.now, len(self.pending.update) - said["offset"]
-        try:
-            yield from self.sleep(size / self.up)
-        except Gone:
-            size = min(size, int((self.hive.now - began) * self.up))
-            self.hive.interrupted(self, said["blob"], said["offset"] + size)
-            raise
-        finally:
-            self.hive.bytes["up"] += size
-        self.send("content", blob=said["blob"])
+    def whole(self, content: bytes) -> Tuple[Tensor, str]:
+        return self.hive.once((content,), lambda: from_bytes(content))
 
-    def on_verdict(self, said: Message) -> Doing:
-        if said["verdict"] != ACCEPTED and self.pending:
-            self.settle(counted=False)
-            if said["verdict"] == REJECTED:
-                self.feedback.residual.zero_()
-                self.lost, self.carried = self.lost + self.carried, 0
-            self.report()
-        yield from ()
+    def load(self, weights: Tensor) -> None:
+        self.worker.load(weights)
 
     def settle(self, counted: bool) -> None:
         self.feedback.settle(counted)
-        self.pending = None
         if counted:
-            self.carried = 0
+            self.unsettled = 0
+
+    def forget(self) -> None:
+        self.feedback.residual.zero_()
+        self.lose_unsettled()
+
+    def lose_unsettled(self) -> None:
+        self.lost, self.unsettled = self.lost + self.unsettled, 0
+
+    # Training takes as long as its steps
+
+    def start(self, do: Do) -> None:
+        if do.what != "train":
+            super().start(do)
+            return
+        task, _ = do.values
+        step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
+        steps = steps_that_fit(task["quota"], task["seconds"], step_seconds)
+        self.training = Training(do, self.clock.now, step_seconds, steps)
+        self.clock.at(self.training.end, self.trained_enough, self.training)
+
+    def stop_training(self, stop: effects.StopTraining) -> None:
+        """After the step that is being made."""
+        training = self.training
+        if training:
+            made = math.ceil((self.clock.now - training.began) / training.step_seconds)
+            if max(1, made) < training.steps:
+                training.steps = max(1, made)
+                self.clock.at(training.end, self.trained_enough, training)
+
+    def trained_enough(self, training: Training) -> None:
+        if training is self.training and self.clock.now >= training.end:
+            self.work(training.do)
+
+    def train(self, task: Dict[str, Any], weights: Tensor) -> Tuple[Work, bytes]:
+        training, self.training = self.training, None
+        assert training is not None
+        work = self.worker.work(task, training.steps, training.step_seconds)
+        self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
+        self.seconds += work.seconds
+        return work, self.feedback.encode(self.job.sync.up, self.worker.moved(weights))
 
 
 # --------------------------------------------------------------------------------------------------
-# The coordinator, and time
+# The hive, and its table of results
 # --------------------------------------------------------------------------------------------------
 
 class Row(NamedTuple):
@@ -567,330 +639,162 @@ class Summary(NamedTuple):
 
 
 class Simulation:
-    """The queue of events, and the coordinator's side of the hive; the words of `coordinator.py`.
+    """The clock, the hosts and the table of results.
 
-    `run` goes through a whole run. `peers`, `hashes` and the rest are there to look at in between.
-    """
+    `run` goes through a whole run. `peers`, `coordinator` and the rest are there to look at in
+    between. `strict`: messages and chunks are packed, cut and unpacked for real."""
 
-    def __init__(self, settings: Settings):
+    chunk_bytes = CHUNK_BYTES
+    message_bytes = 0  # of a control message that is not packed
+
+    def __init__(self, settings: Settings, strict: bool = False):
         torch.set_num_threads(settings.threads)
         self.settings, self.sync = settings, settings.make_sync()
-        self.task: Union[RealTask, SyntheticTask] = (
-            RealTask(settings) if settings.train == "real" else SyntheticTask(settings))
+        self.strict = self.packs = strict
+        self.task = settings.make_task()
         self.seed = self.task.recipe.seed
-        self.limits = Limits(settings.steps, settings.rounds, settings.minutes)
-        if self.limits == Limits():
-            self.limits = Limits(steps=settings.steps or self.task.reference)
         self.rng = random.Random(f"{self.seed} hive")
-        self.now, self.order = 0.0, itertools.count()
-        self.events: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
+        self.tokens_rng = random.Random(f"{self.seed} tokens")
+        self.clock = Clock()
+        self.numbers = itertools.count(1)  # of connections
         self.commit_seconds = 0.0 if settings.lockstep else settings.commit_seconds
-        self.alarm = math.inf  # the deadline that there is an event for
-        # what coordinator.py keeps
-        usual = self.sync.inner_steps * self.task.recipe.batch_size * self.task.characters
-        self.outer = Outer(self.task.start, self.sync, usual)
-        self.rounds = Rounds(0, self.outer.hash, settings.make_pace(),
-                             settings.peers if settings.lockstep else settings.min_peers)
-        self.step = self.windows = 0
-        self.seconds = 0.0
-        self.links: Dict[str, Link] = {}
-        self.partial: Dict[str, Tuple[str, int]] = {}  # uploads: which, how many bytes are there
-        self.hashes = [self.outer.hash]  # of every version
-        self.commits: Deque[Tuple[Message, bytes]] = deque(maxlen=REMEMBERED_UPDATES)
-        self.blobs: OrderedDict[str, Tuple[int, Any]] = OrderedDict()  # bytes, content
-        self.last_counted: Dict[str, int] = {}  # by peer: the round
-        self.finished = ""
+        self.least = settings.peers if settings.lockstep else settings.min_peers
+        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss)
+        if replace(limits, target_loss=None) == Limits():
+            limits = replace(limits, steps=self.task.reference)
+        self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
+                       self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
+        self.update_bytes = CODECS[self.sync.up].size(len(self.task.start))
+        journal = Journal(None)
+        journal.start(self.job.as_json(), to_bytes(self.task.start))
+        self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights
         # what is measured
         self.bytes = {"up": 0, "down": 0, "weights": 0}  # weights: as a whole
         self.before = dict(self.bytes)  # this round
         self.updates = {"counted": 0, "stale": 0, LATE: 0, REJECTED: 0}
-        self.commits_received = self.disagreements = 0
-        self.tokens_counted = self.breaks = 0
-        self.loss = self.val_loss = math.nan
+        self.refused: Counter[str] = Counter()  # in this round
+        self.commits_received = self.disagreements = self.tokens_counted = self.interrupted = 0
         self.start_loss = self.task.measure(self.task.start)
         self.rows: List[Row] = []
-        self.begin_round()
+        self.on_round: Optional[Callable[[Row], None]] = None
+        self.coordinator = self.make_coordinator(journal)
         slow = set(self.rng.sample(range(settings.peers),
                                    round(settings.stragglers * settings.peers)))
-        self.peers = [Peer(self, number, number in slow) for number in range(settings.peers)]
+        self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
 
-    # Time
+    def make_coordinator(self, journal: Journal) -> CoordinatorHost:
+        return CoordinatorHost(self, journal)
 
-    def at(self, moment: float, action: Callable[..., None], *values: Any) -> None:
-        heapq.heappush(self.events, (moment, next(self.order), action, values))
+    def make_peer(self, number: int, slow: bool) -> PeerHost:
+        return PeerHost(self, number, slow)
 
-    def after(self, seconds: float, action: Callable[..., None], *values: Any) -> None:
-        self.at(self.now + seconds, action, *values)
+    def token(self) -> str:
+        return f"{self.tokens_rng.getrandbits(256):064x}"
+
+    def make_outer(self, journal: Journal) -> Outer:
+        return restored(journal, self.job)
 
     def run(self, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
         """Until the run is over. Raises GltchError when training breaks down."""
         self.on_round = on_round
+        self.coordinator.tell("begin")
         for peer in self.peers:
-            self.resume(peer)
-        while not self.finished:
-            assert self.events, "nothing is left to happen: the hive stands still"
-            self.now, _, action, values = heapq.heappop(self.events)
-            action(*values)
+            peer.connect()
+        while not self.coordinator.session.finished:
+            assert self.clock.step(), "nothing is left to happen: the hive stands still"
         return self.summary()
 
-    def resume(self, peer: Peer, error: Optional[Exception] = None) -> None:
-        """Let a peer go on until it waits again."""
-        peer.turn += 1
-        while True:
-            seconds, kinds = peer.process.throw(error) if error else next(peer.process)
-            error = None
-            if not peer.has(kinds):
-                break
-        peer.hears = kinds
-        if seconds < math.inf:
-            self.after(seconds, self.wake, peer, peer.turn)
+    def dial(self, peer: PeerHost) -> Connection:
+        connection = Connection(next(self.numbers), peer, self.coordinator)
+        self.coordinator.accept(connection)
+        return connection
 
-    def wake(self, peer: Peer, turn: int) -> None:
-        if peer.turn == turn:
-            self.resume(peer)
+    def once(self, key: Any, make: Callable[[], Tensor]) -> Tuple[Tensor, str]:
+        """Weights and their SHA-256. Peers that compute the same share what comes out, unless the
+        run is a strict one: a thousand peers need not have a thousand copies."""
+        if key not in self.made or self.strict:
+            weights = make()
+            self.made[key] = weights, digest(weights)
+            if len(self.made) > MADE:
+                self.made.popitem(last=False)
+        return self.made[key]
 
-    def tell(self, link: Link, kind: str, **values: Any) -> None:
-        self.after(link.peer.latency, self.arrive, link, {"type": kind, **values})
+    def one_less(self, reason: str) -> None:
+        """A peer has ended for good."""
+        left = any(not peer.ended for peer in self.peers)
+        require(left or bool(self.coordinator.session.finished), "No peer is left: training breaks "
+                f"down on all of them; use a lower --learning-rate. {reason}")
 
-    def arrive(self, link: Link, said: Message) -> None:
-        if link.peer.link is link:
-            link.peer.inbox.append(said)
-            if said["type"] in link.peer.hears:
-                self.resume(link.peer)
+    def send(self, wire: Wire, message: Message) -> None:
+        """Packed for real, or handed across as it is."""
+        if self.packs:
+            text = pack(message["type"], **{k: v for k, v in message.items() if k != "type"})
+            wire.send(text, len(text))
+        else:
+            wire.send(message, self.message_bytes)
 
-    def vanish(self, peer: Peer, away: float) -> None:
-        """The connection breaks, noticed at once by the peer and sometimes by the coordinator."""
-        link = peer.link
-        if link is None:
-            return
-        self.after(self.rng.choice((0.0, UNNOTICED_SECONDS)), self.leave, link)
-        peer.link, peer.away = None, away
-        peer.connected += self.now - peer.since
-        self.resume(peer, Gone())
+    # The table
 
-    # Rounds
-
-    def begin_round(self) -> None:
-        self.total = self.limits.total(self.step, self.rounds.version, self.seconds)
-        self.rounds.open_round(self.rounds.version, self.outer.hash,
-                               self.sync.quota(self.step, self.total, self.task.recipe),
-                               self.total and max(1, self.total - self.step))
-        self.contributions: List[Tuple[Peer, Work, float]] = []  # with their weight
-        self.refused = {LATE: 0, REJECTED: 0}
-        self.opened: Optional[float] = None
-
-    def turn(self) -> None:
-        """What the coordinator's loop does whenever something has happened."""
-        while not self.finished:
-            self.hand_out_tasks()
-            if not self.rounds.close(self.now):
-                break
-            if self.commit_seconds:
-                self.after(self.commit_seconds, self.finish_round)
-                return
-            self.commit()
-        if self.now < self.rounds.deadline < math.inf and self.alarm != self.rounds.deadline:
-            self.alarm = self.rounds.deadline
-            self.at(self.alarm, self.turn)
-
-    def finish_round(self) -> None:
-        self.commit()
-        self.turn()
-
-    def hand_out_tasks(self) -> None:
-        for name, task in self.rounds.tasks(self.now).items():
-            self.opened = self.now if self.opened is None else self.opened
-            self.tell(self.links[name], "train", task=Task(
-                task.version, self.rounds.weights, self.step, self.total, task.quota, task.seconds,
-                self.windows, self.sync.up))
-            self.windows += task.quota * self.links[name].peer.worker.batch_size
-
-    def commit(self) -> None:
-        if not self.outer.weight:
-            self.rounds.reopen()
-            return
-        committed = self.outer.step()
-        self.outer.accept(committed)
-        number, counted = self.rounds.version + 1, self.contributions
-        self.loss = weighted_mean((work.loss, weight) for _, work, weight in counted)
-        self.step += max(1, round(weighted_mean((work.steps, weight) for _, work, weight in counted)
-                                  ))
-        assert self.opened is not None
-        length = self.now - self.opened
-        self.seconds += min(length, self.rounds.longest)
-        self.hashes.append(committed.result)
-        blob = name_of(committed.update)
-        self.remember(blob, len(committed.update), committed.update)
-        said = {"version": number, "weights": committed.result, "codec": committed.codec,
-                "update": blob}
-        self.commits.append((said, committed.update))
-        for peer, work, _ in counted:
-            self.last_counted[peer.name] = number
-            self.tokens_counted += work.tokens
-        who = {peer.name for peer, _, _ in counted}
-        for name, link in self.links.items():
-            if name in who:
-                link.counted_at = self.now
-            self.tell(link, "commit", counted=name in who, **said)
-        self.rounds.version = number
-        self.finished = self.limits.reached(self.step, number, self.seconds)
-        self.write_row(number, len(counted))
-        self.begin_round()
-        for peer in self.peers:
-            if peer.link and self.rng.random() < self.settings.churn:
-                away = length * self.rng.uniform(0.5, 3.0)
-                self.after(self.rng.uniform(0.0, length), self.vanish, peer, away)
-
-    def write_row(self, number: int, counted: int) -> None:
-        measured = bool(self.finished) or number % self.settings.eval_every == 0
-        if measured:
-            self.val_loss = self.task.measure(self.outer.weights)
-            target = self.settings.target_loss
-            if target is not None and self.val_loss <= target and not self.finished:
-                self.finished = f"the loss of {self.val_loss:.4f} is low enough"
-        self.updates["counted"] += counted
-        for verdict, times in self.refused.items():
-            self.updates[verdict] += times
+    def after_round(self, record: Record) -> None:
+        """A round is committed: write its row, and let some peers vanish."""
+        session = self.coordinator.session
+        counted = [c for c in record.contributions if c.verdict == "counted"]
+        self.tokens_counted += sum(c.tokens for c in counted)
+        self.updates["counted"] += len(counted)
+        self.updates["stale"] += sum(bool(c.reason) for c in counted)
+        for verdict in (LATE, REJECTED):
+            self.updates[verdict] += self.refused[verdict]
         up, down, weights = (self.bytes[way] - self.before[way] for way in self.bytes)
         self.before = dict(self.bytes)
+        measured = session.evaluated == record.number
         self.rows.append(Row(
-            number, self.step, round(self.now, 3), counted, self.refused[LATE],
-            self.refused[REJECTED], finite(self.loss), finite(self.val_loss) if measured else None,
-            up, down + weights, sum(peer.link is not None for peer in self.peers)))
+            record.number, record.step, round(self.clock.now, 3), len(counted), self.refused[LATE],
+            self.refused[REJECTED], finite(record.loss),
+            finite(session.val_loss) if measured else None, up, down + weights,
+            sum(peer.connection is not None for peer in self.peers)))
+        self.refused.clear()
         if self.on_round:
             self.on_round(self.rows[-1])
-
-    # Peers come and go
-
-    def join(self, peer: Peer) -> int:
-        """A handshake; returns in which round this peer's work last counted."""
-        if peer.name in self.links:
-            self.leave(self.links[peer.name])
-        peer.link = self.links[peer.name] = Link(peer, self.now)
-        peer.since = self.now
-        self.rounds.join(peer.name)
-        return self.last_counted.get(peer.name, 0)
-
-    def leave(self, link: Link) -> None:
-        if self.links.get(link.peer.name) is link:
-            del self.links[link.peer.name]
-            self.rounds.leave(link.peer.name)
-            self.turn()
-
-    # What they say
-
-    def hear(self, link: Link, said: Message) -> None:
-        if self.links.get(link.peer.name) is link:
-            getattr(self, "on_" + said["type"])(link, said)
-
-    def on_ready(self, link: Link, said: Message) -> None:
-        version, weights = said["version"], said["weights"]
-        if weights and self.rounds.ready(link.peer.name, version, weights):
-            self.turn()
-            return
-        missed = [(commit, update) for commit, update in self.commits
-                  if commit["version"] > version]
-        if (weights == self.hashes[version] and 0 < len(missed) == self.rounds.version - version
-                and sum(len(update) for _, update in missed) < 4 * len(self.outer.weights)):
-            last = self.last_counted.get(link.peer.name, 0)
-            for commit, update in missed:
-                self.remember(commit["update"], len(update), update)
-                self.tell(link, "commit", counted=last == commit["version"], **commit)
-            return
-        self.tell_version(link)
-
-    def tell_version(self, link: Link) -> None:
-        self.remember(self.outer.hash, 4 * len(self.outer.weights), self.outer.weights)
-        self.tell(link, "version", version=self.rounds.version, weights=self.outer.hash,
-                  counted=self.last_counted.get(link.peer.name, 0))
-
-    def remember(self, blob: str, size: int, content: Any) -> None:
-        self.blobs[blob] = size, content
-        self.blobs.move_to_end(blob)
-        while len(self.blobs) > REMEMBERED_UPDATES + 2:
-            self.blobs.popitem(last=False)
-
-    def on_fetch(self, link: Link, said: Message) -> None:
-        if said["blob"] not in self.blobs:
-            self.tell_version(link)
-            return
-        size, content = self.blobs[said["blob"]]
-        self.tell(link, "blob", blob=said["blob"], bytes=size, content=content)
-
-    def on_offer(self, link: Link, said: Message) -> None:
-        if link.peer.name in self.rounds.delivered or (
-                self.last_counted.get(link.peer.name, 0) > said["version"]):
-            self.tell(link, "verdict", verdict=ACCEPTED)  # the commit says that it has counted
-            return
-        verdict = self.rounds.offer(link.peer.name, said["version"], said["weights"],
-                                    said["work"].steps, self.now)
-        if verdict.verdict != ACCEPTED:
-            self.judge(link, verdict)
-            return
-        blob, offset = self.partial.get(link.peer.name, ("", 0))
-        link.offer = said
-        self.tell(link, "send", blob=said["update"], offset=offset if blob == said["update"] else 0)
-
-    def interrupted(self, peer: Peer, blob: str, size: int) -> None:
-        """An upload broke off; what has arrived of it is kept."""
-        self.partial[peer.name] = blob, size
-        self.breaks += 1
-
-    def on_content(self, link: Link, received: Message) -> None:
-        """The whole update is there."""
-        said, link.offer = link.offer, None
-        if said is None or said["update"] != received["blob"]:
-            return
-        self.partial.pop(link.peer.name, None)
-        work: Work = said["work"]
-        stale = self.rounds.version - said["version"]
-        verdict = self.rounds.deliver(link.peer.name, said["version"], said["weights"], work.steps,
-                                      self.now)
-        if verdict.verdict != ACCEPTED:
-            self.judge(link, verdict)
-            return
-        self.opened = self.now if self.opened is None else self.opened
-        tokens = believed_tokens(work.tokens, self.now - link.counted_at, len(self.outer.weights))
-        weight = tokens / (1 + stale)
-        try:
-            weight = self.outer.add(said["codec"], said["content"], weight, work.steps)
-        except Rejected as error:
-            self.rounds.reject(link.peer.name)
-            self.judge(link, Verdict(REJECTED, str(error)))
-        else:
-            self.updates["stale"] += stale > 0
-            self.contributions.append((link.peer, work, weight))
-            self.tell(link, "verdict", verdict=ACCEPTED)
-        self.turn()
-
-    def judge(self, link: Link, verdict: Verdict) -> None:
-        self.partial.pop(link.peer.name, None)
-        self.refused[verdict.verdict] += 1
-        require(self.refused[REJECTED] < MOST_REJECTED * len(self.peers), "No update can be used: "
-                f"training breaks down on all peers; use a lower --learning-rate. {verdict.reason}")
-        self.tell(link, "verdict", verdict=verdict.verdict)
-
-    # The end
+        length = record.committed - record.opened
+        for peer in self.peers:
+            if peer.connection and self.rng.random() < self.settings.churn:
+                away = length * self.rng.uniform(0.5, 3.0)
+                self.clock.after(self.rng.uniform(0.0, length), peer.vanish, away)
 
     def tokens(self) -> Dict[str, int]:
         """What became of every token that was trained on; the last three add up to the first."""
-        carried = sum(peer.carried for peer in self.peers if not peer.pending
-                      or self.last_counted.get(peer.name, 0) <= peer.pending.version)
         return {"trained": sum(peer.trained for peer in self.peers),
-                "counted": self.tokens_counted, "carried": carried,
+                "counted": self.tokens_counted,
+                "carried": sum(peer.carried for peer in self.peers),
                 "lost": sum(peer.lost for peer in self.peers)}
 
     def summary(self) -> Summary:
-        count, total = len(self.outer.weights), self.bytes
-        connected = sum(peer.connected + (self.now - peer.since if peer.link else 0.0)
+        count, total, session = len(self.task.start), self.bytes, self.coordinator.session
+        now = self.clock.now
+        connected = sum(peer.connected + (now - peer.since if peer.connection else 0.0)
                         for peer in self.peers)
         return Summary(
-            self.finished, self.rounds.version, self.step, round(self.now, 3), finite(self.loss),
-            finite(self.val_loss), finite(self.start_loss),
+            session.finished, session.rounds.version, session.step, round(now, 3),
+            finite(session.loss), finite(session.val_loss), finite(self.start_loss),
             sum(peer.seconds for peer in self.peers) / max(connected, 1e-9),
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,
-            self.tokens(), self.breaks, self.disagreements, asdict(self.sync))
+            self.tokens(), self.interrupted, self.disagreements, asdict(self.sync))
+
+
+def restored(journal: Journal, job: Job) -> Outer:
+    """The outer step as it was when the newest round was written down."""
+    version = journal.head()[0]
+    usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
+    outer = Outer(from_bytes(journal.weights_at(version, apply_bytes)), job.sync, usual)
+    known, state = journal.newest_extra()
+    outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)),
+                  (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
+    return outer
+
+
+def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
+    return to_bytes(apply_update(from_bytes(weights), codec, update))
 
 
 def simulate(settings: Settings, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
@@ -929,11 +833,16 @@ def build_parser() -> argparse.ArgumentParser:
                                 choices=f.metadata["choices"],
                                 metavar=None if f.metadata["choices"] else "X")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="the real text")
+    parser.add_argument("--faults", action="store_true",
+                        help="instead: break the hive in every way, by --seed (see faults.py)")
+    parser.add_argument("--seeds", type=int, default=1, metavar="X",
+                        help="with --faults: so many runs, from --seed on (default: 1)")
     return parser
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
-    given = {name: value for name, value in vars(args).items() if value is not None}
+    given = {name: value for name, value in vars(args).items()
+             if value is not None and name not in ("faults", "seeds")}
     recipe = {name: given.pop(name) for name in RECIPE_OPTIONS if name in given}
     return Settings(**{**given, "data": tuple(given.get("data", ()))}, recipe=recipe)
 
@@ -941,6 +850,9 @@ def settings_from(args: argparse.Namespace) -> Settings:
 def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
+        if args.faults:
+            from hive.faults import main as play
+            return play(args.seed or 0, args.seeds)
         summary = simulate(settings_from(args), show)
         show(summary)
     except KeyboardInterrupt:

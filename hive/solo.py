@@ -25,7 +25,7 @@ from gltch_2_7m import GLTCH, GltchError, Run, Trainer, generate, require, say
 from hive.codec import digest, flatten, to_bytes, unflatten
 from hive.events import Events
 from hive.job import parameters_of
-from hive.peer import device_name
+from hive.machine import device_name
 from hive.standing import flops_per_character
 from hive.web import Snapshot, Web, pages
 from hive.weights_file import header

@@ -12,6 +12,7 @@ from hive.job import parameters_of
 from hive.journal import Record
 
 RECENT = 20  # rounds that speed and remaining time are taken from
+FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
 PAUSE_SECONDS = 10.0  # nobody there for longer than this: a pause, which slows nobody down
 
 
@@ -21,6 +22,19 @@ def flops_per_character(config: Config) -> int:
     looked_up = config.n_embd * (config.vocab_size + config.block_size)  # the embeddings
     return (6 * (parameters_of(config) - looked_up)
             + 12 * config.n_layer * config.n_embd * config.block_size)
+
+
+def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
+    """What a peer says it trained on, as far as that is possible in the time it had.
+
+    A token costs 6 floating point operations per parameter (arXiv 2001.08361, section 2.1).
+    """
+    return max(1, min(claimed, int(FASTEST * seconds / (6 * parameters))))
+
+
+def least_seconds(tokens: int, parameters: int) -> float:
+    """Nobody is believed to train on so many tokens in less."""
+    return 6 * parameters * tokens / FASTEST
 
 
 def kind_of(device: str) -> str:

@@ -54,7 +54,9 @@ class Worker:
         this peer's. `stop(steps done)` may end it earlier. Raises GltchError when the loss is not
         finite.
         """
-        trainer, began = self.trainer, clock()
+        trainer = self.trainer
+        trainer.losses.clear()  # of the round before
+        began = clock()
         losses: List[float] = []
         trainer.step, trainer.total = step, total
         trainer.first_window = window - step * self.batch_size

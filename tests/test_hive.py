@@ -20,7 +20,8 @@ import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, protocol, server
 from hive.codec import digest, encode, flatten, to_bytes
-from hive.coordinator import MOST_REJECTED, apply_bytes
+from hive.coordinator import apply_bytes
+from hive.session.reception import MOST_REJECTED
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 

@@ -20,8 +20,8 @@ from gltch_2_7m import GltchError
 from hive import door as door_module
 from hive import guest as guest_module
 from hive import protocol, server
-from hive.coordinator import MOST_FETCHES
 from hive.door import Door, Places, file_limit, household, trusted
+from hive.session.coordinator_session import MOST_FETCHES
 from hive.throttle import Bucket
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")

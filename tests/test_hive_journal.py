@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gltch_2_7m import GltchError
+from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Journal, Record, worth_keeping
 
 RUN = {"name": "first light", "config": {"n_layer": 6, "dropout": 0.1}, "codec": "add"}
@@ -582,6 +582,42 @@ def test_what_a_kill_left_half_written_is_cleared_away(copy):
     assert abandoned.exists()  # a reader leaves everything alone
     Journal(copy).close()
     assert not abandoned.exists()
+
+
+# ---- In memory
+
+
+def test_a_journal_in_memory_says_the_same_as_one_in_a_folder(place):
+    told = []
+    with opened(place / "hive") as on_disk, opened(None) as in_memory:
+        for journal in (on_disk, in_memory):
+            journal.start(RUN, WEIGHTS)
+            for number in range(1, 15):
+                commit_rounds(journal, 1)
+                journal.add_evaluation(number, 1.0 / number, 0.5)
+                journal.snapshot(number, weights_by_hand(number), b"extra %d" % number)
+            told.append((journal.run, journal.head(), list(journal.verify(add)),
+                         journal.history(), journal.contributors(), journal.newest_extra(),
+                         [journal.weights_at(number, add) for number in range(15)],
+                         sorted(journal.files.names())))
+    assert told[0] == told[1]
+    assert "00000014.extra" in told[0][-1]
+    assert not Path(":memory:").exists()
+
+
+def test_a_full_memory_is_a_full_disk():
+    with opened(None) as journal:
+        journal.start(RUN, WEIGHTS)
+        commit_rounds(journal, 1)
+        room, = journal._query("PRAGMA max_page_count")[0]
+        journal._query("PRAGMA max_page_count = 1")
+        record = replace(next_record(journal), update=bytes(100_000))
+        with pytest.raises(Unwritable, match="is full"):
+            journal.commit(record)
+        assert journal.last == 1
+        journal._query(f"PRAGMA max_page_count = {room}")
+        journal.commit(record)
+        assert journal.last == 2
 
 
 # ---- Who may open it

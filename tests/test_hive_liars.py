@@ -1,35 +1,18 @@
 """What peers say is bounded by what they were asked and by the time they had: found by an attacker
 who had the key."""
-import asyncio
-import contextlib
 import math
-import time
 
 import pytest
 import torch
-from hive_processes import TINY, Place, until
+from hive_processes import Place, until
 
-from gltch_2_7m import GltchError, Unwritable
-from hive import coordinator as module
 from hive import protocol, server
 from hive.codec import CODECS, encode, from_bytes
-from hive.coordinator import (
-    LOSS_FACTOR,
-    MOST_ADDRESSES,
-    MOST_FETCHES,
-    MOST_REJECTED,
-    MOST_WAITING,
-    MOST_WINDOWS,
-    NEW_PEERS,
-    NEW_PER_ADDRESS,
-    REMEMBERED_UPDATES,
-    Coordinator,
-    Later,
-    apply_bytes,
-)
-from hive.journal import Journal
+from hive.coordinator import apply_bytes
 from hive.outer import HEAVIEST
 from hive.protocol import ProtocolError
+from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, REMEMBERED_UPDATES
+from hive.session.reception import MOST_REJECTED
 
 CHARACTERS = 2 * 128  # of a step: two windows
 
@@ -65,8 +48,6 @@ def make_rounds(client, hive, count):
         assert client.deliver(client.update())["verdict"] == "accepted"
         client.hold(client.hear("commit"))
 
-
-# --- Real sockets ---------------------------------------------------------------------------------
 
 def test_a_giant_update_after_a_restart_moves_the_weights_no_further_than_one_before_it(here):
     hive = here.coordinator()
@@ -232,231 +213,3 @@ def test_a_text_of_too_many_different_characters_is_refused_at_the_start(
                           "--dashboard-port", "0"])
     assert status == 2
     assert "110,000 different characters" in capsys.readouterr().err
-
-
-# --- In this process, where clocks and disks do what a test says ----------------------------------
-
-@pytest.fixture
-def here_now(tmp_path, text_file, monkeypatch):
-    """A coordinator without sockets, and the clock that it sees."""
-    args = server.build_parser().parse_args([*TINY, "--data", str(text_file), "--minutes", "10"])
-    journal = Journal(tmp_path)
-    job, corpus = server.start_run(args, journal, tmp_path)
-    clock = [1000.0]
-    monkeypatch.setattr(module.time, "monotonic", lambda: clock[0])
-    with contextlib.closing(journal):
-        yield Coordinator(job, journal, corpus, tmp_path), clock
-
-
-def connected(coordinator, peer):
-    """A peer's connection that does nothing."""
-    class Quiet:
-        latency = 0.0
-
-        def __getattr__(self, name):
-            return lambda *args, **values: None
-
-    link = coordinator.links[peer] = module.Link(Quiet(), peer, peer, "cpu", "0" * 64)
-    coordinator.rounds.join(peer)
-    coordinator.standing.join(peer, peer, "cpu", 0.0)
-    return link
-
-
-def test_a_machine_that_slept_did_not_train(here_now):
-    """A minute's sleep counted as training, and so did an hour by which the clock was set."""
-    coordinator, clock = here_now
-    coordinator.rounds.join("a")
-    coordinator.rounds.ready("a", 0, coordinator.rounds.weights)
-    coordinator.rounds.tasks(clock[0])
-    coordinator.opened = clock[0]
-    clock[0] += 1.0
-    assert coordinator.length() == 1.0
-    clock[0] += 3600.0
-    assert coordinator.length() == coordinator.rounds.longest < 70
-
-
-def test_the_counter_of_windows_never_leaves_the_protocol(here_now):
-    coordinator, clock = here_now
-    coordinator.windows = MOST_WINDOWS - 1
-
-    link = connected(coordinator, "a")
-    coordinator.rounds.ready("a", 0, coordinator.rounds.weights)
-    coordinator.hand_out_tasks()
-    assert 0 <= coordinator.windows < MOST_WINDOWS
-    task = protocol.unpack(link.outbox.get_nowait())
-    assert task["window"] == MOST_WINDOWS - 1
-
-
-def test_too_many_lines_of_one_kind_are_counted_and_not_written(here_now, capsys):
-    """24,642 bad offers wrote 1.8 MB of log."""
-    coordinator, clock = here_now
-    for number in range(10_000):
-        coordinator.say("rejected", f"liar: {number}")
-    coordinator.say("joined", "ann")
-    clock[0] += 10.0
-    coordinator.say("rejected", "liar: at last")
-    lines = "".join(capsys.readouterr()).splitlines()
-    assert len(lines) == module.LINES + 2
-    assert "joined" in lines[-2]
-    assert f"and {10_000 - module.LINES:,} more" in lines[-1]
-
-
-def test_one_address_cannot_invent_new_peers_without_end(here_now):
-    coordinator, clock = here_now
-    for number in range(NEW_PER_ADDRESS):
-        coordinator.check_record(f"peer-{number}", "192.0.2.1")
-    with pytest.raises(Later, match="Too many new peers"):
-        coordinator.check_record("one-more", "192.0.2.1")
-    coordinator.check_record("somebody", "192.0.2.2")
-    coordinator.standing.join("known", "known", "cpu", 0.0)
-    coordinator.check_record("known", "192.0.2.1")
-    clock[0] += 2.0
-    coordinator.check_record("one-more", "192.0.2.1")
-
-
-def test_new_peers_come_in_turns_from_wherever_they_come_and_those_who_were_here_at_once(here_now):
-    """A thousand of them, each from an address of its own, made the page answer after seconds."""
-    coordinator, clock = here_now
-    for number in range(NEW_PEERS):
-        coordinator.check_record(f"peer-{number}", f"192.0.2.{number}")
-    with pytest.raises(Later):
-        coordinator.check_record("one-more", "198.51.100.7")
-    coordinator.standing.join("known", "known", "cpu", 0.0)
-    coordinator.check_record("known", "198.51.100.7")
-    clock[0] += 1.0
-    coordinator.check_record("one-more", "198.51.100.7")
-
-
-def test_of_many_addresses_the_latest_are_remembered(here_now):
-    coordinator, clock = here_now
-    for number in range(MOST_ADDRESSES + 100):
-        clock[0] += 1.0
-        coordinator.check_record(f"peer-{number}", f"10.0.{number >> 8}.{number & 255}")
-    assert len(coordinator.newcomers_of) == MOST_ADDRESSES
-    assert "10.0.0.99" not in coordinator.newcomers_of
-    assert "10.0.0.100" in coordinator.newcomers_of
-
-
-def test_the_more_updates_were_rejected_the_longer_until_a_peer_is_heard(here_now, monkeypatch):
-    coordinator, _ = here_now
-    link, pauses = connected(coordinator, "a"), []
-
-    async def sleep(seconds):
-        pauses.append(seconds)
-
-    async def reject(count):
-        for _ in range(count):
-            await coordinator.judge(link, {"version": 0, "steps": 1, "tokens": 1},
-                                    module.Verdict("rejected", "No."))
-
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
-    asyncio.run(reject(3))
-    assert pauses == [module.COOLING_SECONDS * count for count in (1, 2, 3)]
-
-
-def test_the_addresses_of_one_household_are_one(here_now):
-    """With IPv6 everybody has 2^64 of them."""
-    coordinator, _ = here_now
-    with pytest.raises(Later):
-        for number in range(NEW_PER_ADDRESS + 1):
-            coordinator.check_record(f"peer-{number}", f"2001:db8::{number:x}")
-    coordinator.check_record("somebody", "2001:db8:1::1")
-
-
-def test_a_peer_that_stays_does_not_hold_up_the_end(here_now, monkeypatch):
-    coordinator, _ = here_now
-    monkeypatch.setattr(module.time, "monotonic", time.perf_counter)  # a clock that goes
-    monkeypatch.setattr(module, "FAREWELL_SECONDS", 0.1)
-    link = connected(coordinator, "a")
-    coordinator.finished = "enough"
-    asyncio.run(asyncio.wait_for(coordinator.run(), 60))
-    assert "a" in coordinator.links
-    assert protocol.unpack(link.outbox.get_nowait()) == {"type": "finished", "reason": "enough"}
-
-
-def test_who_asks_for_more_than_it_reads_has_to_leave(here_now):
-    coordinator, _ = here_now
-    link, unknown = connected(coordinator, "deaf"), protocol.pack("fetch", blob="0" * 64, offset=0)
-
-    async def never(message):
-        await asyncio.Event().wait()
-
-    async def said():
-        for _ in range(MOST_WAITING + 100):
-            await asyncio.sleep(0)
-            yield unknown
-
-    link.socket = type("Deaf", (), {"send": staticmethod(never),
-                                    "__aiter__": lambda self: said()})()
-    with pytest.raises(ProtocolError, match="asks for more than it takes"):
-        asyncio.run(coordinator.converse(link))
-    assert link.outbox.qsize() == MOST_WAITING
-
-
-def test_who_never_says_hello_is_sent_away(here_now, monkeypatch):
-    """Over pings that are answered, it would stay for ever."""
-    coordinator, _ = here_now
-    monkeypatch.setattr(module.time, "monotonic", time.perf_counter)  # a clock that goes
-    monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 0.01)
-
-    class Silent:
-        address, closed = "192.0.2.1", None
-
-        async def send(self, message):
-            pass
-
-        async def recv(self):
-            await asyncio.Event().wait()
-
-        async def close(self, code, reason):
-            self.closed = code, reason
-
-    silent = Silent()
-    asyncio.run(asyncio.wait_for(coordinator.serve(silent), 60))
-    assert silent.closed == (1008, "The handshake took too long.")
-    assert not coordinator.links
-
-
-def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(here_now, monkeypatch):
-    """"Too many open files" ended the run."""
-    coordinator, _ = here_now
-    written = []
-
-    def snapshot(number, weights, extra):
-        if not written:
-            written.append("failed")
-            raise Unwritable("snapshots/00000010.bin could not be written: Too many open files.")
-        written.append(number)
-
-    monkeypatch.setattr(coordinator.journal, "snapshot", snapshot)
-    coordinator.snapshot_due = True
-    asyncio.run(coordinator.try_snapshot())
-    assert coordinator.snapshot_due
-    asyncio.run(coordinator.try_snapshot())
-    assert not coordinator.snapshot_due and written == ["failed", 0]
-
-
-def test_what_cannot_be_written_now_is_written_later_and_the_page_knows(here_now, monkeypatch):
-    coordinator, _ = here_now
-    monkeypatch.setattr(module, "RETRY_SECONDS", 0.0)
-    seen = []
-
-    def write():
-        seen.append(coordinator.measured())
-        if len(seen) < 4:
-            raise Unwritable("journal.db could not be used: database or disk is full.")
-
-    asyncio.run(coordinator.write("round", coordinator.updates, write))
-    assert [state["phase"] for state in seen] == ["waiting", "paused", "paused", "paused"]
-    assert "disk is full" in seen[-1]["paused"] and seen[0]["paused"] == ""
-    assert coordinator.measured()["paused"] == ""
-
-
-def test_a_damaged_journal_still_ends_the_run(here_now):
-    coordinator, _ = here_now
-
-    def write():
-        raise GltchError("journal.db is damaged.")
-
-    with pytest.raises(GltchError, match="damaged"):
-        asyncio.run(coordinator.write("round", coordinator.updates, write))

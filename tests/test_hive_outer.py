@@ -10,15 +10,14 @@ from gltch_2_7m import GltchError, TrainConfig, lr_factor
 from hive.codec import CODECS, decode, digest, encode
 from hive.outer import (
     CLIP,
-    FASTEST,
     FIRST_STEP,
     HEAVIEST,
     REMEMBERED,
     Outer,
     Rejected,
     apply_update,
-    believed_tokens,
 )
+from hive.standing import FASTEST, believed_tokens
 from hive.sync import SYNCS, Sync
 
 quick = settings(deadline=None, max_examples=50)

@@ -18,9 +18,10 @@ from test_hive_job import make
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
-from hive import dial, peer, protocol
+from hive import dial, machine, peer, protocol
 from hive.codec import flatten, to_bytes
 from hive.protocol import shown
+from hive.session import peer_session
 
 TEXT = "To be, or not to be, that is the question. " * 40
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x1bc\r\n\u202egnorw\u200b\x00 \ud800"
@@ -263,6 +264,17 @@ def join(server, *options):
     return peer.main(["--server", server.address, *ON_CPU, "--name", "guest", *options])
 
 
+WAITS = [0.5, 0.5, 0.5, 0.5, 0.5, 0.625, 0.78125, 0.9765625]  # a quarter of all before
+
+
+def test_waits_grow_to_half_a_minute_and_are_short_again_after_work():
+    patience = peer.Patience()
+    waits = [patience.next() for _ in range(40)]
+    assert waits[:8] == WAITS and waits == sorted(waits)
+    assert waits[-1] == peer.LONGEST_WAIT and 20 < sum(waits[:18]) < 60
+    assert peer.Patience().next() == peer.FIRST_WAIT
+
+
 def test_a_coordinator_that_drops_its_peers_at_once_is_asked_less_and_less(false, waits):
     def drop(self, connection):
         self.welcome(connection, make(TEXT))
@@ -272,7 +284,7 @@ def test_a_coordinator_that_drops_its_peers_at_once_is_asked_less_and_less(false
         connection.send(protocol.pack("status", **STATUS))
 
     assert join(false(drop)) == 128
-    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert waits == WAITS
 
 
 def test_after_a_connection_that_led_to_work_the_peer_is_back_soon(false, waits):
@@ -288,13 +300,13 @@ def test_after_a_connection_that_led_to_work_the_peer_is_back_soon(false, waits)
         self.hear(connection, "fetch")
 
     assert join(false(work_then_drop)) == 128
-    assert waits == [0.5, 1, 0.5, 1, 2, 0.5, 1, 2]
+    assert waits == [0.5] * 8
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 530])
 def test_who_is_asked_to_come_later_comes_later(answering, waits, status):
     assert join(answering(http(f"{status} Later"))) == 128
-    assert waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    assert waits == WAITS
 
 
 @pytest.mark.parametrize("asked, pause", [("7", 7), ("99999999", 300), ("0", 0.5), ("-7", 0.5),
@@ -413,7 +425,7 @@ def test_who_takes_a_connection_and_says_nothing_is_given_up(waits, monkeypatch,
 
 def test_a_coordinator_that_falls_silent_is_given_up(false, waits, monkeypatch, capsys):
     """Its machine still answers pings, or seems to."""
-    monkeypatch.setattr(peer, "SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(peer_session, "SILENCE_SECONDS", 0.3)
     assert join(false(lambda self, connection: connection.recv(60))) == 128
     assert "the coordinator has gone silent" in capsys.readouterr().err
 
@@ -434,8 +446,33 @@ def test_weights_that_break_every_training_are_one_sentence_after_a_few_times(fa
 
     assert join(false(spoil)) == 2
     said = capsys.readouterr().err
-    assert said.count("Starting again from the hive's weights") == peer.MOST_FAILURES - 1
+    assert said.count("Starting again from the hive's weights") == peer_session.MOST_FAILURES - 1
     assert "peer.py: error: The loss became nan" in said
+
+
+# --- Several processes ----------------------------------------------------------------------------
+
+
+def test_a_peer_of_two_processes_survives_a_connection_that_breaks_while_it_trains(here, false):
+    again = threading.Event()
+
+    def break_off(self, connection):
+        if len(self.visits) == 1:
+            self.put_to_work(connection, make(TEXT))
+            connection.socket.shutdown(socket.SHUT_RDWR)
+            return
+        self.welcome(connection, make(TEXT), token=None)
+        self.hear(connection, "offer")  # what it had trained until then
+        again.set()
+        connection.send(protocol.pack("finished", reason="that was all"))
+        connection.recv(60)
+
+    hive, port = false(break_off), free_ports(1)[0]
+    crew = [here.peer(hive, "crew", environment={
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2",
+        "RANK": str(rank), "LOCAL_RANK": str(rank), "USE_LIBUV": "0"}) for rank in range(2)]
+    assert again.wait(100), crew[0].said()
+    assert [one.end() for one in crew] == [0, 0], crew[0].said()
 
 
 # --- Memory ---------------------------------------------------------------------------------------
@@ -453,17 +490,17 @@ def test_a_job_larger_than_the_free_memory_is_refused_before_anything_is_fetched
         self.welcome(connection, BIG)
         asked.append(self.hear(connection, "fetch"))
 
-    monkeypatch.setattr(peer, "free_memory", lambda device: 2 * 10**9)
+    monkeypatch.setattr(machine, "free_memory", lambda device: 2 * 10**9)
     assert join(false(offer)) == 2
     said = capsys.readouterr().err
-    need = peer.size(sum(BIG.memory(BIG.recipe, CPU)))
+    need = machine.size(sum(BIG.memory(BIG.recipe, CPU)))
     assert f"takes about {need} of memory, and 2.0 GB are free: use a smaller --batch-size" in said
     assert "--low-memory, or another machine" in said and not asked
 
 
 def test_where_nobody_can_tell_how_much_memory_is_free_none_is_missed(monkeypatch):
-    monkeypatch.setattr(peer, "free_memory", lambda device: None)
-    peer.require_memory(BIG, BIG.recipe, CPU)
+    monkeypatch.setattr(machine, "free_memory", lambda device: None)
+    machine.require_memory(BIG, BIG.recipe, CPU)
 
 
 def test_the_options_that_the_sentence_names_help():
@@ -482,7 +519,7 @@ def test_a_text_that_would_fill_the_memory_is_part_of_the_count():
 
 @linux
 def test_the_free_memory_of_this_machine_is_known():
-    assert 10**6 < peer.free_memory(torch.device("cpu")) < 10**15
+    assert 10**6 < machine.free_memory(torch.device("cpu")) < 10**15
 
 
 # --- Identity -------------------------------------------------------------------------------------
@@ -615,4 +652,4 @@ def test_nobody_listens_there_is_a_sentence_and_the_peer_goes_on(waits, capsys):
     port, = free_ports(1)
     assert join(SimpleNamespace(address=f"ws://127.0.0.1:{port}")) == 128
     assert "is it running, and is the address right?" in capsys.readouterr().err
-    assert waits[:3] == [0.5, 1, 2]
+    assert waits == WAITS

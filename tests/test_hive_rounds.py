@@ -526,6 +526,21 @@ def test_new_members_that_never_deliver_make_one_round_of_three_half_as_long_aga
     assert sorted(slowed[1:]) == [3.0] * 8 + [4.5] * 4
 
 
+def test_a_round_that_only_new_members_began_waits_for_all_of_them():
+    rounds = make_rounds("a", "b")
+    rounds.tasks(NOW)
+    finish_round(rounds, NOW, "a", "b")
+    for peer in ("a", "b"):
+        rounds.leave(peer)
+    for peer in ("c", "d"):
+        arrive(rounds, peer)
+    rounds.tasks(NOW + 100)
+    deliver(rounds, "c", NOW + 102)
+    assert not rounds.close(NOW + 102)
+    assert deliver(rounds, "d", NOW + 102.9) == ACCEPTED
+    assert rounds.close(NOW + 102.9)
+
+
 def test_a_new_member_that_delivers_soon_after_the_others_is_waited_for():
     rounds = make_rounds("a", "b")
     rounds.tasks(NOW)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gltch_2_7m import GLTCH, PRESETS, Config, Runtime
 from hive.journal import Contribution, Journal, Record, sha256
-from hive.peer import device_name
+from hive.machine import device_name
 from hive.standing import RECENT, Standing, flops_per_character, kind_of
 
 PEERS = {"p1": "Ada", "p2": "Bob", "p3": "Cyd"}

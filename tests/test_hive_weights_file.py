@@ -81,7 +81,8 @@ def test_the_metadata_says_what_a_checkpoint_needs(place):
 def test_it_writes_the_same_text_as_the_checkpoint_with_these_weights(place):
     model = network(SMALL)
     save_checkpoint(place / "last.pt", {"config": asdict(SMALL), "ema": model.state_dict(),
-                                        "vocabulary": CHARACTERS, "step": 30, "val_loss": 1.5})
+                                        "vocabulary": CHARACTERS, "text": "0" * 64, "step": 30,
+                                        "val_loss": 1.5})
     texts = []
     for path in (place / "last.pt", write(place / "model.safetensors", model)):
         opened, vocabulary = load(str(path))

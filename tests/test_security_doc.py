@@ -11,11 +11,15 @@ pytest.importorskip("websockets")
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 MODULES = ("door", "guest", "web", "downloads", "answers", "tls", "throttle", "coordinator",
-           "rounds", "outer", "uploads", "protocol", "peer", "dial", "job", "journal", "gltch_2_7m")
+           "session.coordinator_session", "session.reception", "session.peer_session", "standing",
+           "rounds", "outer", "uploads", "protocol", "peer", "dial", "job", "journal",
+           "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
-    "coordinator.STATUS_SECONDS", "coordinator.SNAPSHOT_EVERY", "coordinator.PEER_SECONDS",
-    "coordinator.MEASURED_SECONDS", "coordinator.EVALUATION_SHARE", "coordinator.RETRY_SECONDS",
-    "peer.PROGRESS_SECONDS", "peer.FIRST_WAIT", "web.EVENTS_SECONDS", "protocol.VERSION",
+    "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
+    "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",
+    "standing.RECENT", "standing.PAUSE_SECONDS",
+    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "session.peer_session.PROGRESS_SECONDS",
+    "web.EVENTS_SECONDS", "protocol.VERSION",
     "journal.FORMAT", "journal.DIGEST", "tls.PARTIAL_CHAIN", "job.TRAINING_COPIES",
     "job.HIVE_COPIES", "job.BLOCK_ACTIVATIONS", "job.LOGITS", "gltch_2_7m.REFERENCE_STEPS",
     "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}
@@ -40,12 +44,13 @@ TESTS = sorted({test for *_, tests in ROWS for test in re.findall(r"`([^`]*)`", 
 
 
 def file_of(module):
-    return ROOT / f"{module}.py" if module == "gltch_2_7m" else ROOT / "hive" / f"{module}.py"
+    folder = ROOT if module == "gltch_2_7m" else ROOT / "hive"
+    return folder / (module.replace(".", "/") + ".py")
 
 
 def known_as(name):
-    module, *rest = name.split(".")
-    return functools.reduce(getattr, rest, importlib.import_module(
+    module = next(module for module in (*MODULES, "server") if name.startswith(f"{module}."))
+    return functools.reduce(getattr, name[len(module) + 1:].split("."), importlib.import_module(
         module if module == "gltch_2_7m" else f"hive.{module}"))
 
 

@@ -1,0 +1,64 @@
+"""What this machine is called, and whether it is large enough."""
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Optional
+
+import torch
+
+from gltch_2_7m import Runtime, TrainConfig, require
+from hive.job import Job
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} MB"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def device_name(runtime: Runtime) -> str:
+    if runtime.device.type == "cuda":
+        name = torch.cuda.get_device_name(runtime.device)
+    elif runtime.device.type == "mps":
+        name = f"Apple {platform.machine()}"
+    else:
+        name = f"CPU {platform.machine()}, {os.cpu_count()} cores"
+    return name if runtime.world == 1 else f"{runtime.world} x {name}"
+
+
+def free_memory(device: torch.device) -> Optional[int]:
+    """Bytes that are free on a device, or at least all it has; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass  # not Linux
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def require_memory(job: Job, recipe: TrainConfig, runtime: Runtime) -> None:
+    """Raises GltchError when the job would take more memory than there is."""
+    training, holding = job.memory(recipe, runtime)
+    main, needs = torch.device("cpu"), {}
+    if runtime.device.type == "cuda":
+        needs[runtime.device], needs[main] = training, holding
+    else:
+        needs[main] = training + holding
+    for device, need in needs.items():
+        if device == main:
+            need *= int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        free = free_memory(device)
+        require(free is None or need <= free, f"To train this hive's network with "
+                f"{recipe.batch_size:,} sequences a step takes about {size(need)} of memory, and "
+                f"{size(free or 0)} are free: use a smaller --batch-size, --low-memory, or another "
+                "machine.")

@@ -1,0 +1,40 @@
+"""What a coordinator's session reads of the record of its run; `hive.journal.Journal` has it all.
+
+Nothing is written through it: what has to be kept is an effect, and its end is told.
+"""
+from __future__ import annotations
+
+from typing import Any, Dict, List, Protocol, Tuple
+
+
+class Ledger(Protocol):
+    def head(self) -> Tuple[int, str, int]:
+        """Version, SHA-256 of its weights, step."""
+
+    def at(self, number: int) -> Tuple[str, int]:
+        """SHA-256 of the weights and step after a round."""
+
+    def update(self, number: int) -> Tuple[str, bytes]:
+        """Codec and content of the update that a round committed."""
+
+    def updates_since(self, number: int) -> List[Tuple[int, str, str, str, int, int]]:
+        """(number, codec, SHA-256 of the weights, of the update, its bytes, step) of the rounds
+        after this one."""
+
+    def history(self) -> List[Dict[str, Any]]:
+        """All rounds, in short."""
+
+    def evaluations(self) -> List[Tuple[int, float]]:
+        """(version, validation loss)."""
+
+    def identities(self, name: str) -> List[Tuple[str, str]]:
+        """(peer, SHA-256 of its token) of all that were given this name."""
+
+    def last_counted(self, peer: str) -> int:
+        """The last round in which an update of this peer counted, 0 if none did."""
+
+    def contributors(self) -> List[Dict[str, Any]]:
+        """Every peer that was ever there, and what it brought."""
+
+    def reasons(self) -> Dict[str, str]:
+        """By peer: why its latest update that did not count did not."""

@@ -1,0 +1,960 @@
+"""The coordinator's rules, played by hand: no socket, no thread, and a clock that a test moves."""
+import contextlib
+import gc
+import hashlib
+import math
+import weakref
+from collections import deque
+from types import SimpleNamespace
+
+import pytest
+from test_hive_job import make as make_job
+
+from gltch_2_7m import GltchError, Unwritable
+from hive import protocol
+from hive.job import Limits
+from hive.journal import Journal
+from hive.protocol import CHUNK_HEADER, name_of, pack, unpack
+from hive.rounds import Pace
+from hive.session import coordinator_session as rules
+from hive.session import reception
+from hive.session.coordinator_session import CoordinatorSession
+from hive.session.effects import (
+    Close,
+    Do,
+    Event,
+    Fail,
+    Finish,
+    Moment,
+    Pause,
+    Proved,
+    Say,
+    Send,
+    SendBlob,
+)
+
+PARAMETERS, UPDATE_BYTES = 1000, 8
+FULL = Unwritable("journal.db could not be used: database or disk is full.")
+
+
+def sha(version):
+    return hashlib.sha256(b"weights %d" % version).hexdigest()
+
+
+class Committed:
+    """What the outer step gave."""
+
+
+class Play:
+    """A session whose host is the test. Slow work is done when the test says so."""
+
+    def __init__(self, folder, limits=None, **options):
+        self.update = b""  # another one than usual
+        self.journal = Journal(folder)
+        self.job = make_job(limits=limits or Limits(steps=1000))
+        if self.journal.run is None:
+            self.journal.start(self.job.as_json(), b"weights 0")
+        self.version, weights, _ = self.journal.head()
+        self.steady, self.unix = 1000.0, 1.7e9
+        self.effects = []  # all that there were, in order
+        self.works = deque()
+        self.added = 0
+        self.tokens = 0
+        self.session = CoordinatorSession(
+            self.job, self.journal, self.version, weights, parameters=PARAMETERS,
+            update_bytes=UPDATE_BYTES, token=self.token, pack_weights=lambda n: b"weights %d" % n,
+            text=lambda: b"text", **options)
+        self.tell("begin")
+
+    def token(self):
+        self.tokens += 1
+        return hashlib.sha256(b"token %d" % self.tokens).hexdigest()
+
+    def tell(self, what, *values, **more):
+        effects = getattr(self.session, what)(*values, Moment(self.steady, self.unix), **more)
+        for effect in effects:
+            if isinstance(effect, Do):
+                self.works.append(effect)
+            if isinstance(effect, Send):
+                values = dict(effect.message)
+                unpack(pack(values.pop("type"), **values))  # it is a message of the protocol
+        self.effects += effects
+        for effect in effects:
+            if isinstance(effect, Proved):
+                self.tell("admitted", effect.link)
+        return effects
+
+    def passes(self, seconds):
+        """Time, with every call of `wake` that the session asks for."""
+        until = self.steady + seconds
+        while self.session.deadline <= until:
+            self.unix += self.session.deadline - self.steady
+            self.steady = self.session.deadline
+            self.tell("wake")
+            assert self.session.deadline > self.steady, "it would be woken for ever"
+        self.unix += until - self.steady
+        self.steady = until
+
+    # Slow work
+
+    def waiting(self):
+        return [work.what for work in self.works]
+
+    def take(self, what):
+        """The next work of this kind, which must be the next in its lane."""
+        work = next(work for work in self.works if work.what == what)
+        assert work is next(other for other in self.works if other.lane == work.lane)
+        self.works.remove(work)
+        return work
+
+    def do(self, what):
+        """Do it, and tell the session."""
+        work = self.take(what)
+        return self.tell("done", work.ticket, getattr(self, "do_" + what)(*work.values))
+
+    def fail(self, what, error):
+        return self.tell("failed", self.take(what).ticket, error)
+
+    def do_all(self):
+        """All that is asked for, and what that leads to."""
+        while self.works:
+            self.do(self.works[0].what)
+
+    def do_remember_peer(self, *values):
+        self.journal.remember_peer(*values)
+
+    def do_add(self, codec, content, weight, steps):
+        self.added += 1
+        return weight
+
+    def do_combine(self):
+        if not self.added:
+            return None
+        self.added = 0
+        version = self.version + 1
+        committed = Committed()
+        committed.codec, committed.weights = "q4", version
+        committed.update = self.update or b"update %d" % version
+        committed.base, committed.result = sha(self.version), sha(version)
+        self.committed = weakref.ref(committed)
+        return committed
+
+    def do_keep(self, record, committed):
+        self.journal.commit(record)
+        self.version = record.number
+
+    def do_snapshot(self):
+        pass
+
+    def do_evaluate(self, weights, version, step):
+        return 3.0, 0.1, "a sample", {"of": version}
+
+    def do_keep_evaluation(self, version, loss, seconds, text):
+        self.journal.add_evaluation(version, loss, seconds)
+
+    def do_keep_checkpoint(self, state, names):
+        pass
+
+    # What was said
+
+    def lines(self, kind=None):
+        return [effect.text for effect in self.effects
+                if isinstance(effect, Say) and kind in (None, effect.kind)]
+
+    def events(self, kind):
+        return [effect.fields for effect in self.effects
+                if isinstance(effect, Event) and effect.kind == kind]
+
+    def contributions(self, number):
+        return {(one["name"], one["verdict"]) for one in
+                self.journal.round(number)["contributions"]}
+
+
+class Client:
+    """The other end of a link, which says what a test wants."""
+
+    numbers = iter(range(1, 10**9))
+
+    def __init__(self, play, name, key="", process="a" * 64, token=None, address="192.0.2.1",
+                 **changes):
+        self.play, self.name, self.number, self.read = play, name, next(self.numbers), 0
+        self.process, self.token = process, token
+        play.tell("connected", self.number, address)
+        nonce, own = self.hear("challenge")["nonce"], "b" * 64
+        token_hash = hashlib.sha256((token or "").encode()).hexdigest()
+        self.say("hello", **{
+            "protocol": protocol.VERSION, "nonce": own, "name": name, "device": "CPU",
+            "proof": protocol.proof(key, "peer", nonce, own), "process": process,
+            "token": token and protocol.possession(token_hash, nonce, own), "text": None,
+            **changes})
+
+    def enter(self):
+        self.play.do("remember_peer")
+        welcome = self.hear("welcome")
+        self.peer, self.token = welcome["peer"], welcome["token"] or self.token
+        self.name = welcome["name"]
+        return self
+
+    def say(self, kind, **values):
+        return self.play.tell("heard", self.number, unpack(pack(kind, **values)))
+
+    def send(self, content, blob=None, offset=0):
+        start = bytes.fromhex(blob or name_of(content))[:8]
+        return self.play.tell("chunk", self.number, CHUNK_HEADER.pack(start, offset) + content)
+
+    @property
+    def heard(self):
+        """All that came on this link."""
+        return [effect.message for effect in self.play.effects
+                if isinstance(effect, Send) and effect.link == self.number]
+
+    def hear(self, *kinds):
+        """The next message of these kinds since the last look."""
+        for message in self.heard[self.read:]:
+            self.read += 1
+            if message["type"] in kinds:
+                return message
+        raise AssertionError(f"{self.name} did not hear {kinds}: {self.heard}")
+
+    @property
+    def closed(self):
+        return next(((effect.code, effect.reason) for effect in self.play.effects
+                     if isinstance(effect, Close) and effect.link == self.number), None)
+
+    def lose(self):
+        return self.play.tell("lost", self.number)
+
+    def ready(self, version=None, weights=None):
+        version = self.play.session.rounds.version if version is None else version
+        self.say("ready", version=version, weights=weights or sha(version), batch_size=2)
+        return self
+
+    def offer(self, content=b"8 bytes.", **changes):
+        self.read = len(self.heard)
+        self.say_offer(content, **changes)
+        return self.hear("send", "verdict", "refused")
+
+    def say_offer(self, content=b"8 bytes.", **changes):
+        version = self.play.session.rounds.version
+        self.say("offer", **{
+            "version": version, "weights": sha(version), "codec": "q4", "update": name_of(content),
+            "bytes": len(content), "steps": 1, "tokens": 32, "loss": 4.0, "seconds": 0.5,
+            **changes})
+
+    def deliver(self, content=b"8 bytes.", **changes):
+        """All but the adding."""
+        assert self.offer(content, **changes)["type"] == "send"
+        return self.send(content)
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Makes plays."""
+    with contextlib.ExitStack() as held:
+        def begin(limits=None, **options):
+            play = Play(tmp_path, limits, **options)
+            held.callback(play.journal.close)
+            return play
+        yield begin
+
+
+@pytest.fixture
+def play(stage):
+    return stage()
+
+
+def enter(play, *names):
+    return [Client(play, name).enter() for name in names]
+
+
+def start(play, *names):
+    """They are there and have their tasks."""
+    clients = enter(play, *names)
+    for client in clients:
+        client.ready()
+    play.do_all() if play.works else None  # the evaluation
+    return clients
+
+
+def two_in_a_round(stage, **options):
+    play = stage(least=2, **options)
+    clients = start(play, "ann", "bob")
+    for client in clients:
+        client.hear("train")
+    play.passes(1.0)
+    return (play, *clients)
+
+
+def make_a_round(play, *clients):
+    for client in clients:
+        client.deliver()
+        play.do("add")
+    play.do("combine")
+    play.do("keep")
+
+
+def positions(effects, *tests):
+    """Where in the effects each of these is first."""
+    return [next(number for number, effect in enumerate(effects) if test(effect))
+            for test in tests]
+
+
+# --- A round, from its start to its end -----------------------------------------------------------
+
+def test_a_round_by_hand(stage):
+    play, ann, bob = two_in_a_round(stage)
+    for client in (ann, bob):
+        client.deliver(loss=2.0)
+        play.do("add")
+        assert client.hear("verdict")["verdict"] == "accepted"
+    play.do("combine")
+    play.do("keep")
+    for client in (ann, bob):
+        commit = client.hear("commit")
+        assert (commit["version"], commit["weights"], commit["counted"]) == (1, sha(1), True)
+        client.say("fetch", blob=commit["update"], offset=0)
+        blob = play.effects[-1]
+        assert isinstance(blob, SendBlob) and blob.content == b"update 1"
+        client.ready()
+    assert [client.hear("train")["version"] for client in (ann, bob)] == [1, 1]
+    assert play.journal.head() == (1, sha(1), 1)
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+    assert play.session.loss == 2.0 and play.session.standing.tokens == 64
+    assert [len(play.events(kind)) for kind in ("opened", "closed", "committed")] == [2, 1, 1]
+
+
+def test_nobody_hears_of_a_commit_before_it_is_on_the_disk(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver(), bob.deliver()
+    play.do("add"), play.do("add"), play.do("combine")
+    told = [effect for effect in play.effects if isinstance(effect, Send)
+            and effect.message["type"] == "commit"]
+    assert play.waiting() == ["keep"] and not told and not play.events("committed")
+    play.passes(60.0)
+    assert "commit" not in [message["type"] for message in ann.heard]
+    effects = play.do("keep")
+    assert play.journal.last == 1
+    first, committed = positions(
+        effects, lambda effect: isinstance(effect, Send) and effect.message["type"] == "commit",
+        lambda effect: isinstance(effect, Event) and effect.kind == "committed")
+    assert first < committed
+
+
+def test_a_round_is_combined_only_when_all_that_was_delivered_is_added(stage):
+    """Whatever order the work ends in."""
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver(), bob.deliver()
+    play.passes(1.0)
+    assert play.waiting() == ["add", "add"]
+    first, second = play.take("add"), play.take("add")
+    play.tell("done", second.ticket, play.do_add(*second.values))
+    assert play.events("closed") and play.waiting() == []
+    play.tell("done", first.ticket, play.do_add(*first.values))
+    assert play.waiting() == ["combine"]
+    play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+
+
+def test_what_a_round_was_made_of_is_not_held_any_longer_than_it_has_to(stage):
+    """Its vectors are as large as the weights; cycles of references held those of many rounds."""
+    play, ann, bob = two_in_a_round(stage)
+    gc.disable()
+    try:
+        make_a_round(play, ann, bob)
+        play.effects.clear()
+        assert play.committed() is None
+    finally:
+        gc.enable()
+
+
+def test_an_update_that_comes_while_a_round_is_written_is_late(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    play.passes(70.0)
+    assert play.waiting() == ["combine"]
+    assert bob.offer()["verdict"] == "late"
+    play.do("combine"), play.do("keep")
+    assert not bob.hear("commit")["counted"]
+    assert bob.offer(version=0, weights=sha(0))["type"] == "send"  # to the next round it may come
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "late")}
+
+
+def test_a_round_of_which_nothing_can_be_used_goes_on(stage):
+    play, ann, bob = two_in_a_round(stage)
+    for client in (ann, bob):
+        client.deliver()
+    for client in (ann, bob):
+        play.passes(70.0)
+        play.fail("add", GltchError("It is not finite."))
+        assert client.hear("verdict")["verdict"] == "rejected"
+    assert play.events("closed")
+    play.do("combine")
+    assert not play.works and not play.events("committed") and play.session.rounds.version == 0
+    make_a_round(play, ann)
+    assert play.contributions(1) == {("ann", "counted"), ("ann", "rejected"), ("bob", "rejected")}
+
+
+def test_the_tasks_of_a_round_are_for_what_its_peers_hold(stage):
+    play = stage()
+    ann, = enter(play, "ann")
+    assert ann.ready(0, sha(5)).hear("version")["weights"] == sha(0)
+    ann.say("fetch", blob=sha(0), offset=3)
+    assert play.effects[-1] == SendBlob(ann.number, "weights", sha(0), b"weights 0", 3)
+    task = ann.ready().hear("train")
+    assert (task["version"], task["weights"]) == (0, sha(0))
+
+
+# --- What cannot be written -----------------------------------------------------------------------
+
+def test_a_round_that_cannot_be_written_is_tried_again_and_nobody_hears_of_it_before(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver(), bob.deliver()
+    play.do("add"), play.do("add"), play.do("combine")
+    for _ in range(3):
+        work = play.works[0]
+        play.fail("keep", FULL)
+        assert "disk is full" in play.session.unwritten["round"]
+        assert not play.works
+        play.passes(rules.RETRY_SECONDS)
+        assert [(again.what, again.values) for again in play.works] == [("keep", work.values)]
+        assert play.works[0].ticket != work.ticket
+    assert "commit" not in [message["type"] for message in ann.heard]
+    play.do("keep")
+    assert ann.hear("commit")["counted"] and bob.hear("commit")["counted"]
+    assert not play.session.unwritten
+    assert len(play.lines("waiting")) == 1 and play.lines("goes on") == ["the round is written"]
+
+
+def test_a_damaged_journal_still_ends_the_run(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver(), bob.deliver()
+    play.do("add"), play.do("add"), play.do("combine")
+    error = GltchError("journal.db is damaged.")
+    assert play.fail("keep", error) == [Fail(error)]
+    assert play.session.deadline == math.inf
+
+
+def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(stage, monkeypatch):
+    """"Too many open files" ended the run."""
+    monkeypatch.setattr(rules, "SNAPSHOT_EVERY", 3)
+    play, *both = two_in_a_round(stage)
+    due = []
+    for number in range(1, 7):
+        make_a_round(play, *both)
+        if "snapshot" in play.waiting():
+            due.append(number)
+            play.fail("snapshot", FULL) if number == 3 else play.do("snapshot")
+        for client in both:
+            client.ready()
+    assert due == [3, 4, 6]
+    assert "The next round tries again." in play.lines("snapshot")[0]
+
+
+def test_an_evaluation_that_cannot_be_written_is_tried_again(play):
+    play.do("evaluate")
+    play.fail("keep_evaluation", FULL)
+    play.passes(rules.RETRY_SECONDS)
+    play.do("keep_evaluation")
+    play.fail("keep_checkpoint", FULL)
+    play.passes(rules.RETRY_SECONDS)
+    play.do("keep_checkpoint")
+    assert play.session.evaluated == 0 and play.session.best == 3.0
+    assert play.lines("goes on") == ["the evaluation is written", "the checkpoint is written"]
+
+
+def test_an_identity_that_cannot_be_written_is_not_told(play):
+    client = Client(play, "ann")
+    play.fail("remember_peer", FULL)
+    assert client.closed == (1013, "The coordinator's disk takes nothing just now.")
+    assert not play.session.links and not play.events("joined")
+    assert [message["type"] for message in client.heard] == ["challenge"]
+
+
+def test_nobody_is_turned_away_who_has_already_left(play):
+    client = Client(play, "ann")
+    client.lose()
+    assert play.fail("remember_peer", FULL) == []
+
+
+def test_a_journal_that_cannot_be_read_just_now_turns_a_peer_away(play, monkeypatch):
+    ann, = enter(play, "ann")
+
+    def unreadable(peer):
+        raise FULL
+
+    monkeypatch.setattr(play.journal, "last_counted", unreadable)
+    ann.ready(0, sha(5))
+    assert ann.closed == (1013, "The coordinator's disk takes nothing just now.")
+
+
+# --- A link that is lost, at each step ------------------------------------------------------------
+
+def lose_before_hello(play):
+    play.tell("connected", 0, "192.0.2.1")
+    return SimpleNamespace(number=0)
+
+
+def lose_before_welcome(play):
+    return Client(play, "lost")
+
+
+def lose_after_welcome(play):
+    return Client(play, "lost").enter()
+
+
+def lose_with_a_task(play):
+    return lose_after_welcome(play).ready()
+
+
+def lose_after_the_offer(play):
+    client = lose_with_a_task(play)
+    assert client.offer()["type"] == "send"
+    return client
+
+
+def lose_in_the_middle(play):
+    client = lose_after_the_offer(play)
+    client.send(b"8 by", name_of(b"8 bytes."))
+    return client
+
+
+def lose_while_it_is_added(play):
+    client = lose_with_a_task(play)
+    client.deliver()
+    return client
+
+
+def lose_while_it_is_rejected(play):
+    client = lose_while_it_is_added(play)
+    client.rejected = True
+    return client
+
+
+@pytest.mark.parametrize("step", [
+    lose_before_hello, lose_before_welcome, lose_after_welcome, lose_with_a_task,
+    lose_after_the_offer, lose_in_the_middle, lose_while_it_is_added, lose_while_it_is_rejected])
+def test_a_link_may_be_lost_at_any_step_and_the_round_is_made_without_it(stage, step):
+    play = stage(least=2)
+    ann, = start(play, "ann")
+    lost = step(play)
+    before = len(play.effects)
+    play.tell("lost", lost.number)
+    play.tell("lost", lost.number)
+    if getattr(lost, "rejected", False):
+        play.fail("add", GltchError("It is not finite."))
+    play.do_all()
+    if step in (lose_before_hello, lose_before_welcome, lose_after_welcome):
+        bob, = enter(play, "bob")
+        bob.ready()
+    ann.deliver()
+    play.passes(70.0)
+    play.do_all()
+    play.passes(70.0)
+    play.do_all()
+    assert ann.hear("commit")["version"] == 1
+    said = [effect for effect in play.effects[before:]
+            if isinstance(effect, (Send, SendBlob, Close)) and effect.link == lost.number]
+    assert not said
+    assert set(play.session.peers) == set(play.session.rounds.members)
+    counted = ("lost", "counted") in play.contributions(1)
+    assert counted == (step is lose_while_it_is_added)
+
+
+def test_nobody_waits_for_who_has_left(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    assert play.waiting() == []
+    bob.lose()
+    assert play.waiting() == ["combine"]
+
+
+def test_an_interrupted_upload_goes_on_where_it_stopped_and_counts_once(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.offer()
+    ann.send(b"8 by", name_of(b"8 bytes."))
+    ann.lose()
+    again = Client(play, "ann", token=ann.token).enter()
+    assert again.peer == ann.peer
+    assert again.offer()["offset"] == 4
+    again.send(b"tes.", name_of(b"8 bytes."), 4)
+    assert play.works[0].values[1] == b"8 bytes."
+    play.do("add")
+    assert again.hear("verdict")["verdict"] == "accepted"
+    assert again.offer() == {"type": "verdict", "version": 0, "verdict": "accepted", "reason": ""}
+    bob.deliver()
+    play.do("add"), play.do("combine"), play.do("keep")
+    assert len(play.journal.round(1)["contributions"]) == 2
+
+
+def test_who_reconnects_while_its_update_is_added_hears_the_verdict_that_it_gets(stage):
+    """It was told "accepted" before anybody knew."""
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    again = Client(play, "ann", token=ann.token)
+    play.works.rotate(-1)
+    work = play.works.popleft()
+    play.tell("done", work.ticket, play.do_remember_peer(*work.values))
+    again.say_offer()
+    assert "verdict" not in [message["type"] for message in again.heard]
+    play.fail("add", GltchError("It is not finite."))
+    assert again.hear("verdict")["verdict"] == "rejected"
+    assert "verdict" not in [message["type"] for message in ann.heard]
+
+
+def test_an_update_that_has_counted_does_not_count_again(stage):
+    play, ann, bob = two_in_a_round(stage)
+    make_a_round(play, ann, bob)
+    ann.lose()
+    again = Client(play, "ann", token=ann.token).enter()
+    assert again.offer(version=0, weights=sha(0))["verdict"] == "accepted"
+    assert "add" not in play.waiting()
+
+
+# --- Who comes ------------------------------------------------------------------------------------
+
+def test_who_says_nothing_for_too_long_is_not_waited_for(play):
+    play.tell("connected", 0, "192.0.2.1")
+    assert play.session.deadline <= play.steady + reception.HANDSHAKE_SECONDS
+    play.passes(reception.HANDSHAKE_SECONDS)
+    assert Close(0, 1008, "The handshake took too long.") in play.effects
+    assert not play.session.reception.strangers
+
+
+def test_a_wrong_key_is_refused_and_leaves_nothing_behind(stage):
+    play = stage(key="right")
+    client = Client(play, "eve", key="wrong")
+    assert "The key is wrong or missing" in client.hear("refused")["reason"]
+    assert client.closed == (1008, "")
+    assert "192.0.2.1: eve: The key is wrong" in play.lines("refused")[0]
+    assert not any(isinstance(effect, Proved) for effect in play.effects)
+    assert play.waiting() == ["evaluate"] and not play.session.links
+    assert Client(play, "ann", key="right").enter().peer in play.session.peers
+
+
+def test_a_peer_is_written_down_before_it_is_welcome(play):
+    client = Client(play, "ann")
+    assert [message["type"] for message in client.heard] == ["challenge"]
+    assert not play.session.peers and not play.events("joined")
+    client.enter()
+    assert [name for name, _ in play.journal.identities("ann")] == [client.peer]
+
+
+def test_who_found_no_place_is_not_written_down(play, monkeypatch):
+    monkeypatch.setattr(play.session, "admitted", play.session.lost)
+    Client(play, "ann")
+    assert "remember_peer" not in play.waiting() and not play.session.links
+
+
+def test_a_peer_waits_for_its_welcome(play):
+    client = Client(play, "hasty")
+    client.say("goodbye")
+    assert "waits for its welcome" in client.hear("refused")["reason"]
+    play.do("remember_peer")
+    assert not play.session.peers
+
+
+def test_a_new_connection_of_a_process_replaces_the_old_one(play):
+    ann, = start(play, "ann")
+    again = Client(play, "ann", token=ann.token).enter()
+    assert (again.peer, again.name) == (ann.peer, "ann")
+    assert ann.closed == (1000, "")
+    assert list(play.session.peers.values()) == [play.session.links[again.number]]
+    before = len(play.effects)
+    ann.say("progress", version=0, steps=3)
+    ann.send(b"late")
+    ann.lose()
+    assert play.effects[before:] == [] and play.session.peers[again.peer].steps == 0
+
+
+def test_another_process_with_the_same_token_becomes_another_peer(play):
+    ann, = enter(play, "ann")
+    other = Client(play, "ann", token=ann.token, process="c" * 64).enter()
+    assert other.peer != ann.peer and other.name == "ann-2" and other.token != ann.token
+    assert ann.closed is None
+
+
+def test_two_that_come_at_once_with_one_name_are_two(play):
+    first, second = Client(play, "ann"), Client(play, "ann", process="c" * 64)
+    first.enter(), second.enter()
+    assert (first.name, second.name) == ("ann", "ann-2")
+    third = Client(play, "bob", token=first.token)
+    assert third.enter().peer not in (first.peer, second.peer)
+
+
+def test_whose_updates_are_all_rejected_is_barred_for_a_while(play):
+    ann, = start(play, "ann")
+    for _ in range(reception.MOST_REJECTED):
+        ann.ready()
+        ann.deliver()
+        play.fail("add", GltchError("It is not finite."))
+    assert f"{reception.MOST_REJECTED} updates in a row" in ann.hear("refused")["reason"]
+    assert ann.closed == (1008, "") and not play.session.peers
+    again = Client(play, "ann", token=ann.token)
+    assert "may come back in 10 minutes" in again.hear("refused")["reason"]
+    play.passes(reception.BARRED_SECONDS)
+    assert Client(play, "ann", token=ann.token).enter().peer == ann.peer
+
+
+def test_one_good_update_makes_up_for_the_rejected_ones(stage):
+    play, ann, bob = two_in_a_round(stage)
+    for _ in range(2):
+        for _ in range(reception.MOST_REJECTED - 1):
+            ann.deliver()
+            play.fail("add", GltchError("It is not finite."))
+        make_a_round(play, ann, bob)
+        ann.ready(), bob.ready()
+        play.passes(1.0)
+    assert ann.closed is None and play.journal.last == 2
+
+
+TURNED_AWAY = (1013, "Too many new peers come just now.")
+
+
+def test_one_address_cannot_invent_new_peers_without_end(play, monkeypatch):
+    monkeypatch.setattr(reception, "NEW_PER_ADDRESS", 8)
+    first, *_ = enter(play, *(f"peer-{number}" for number in range(8)))
+    assert Client(play, "one-more").closed == TURNED_AWAY
+    assert Client(play, "somebody", address="192.0.2.2").closed is None
+    assert Client(play, "peer-0", token=first.token).closed is None
+    play.passes(1.0)
+    assert Client(play, "one-more").closed is None
+
+
+def test_new_peers_come_in_turns_from_wherever_they_come_and_those_who_were_here_at_once(
+        stage, monkeypatch):
+    """A thousand of them, each from an address of its own, made the page answer after seconds."""
+    monkeypatch.setattr(reception, "NEW_PEERS", 8)
+    play = stage()
+    first, *_ = [Client(play, f"peer-{number}", address=f"192.0.2.{number}").enter()
+                 for number in range(8)]
+    assert Client(play, "one-more", address="198.51.100.7").closed == TURNED_AWAY
+    assert Client(play, "peer-0", address="198.51.100.7", token=first.token).closed is None
+    play.passes(1.0)
+    assert Client(play, "one-more", address="198.51.100.7").closed is None
+
+
+def test_of_many_addresses_the_latest_are_remembered(play, monkeypatch):
+    monkeypatch.setattr(reception, "MOST_ADDRESSES", 8)
+    for number in range(10):
+        Client(play, f"peer-{number}", address=f"192.0.2.{number}")
+    assert list(play.session.reception.newcomers_of) == [f"192.0.2.{n}" for n in range(2, 10)]
+
+
+def test_the_addresses_of_one_household_are_one(play, monkeypatch):
+    """With IPv6 everybody has 2^64 of them."""
+    monkeypatch.setattr(reception, "NEW_PER_ADDRESS", 8)
+    for number in range(8):
+        assert Client(play, f"peer-{number}", address=f"2001:db8::{number:x}").closed is None
+    assert Client(play, "one-more", address="2001:db8::8").closed == TURNED_AWAY
+    assert Client(play, "somebody", address="2001:db8:1::1").closed is None
+
+
+def test_the_more_updates_were_rejected_the_longer_until_a_peer_is_heard(play):
+    ann, = start(play, "ann")
+    for _ in range(3):
+        ann.ready()
+        ann.deliver()
+        play.fail("add", GltchError("It is not finite."))
+    pauses = [effect for effect in play.effects if isinstance(effect, Pause)]
+    assert pauses == [Pause(ann.number, reception.COOLING_SECONDS * count) for count in (1, 2, 3)]
+
+
+def test_too_many_lines_of_one_kind_are_counted_and_not_written(play):
+    """24,642 bad offers wrote 1.8 MB of log."""
+    ann, = start(play, "ann")
+    for number in range(10_000):
+        play.tell("connected", 0, "192.0.2.1")
+        play.tell("broken", 0, f"nonsense {number}")
+    assert len(play.lines("refused")) == rules.LINES
+    assert play.lines("joined")
+    play.passes(10.0)
+    play.tell("connected", 0, "192.0.2.1")
+    play.tell("broken", 0, "at last")
+    assert f"and {10_000 - rules.LINES:,} more" in play.lines("refused")[-1]
+
+
+def test_who_asks_for_more_than_it_reads_has_to_leave(play):
+    ann, bob = enter(play, "ann", "bob")
+    bob.ready(0, sha(5))
+    unknown, weights = ({"type": "fetch", "blob": blob, "offset": 0} for blob in ("0" * 64, sha(0)))
+    play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING - 1)
+    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS - 1)
+    assert ann.closed is None and bob.closed is None
+    play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING)
+    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS)
+    for client in (ann, bob):
+        assert "asks for more than it takes" in client.hear("refused")["reason"]
+
+
+def test_the_same_is_not_sent_again_and_again(play):
+    ann, = enter(play, "ann")
+    ann.ready(0, sha(5))
+    for _ in range(rules.MOST_FETCHES):
+        ann.say("fetch", blob=sha(0), offset=0)
+    assert ann.closed is None
+    ann.say("fetch", blob=sha(0), offset=0)
+    assert "again and again" in ann.hear("refused")["reason"]
+
+
+def test_an_update_that_is_the_same_as_an_earlier_one_may_be_fetched_again(stage):
+    play, ann, bob = two_in_a_round(stage)
+    play.update = b"nothing has moved"
+    for number in range(1, rules.MOST_FETCHES + 2):
+        make_a_round(play, ann, bob)
+        ann.say("fetch", blob=protocol.name_of(play.update), offset=0)
+        ann.ready(number, sha(number)), bob.ready(number, sha(number))
+        play.passes(1.0)
+    assert ann.closed is None
+
+
+def test_who_says_goodbye_leaves(play):
+    ann, = enter(play, "ann")
+    ann.say("goodbye")
+    assert ann.closed == (1000, "") and not play.session.links
+    assert play.lines("left") == ["ann; nobody is left, the run waits"]
+
+
+# --- What is due ----------------------------------------------------------------------------------
+
+def test_everybody_hears_from_time_to_time_how_it_goes(play):
+    ann, bob = enter(play, "ann", "bob")
+    play.passes(3 * rules.STATUS_SECONDS)
+    assert [message["type"] for message in ann.heard].count("status") == 3
+    assert bob.hear("status") == {"type": "status", "version": 0, "peers": 2, "loss": None,
+                                  "val_loss": None}
+
+
+def test_who_waits_with_an_update_sends_it_when_another_has_stalled(stage):
+    play = stage(least=2)
+    play.session.uploads.places = 1
+    ann, bob = start(play, "ann", "bob")
+    ann.offer()
+    ann.read = len(ann.heard)
+    bob.say_offer()
+    assert "send" not in [message["type"] for message in bob.heard]
+    play.passes(40.0)
+    assert bob.hear("send")["offset"] == 0
+
+
+def test_evaluations_take_no_more_than_a_share_of_the_time(stage):
+    play = stage()
+    play.steady += 3.0
+    for what in ("evaluate", "keep_evaluation", "keep_checkpoint"):
+        play.do(what)
+    ann, = start(play, "ann")
+    make_a_round(play, ann)
+    assert play.waiting() == []
+    pause = 3.0 * (1 / rules.EVALUATION_SHARE - 1)
+    play.passes(0.9 * pause)
+    assert play.waiting() == []
+    play.passes(0.2 * pause)
+    assert play.waiting() == ["evaluate"]
+
+
+def test_evaluations_by_rounds(stage):
+    play = stage(eval_every=2)
+    ann, = start(play, "ann")
+    measured = []
+    for number in range(1, 6):
+        make_a_round(play, ann)
+        measured += [number] * ("evaluate" in play.waiting())
+        play.do_all()
+        ann.ready()
+    assert measured == [2, 4]
+
+
+def test_a_machine_that_slept_did_not_train(stage):
+    """A minute's sleep counted as training, and so did an hour by which the clock was set."""
+    play = stage(limits=Limits(minutes=10), pace=Pace())
+    ann, = start(play, "ann")
+    longest = play.session.rounds.longest
+    play.steady += 3600.0
+    play.unix += 1e6
+    make_a_round(play, ann)
+    assert play.session.seconds == pytest.approx(longest) and longest < 130
+
+
+def test_the_counter_of_windows_never_leaves_the_protocol(play):
+    play.session.windows = rules.MOST_WINDOWS - 1
+    ann, = start(play, "ann")
+    assert ann.hear("train")["window"] == rules.MOST_WINDOWS - 1
+    assert 0 <= play.session.windows < rules.MOST_WINDOWS
+
+
+# --- The end --------------------------------------------------------------------------------------
+
+def kinds_of(effects):
+    return [effect.kind if isinstance(effect, Event) else effect.message["type"]
+            if isinstance(effect, Send) else type(effect).__name__ for effect in effects]
+
+
+def test_a_run_ends_with_an_evaluation_a_snapshot_and_a_farewell(stage):
+    play, ann, bob = two_in_a_round(stage, limits=Limits(rounds=1))
+    make_a_round(play, ann, bob)
+    ann.ready()
+    assert "train" not in kinds_of(play.effects[-3:])  # nothing new begins
+    assert play.waiting() == ["evaluate"]
+    play.do("evaluate"), play.do("keep_evaluation")
+    assert not play.events("finished")
+    play.do("keep_checkpoint")
+    assert play.waiting() == ["snapshot"] and play.events("finished")
+    play.do("snapshot")
+    for client in (ann, bob):
+        assert client.hear("finished")["reason"] == "all 1 rounds are done"
+    ann.lose()
+    assert not any(isinstance(effect, Finish) for effect in play.effects)
+    assert bob.lose()[-1] == Finish("all 1 rounds are done")
+    assert play.session.deadline == math.inf
+
+
+def test_a_peer_that_stays_does_not_hold_up_the_end(stage):
+    play, *both = two_in_a_round(stage, limits=Limits(rounds=1))
+    make_a_round(play, *both)
+    play.do_all()
+    play.passes(rules.FAREWELL_SECONDS)
+    assert play.effects[-1] == Finish("all 1 rounds are done")
+
+
+def test_a_run_ends_when_the_loss_is_low_enough_but_not_in_the_middle_of_a_commit(stage):
+    play = stage(limits=Limits(target_loss=3.0), least=1)
+    ann, = enter(play, "ann")
+    ann.ready()
+    ann.deliver()
+    play.do("add"), play.do("combine")
+    for what in ("evaluate", "keep_evaluation", "keep_checkpoint"):
+        play.do(what)
+    assert "is reached" in play.session.finished
+    assert play.waiting() == ["keep"]
+    play.do("keep")
+    assert ann.hear("commit")["counted"] and play.waiting() == ["evaluate"]
+    play.do_all()
+    assert ann.hear("finished")
+    assert play.journal.evaluations()[-1][0] == 1
+
+
+def test_who_stops_a_run_keeps_what_is_written(stage):
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    effects = play.tell("stop")
+    assert kinds_of(effects) == ["Do"] and play.waiting() == ["snapshot"]
+    assert play.do("snapshot") == [Finish("")]
+    assert play.session.deadline == math.inf
+
+
+def test_a_session_goes_on_where_the_journal_ends(stage):
+    play, ann, bob = two_in_a_round(stage)
+    make_a_round(play, ann, bob)
+    tokens = play.session.standing.tokens
+    play.journal.close()
+    play = stage(least=2)
+    assert (play.session.rounds.version, play.session.step) == (1, 1)
+    assert play.session.standing.tokens == tokens
+    again = Client(play, "ann", token=ann.token).enter()
+    assert again.heard[-1]["counted"] == 1
+    commit = again.ready(0, sha(0)).hear("commit")
+    assert commit["version"] == 1 and commit["counted"]
+    again.say("fetch", blob=commit["update"], offset=0)
+    assert play.effects[-1].content == b"update 1"
