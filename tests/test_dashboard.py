@@ -246,7 +246,8 @@ def test_a_table_can_be_sorted_by_any_column(busy, visit):
         button.click()
         assert {once, heading.get_attribute("aria-sort")} == {"ascending", "descending"}
     visitor.page.get_by_role("columnheader", name="Name", exact=True).get_by_role("button").click()
-    assert visitor.page.locator("td.name").first.inner_text() == HOSTILE  # "<" before "a"
+    name, *_ = visitor.page.locator("td.name").first.inner_text().splitlines()
+    assert name == HOSTILE  # "<" before "a"; below it may stand why an update came late
 
 
 def test_a_rejected_update_is_told_at_once_with_its_reason(here, visit):
