@@ -1826,9 +1826,9 @@ def open_dashboard(port: int) -> Any:
     """The Hive's page for this run; nothing of it is imported before."""
     sys.modules.setdefault("gltch_2_7m", sys.modules[__name__])  # the Hive imports this very file
     try:
-        return importlib.import_module("hive.solo").Dashboard(port)
+        return importlib.import_module("hive.dashboard.solo").Dashboard(port)
     except ModuleNotFoundError as error:
-        if error.name not in ("hive", "hive.solo"):
+        if error.name not in ("hive", "hive.dashboard.solo"):
             raise
         raise GltchError("--dashboard needs the folder hive/ next to this file: clone the whole "
                          "project.") from None

@@ -33,11 +33,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from gltch_2_7m import GLTCH, PRESETS, SHAKESPEARE_CHARACTERS
-from hive.codec import flatten, to_bytes
-from hive.events import Events
+from hive.dashboard.web import Snapshot, Web, pages
+from hive.dashboard.weights_file import header
 from hive.journal import Journal
-from hive.web import Snapshot, Web, pages
-from hive.weights_file import header
+from hive.learning.codec import flatten, to_bytes
+from hive.session.events import Events
 
 ROUND_SECONDS, QUOTA = 2.0, 10
 PIECE, PIECES = 256 * 1024, 3  # bytes; of an update, each way
@@ -48,7 +48,7 @@ class Simulated:
     """A `Source` whose peers only seem to be there."""
 
     def __init__(self, peers: int, folder: Path):
-        self.events, self.folder = Events("benchmark"), folder
+        self.events, self.folder = Events("benchmark", time.time), folder
         rng = random.Random(1)
         self.peers_there = {f"{n:04}": self.peer(n, rng) for n in range(peers)}
         self.version = 0

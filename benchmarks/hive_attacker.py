@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import random
+import secrets
 import socket
 import struct
 import sys
@@ -23,8 +24,8 @@ from typing import Any, AsyncIterator, Awaitable, Callable, Dict, List, NamedTup
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from hive import protocol
-from hive.codec import CODECS
+from hive.learning.codec import CODECS
+from hive.session import protocol
 
 UPGRADE = ("GET {path} HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\n"
            "Connection: Upgrade\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -210,10 +211,10 @@ class Attack:
 
     async def join(self, wire: Wire) -> None:
         """As a peer that has the key and a new identity."""
-        challenge, nonce = await wire.hear("challenge"), protocol.make_token()
+        challenge, nonce = await wire.hear("challenge"), secrets.token_hex(32)
         await wire.say("hello", protocol=protocol.VERSION, nonce=nonce, name="attacker",
                        proof=protocol.proof(self.order.key, "peer", challenge["nonce"], nonce),
-                       device="none", process=protocol.make_token(), token=None, text=None)
+                       device="none", process=secrets.token_hex(32), token=None, text=None)
         await wire.hear("welcome")
 
     async def newest(self, wire: Wire) -> Dict[str, Any]:
@@ -342,7 +343,7 @@ class Attack:
         async for _ in self.every(self.rates.uploads / 8):
             number += 1
             size = 4 * count + 1024 if number % 2 else CODECS["q4"].size(count)
-            blob = protocol.make_token()
+            blob = secrets.token_hex(32)
             async with self.joined(name) as wire:
                 await self.join(wire)
                 await self.offer(wire, await self.newest(wire), blob, size)

@@ -24,6 +24,7 @@ import json
 import os
 import random
 import re
+import secrets
 import socket
 import statistics
 import struct
@@ -49,17 +50,16 @@ from gltch_2_7m import (
     TrainConfig,
     start_runtime,
 )
-from hive import protocol
-from hive.codec import digest, encode, from_bytes
-from hive.job import Job, parameters_of
 from hive.journal import Journal
-from hive.outer import apply_update
+from hive.learning.codec import digest, encode, from_bytes
+from hive.learning.outer import apply_update
+from hive.learning.sync import SYNCS
+from hive.learning.worker import Crew, Work, Worker
 from hive.peer import Peer, Stopped
-from hive.protocol import pack, unpack
-from hive.session import effects
+from hive.session import effects, protocol
 from hive.session.effects import PeerEffect
-from hive.sync import SYNCS
-from hive.worker import Crew, Work, Worker
+from hive.session.job import Job, parameters_of
+from hive.session.protocol import pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # rounds
@@ -197,10 +197,10 @@ class LightPeer:
         from websockets.asyncio.client import connect
         self.socket = await connect(self.address, compression=None, open_timeout=120,
                                     max_size=protocol.MESSAGE_BYTES, ping_interval=None)
-        challenge, nonce = await self.expect("challenge"), protocol.make_token()
+        challenge, nonce = await self.expect("challenge"), secrets.token_hex(32)
         await self.send("hello", protocol=protocol.VERSION, nonce=nonce, name="light",
                         proof=protocol.proof("", "peer", challenge["nonce"], nonce),
-                        device="none", process=protocol.make_token(), token=None, text=None)
+                        device="none", process=secrets.token_hex(32), token=None, text=None)
         self.job = Job.from_json((await self.expect("welcome"))["job"])
         await self.send("ready", version=0, weights=None, batch_size=1)
         self.version = await self.expect("version")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Optional
 
 from gltch_2_7m import GltchError, cache_folder, say, write_atomically
-from hive import protocol
+from hive.session import protocol
 from hive.session.peer_session import Identity
 
 

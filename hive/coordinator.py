@@ -33,14 +33,10 @@ from gltch_2_7m import (
     pick_precision,
     save_checkpoint,
 )
-from hive import protocol
-from hive.codec import CODECS, from_bytes, to_bytes, unflatten
-from hive.events import Events
-from hive.job import Job, nats
 from hive.journal import Journal, Record
-from hive.outer import REMEMBERED, Committed, Outer, apply_update
-from hive.protocol import ProtocolError, pack, unpack
-from hive.rounds import Pace
+from hive.learning.codec import CODECS, from_bytes, to_bytes, unflatten
+from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.session import protocol
 from hive.session.coordinator_session import EVALUATIONS, UPDATES, CoordinatorSession, Link
 from hive.session.effects import (
     Close,
@@ -55,6 +51,10 @@ from hive.session.effects import (
     Send,
     SendBlob,
 )
+from hive.session.events import Events
+from hive.session.job import Job, nats
+from hive.session.protocol import ProtocolError, pack, unpack
+from hive.session.rounds import Pace
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 LAST_SECONDS = 2.0  # to take the last words before a connection is closed
@@ -131,9 +131,10 @@ class Coordinator:
                            (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
         self.session = CoordinatorSession(
             job, journal, weights, self.outer.hash, parameters=len(weights),
-            update_bytes=CODECS[job.sync.up].size(len(weights)), token=protocol.make_token,
-            pack_weights=to_bytes, text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
-        self.events = Events(secrets.token_hex(8))
+            update_bytes=CODECS[job.sync.up].size(len(weights)),
+            token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
+            text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
+        self.events = Events(secrets.token_hex(8), time.time)
         self.progress = Progress()
         self.connections: Dict[int, Connection] = {}
         self.numbers = itertools.count(1)  # for connections

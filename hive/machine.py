@@ -9,7 +9,7 @@ from typing import Optional
 import torch
 
 from gltch_2_7m import Runtime, TrainConfig, require
-from hive.job import Job
+from hive.session.job import Job
 
 
 def size(count: float) -> str:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import random
+import secrets
 import socket
 import sys
 import time
@@ -40,16 +42,16 @@ from gltch_2_7m import (
     say,
     start_runtime,
 )
-from hive import cache, protocol
-from hive.codec import ErrorFeedback, digest, from_bytes, to_bytes
-from hive.job import Job, nats
+from hive import cache
+from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.outer import apply_update
+from hive.learning.worker import Crew, Work, Worker
 from hive.machine import device_name, require_memory, size
-from hive.outer import apply_update
-from hive.protocol import ProtocolError, pack, unpack
-from hive.session import effects
+from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
+from hive.session.job import Job, nats
 from hive.session.peer_session import PeerSession
-from hive.worker import Crew, Work, Worker
+from hive.session.protocol import ProtocolError, pack, unpack
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 WAITED_SHARE = 0.25  # ... of all that was waited before
@@ -92,7 +94,8 @@ class Peer:
         self.crew, self.recipe = crew, recipe
         self.server, self.certificates = options.server, certificates
         self.session = PeerSession(
-            options.name, token=protocol.make_token, key=key, device=device_name(crew.runtime),
+            options.name, token=functools.partial(secrets.token_hex, 32), key=key,
+            device=device_name(crew.runtime),
             text=load_corpus(options.data).digest if options.data else None,
             batch_size=recipe.get("batch_size"), server=self.server,
             recall=lambda hive: cache.recall(hive, options.name))
@@ -114,7 +117,7 @@ class Peer:
 
     def run(self, interrupts: Interrupts) -> None:
         """Until the run is over. Raises Stopped after Ctrl-C, GltchError when nothing helps."""
-        from hive.dial import Answered, Distrusted, describe, open_connection
+        from hive.network.dial import Answered, Distrusted, describe, open_connection
         self.interrupts = interrupts
         while True:
             asked = 0.0  # seconds, by who answered
@@ -362,7 +365,7 @@ def run(args: argparse.Namespace) -> int:
         raise GltchError("The Hive needs the package websockets: pip install websockets") from None
     require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
             f"wss://, for example ws://localhost:8765, not {args.server!r}.")
-    from hive.dial import in_clear, trusted_certificates
+    from hive.network.dial import in_clear, trusted_certificates
     certificates = trusted_certificates(args.server, args.tls_ca)
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     os.environ["no_proxy"] = direct + ",localhost,127.0.0.1,::1"  # no proxy can reach these

@@ -45,8 +45,6 @@ from gltch_2_7m import (
     say,
     write_atomically,
 )
-from hive import protocol, tls
-from hive.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.coordinator import (
     TEXT,
     Coordinator,
@@ -54,15 +52,18 @@ from hive.coordinator import (
     checkpoint,
     require_announceable,
 )
-from hive.door import Door, file_limit, trusted
-from hive.facts import HiveFacts
-from hive.job import Job, Limits
+from hive.dashboard.facts import HiveFacts
+from hive.dashboard.web import Web, pages
 from hive.journal import Journal
+from hive.learning.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
+from hive.learning.sync import SYNCS
+from hive.network import tls
+from hive.network.door import Door, file_limit, trusted
 from hive.peer import read_key
-from hive.rounds import Pace
+from hive.session import protocol
+from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS
-from hive.sync import SYNCS
-from hive.web import Web, pages
+from hive.session.rounds import Pace
 
 ROOT = Path(__file__).resolve().parent.parent
 PORT, DASHBOARD_PORT = 8765, 8080
@@ -244,7 +245,7 @@ def require_free(host: str, option: str, port: int) -> None:
 
 async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     """Open both ports and run to the end. Returns the signal that ended it early, or 0."""
-    from hive.guest import listen
+    from hive.network.guest import listen
     loop, received = asyncio.get_running_loop(), [0]
     loop.set_exception_handler(Complaints().hear)
     runner = asyncio.ensure_future(coordinator.run())

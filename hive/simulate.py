@@ -40,20 +40,20 @@ from gltch_2_7m import (
     option,
     require,
 )
-from hive.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
-from hive.job import Job, Limits
 from hive.journal import Journal, Record
-from hive.outer import REMEMBERED, Committed, Outer, apply_update
-from hive.protocol import CHUNK_BYTES, name_of, pack, unpack
-from hive.rounds import LATE, REJECTED, Pace
+from hive.learning.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.learning.sync import SYNCS, Sync
+from hive.learning.worker import Work
 from hive.session import effects
 from hive.session.coordinator_session import CoordinatorSession, finite
 from hive.session.effects import Do, Message, Moment
+from hive.session.job import Job, Limits
 from hive.session.peer_session import PeerSession
-from hive.sync import SYNCS, Sync
-from hive.tasks import RealTask, SyntheticTask, steps_that_fit
-from hive.virtual import Clock, Piece, Wire
-from hive.worker import Work
+from hive.session.protocol import CHUNK_BYTES, name_of, pack, unpack
+from hive.session.rounds import LATE, REJECTED, Pace
+from hive.simulation.tasks import RealTask, SyntheticTask, steps_that_fit
+from hive.simulation.virtual import Clock, Piece, Wire
 
 STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
@@ -851,7 +851,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.faults:
-            from hive.faults import main as play
+            from hive.simulation.faults import main as play
             return play(args.seed or 0, args.seeds)
         summary = simulate(settings_from(args), show)
         show(summary)

@@ -2,8 +2,8 @@
 
 Every test searches twice: from seed 0, where everybody finds the same, and for a while from a seed
 that is new each time. The seed is part of the test's name, so a failure tells it:
-`FUZZ_SEED=123 python -m pytest tests/test_fuzz_web.py` searches there again, and `FUZZ_TIMES=50`
-searches fifty times as long.
+`FUZZ_SEED=123 python -m pytest tests/dashboard/test_fuzz_web.py` searches there again, and
+`FUZZ_TIMES=50` searches fifty times as long.
 """
 import contextlib
 import inspect

@@ -13,13 +13,14 @@ from collections import deque
 
 import pytest
 import torch
+from builders import make_token
 from conftest import ENVIRONMENT, PROGRAM
 
 from gltch_2_7m import Config
-from hive import protocol
-from hive.codec import encode
-from hive.job import parameters_of
 from hive.journal import Journal
+from hive.learning.codec import encode
+from hive.session import protocol
+from hive.session.job import parameters_of
 
 pytest.importorskip("websockets")
 connect = pytest.importorskip("websockets.sync.client").connect
@@ -217,8 +218,8 @@ class Client:
                  **hello):
         self.closing, self.later = contextlib.ExitStack(), deque()
         self.socket = self.closing.enter_context(open_socket(hive.port))
-        self.name, self.process = name, process or protocol.make_token()
-        challenge, nonce = self.hear("challenge"), protocol.make_token()
+        self.name, self.process = name, process or make_token()
+        challenge, nonce = self.hear("challenge"), make_token()
         self.token = token
         if token:
             shows = protocol.possession(protocol.name_of(token.encode()), challenge["nonce"], nonce)

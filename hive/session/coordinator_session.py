@@ -14,11 +14,8 @@ from functools import partial
 from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
-from hive import protocol
-from hive.job import Job
 from hive.journal import Contribution, Record
-from hive.protocol import ProtocolError, Receiver, demand
-from hive.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.session import protocol
 from hive.session.effects import (
     Close,
     CoordinatorEffect,
@@ -34,11 +31,14 @@ from hive.session.effects import (
     Send,
     SendBlob,
 )
+from hive.session.job import Job
 from hive.session.ledger import Ledger
+from hive.session.protocol import ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
-from hive.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds
-from hive.throttle import Bucket
-from hive.uploads import Uploads, Wanted
+from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.session.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds
+from hive.session.throttle import Bucket
+from hive.session.uploads import Uploads, Wanted
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects

@@ -14,13 +14,12 @@ from functools import partial, wraps
 from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, require
-from hive import protocol
-from hive.codec import CODECS
-from hive.job import Job
-from hive.protocol import ProtocolError, Receiver, demand, shown
-from hive.rounds import ACCEPTED, REJECTED
-from hive.session import effects
+from hive.learning.codec import CODECS
+from hive.session import effects, protocol
 from hive.session.effects import Message, Moment, PeerEffect
+from hive.session.job import Job
+from hive.session.protocol import ProtocolError, Receiver, demand, shown
+from hive.session.rounds import ACCEPTED, REJECTED
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
@@ -57,7 +56,7 @@ class Pending:
     weights: str  # their SHA-256
     codec: str
     update: bytes
-    work: Any  # hive.worker.Work; its tokens include those of earlier updates that did not count
+    work: Any  # learning.worker.Work; with the tokens of earlier updates that did not count
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
 

@@ -11,13 +11,13 @@ import math
 from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
-from hive import protocol
-from hive.door import household, is_local
-from hive.job import Job
-from hive.protocol import ProtocolError, demand
+from hive.network.door import household, is_local
+from hive.session import protocol
 from hive.session.effects import Message
+from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.throttle import Bucket
+from hive.session.protocol import ProtocolError, demand
+from hive.session.throttle import Bucket
 
 HANDSHAKE_SECONDS = 20.0
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave

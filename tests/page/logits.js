@@ -1,5 +1,5 @@
 // node logits.js FILE PROMPT...: the scores of the next character after each prompt, as JSON, from
-// a file of weights. tests/test_page.py compares them with PyTorch's.
+// a file of weights. tests/dashboard/test_page_in_node.py compares them with PyTorch's.
 import { readFileSync } from "node:fs";
 
 import { Transformer } from "../../hive/page/chat/model.js";

@@ -8,16 +8,12 @@ from collections import deque
 from types import SimpleNamespace
 
 import pytest
-from test_hive_job import make as make_job
+from builders import make_job
 
 from gltch_2_7m import GltchError, Unwritable
-from hive import protocol
-from hive.job import Limits
 from hive.journal import Journal
-from hive.protocol import CHUNK_HEADER, name_of, pack, unpack
-from hive.rounds import Pace
 from hive.session import coordinator_session as rules
-from hive.session import reception
+from hive.session import protocol, reception
 from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import (
     Close,
@@ -32,6 +28,9 @@ from hive.session.effects import (
     Send,
     SendBlob,
 )
+from hive.session.job import Limits
+from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
+from hive.session.rounds import Pace
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
 FULL = Unwritable("journal.db could not be used: database or disk is full.")

@@ -4,12 +4,12 @@ import math
 import re
 
 import pytest
-from test_hive_job import make
+from builders import make_job as make
 
 from gltch_2_7m import GltchError, parameters_of
-from hive import protocol
-from hive.codec import CODECS
-from hive.session import effects
+from hive.learning.codec import CODECS
+from hive.learning.worker import Work
+from hive.session import effects, protocol
 from hive.session.effects import Moment
 from hive.session.peer_session import (
     MOST_FAILURES,
@@ -18,7 +18,6 @@ from hive.session.peer_session import (
     Identity,
     PeerSession,
 )
-from hive.worker import Work
 
 TEXT = b"To be, or not to be, that is the question. " * 40
 JOB = make(TEXT.decode())

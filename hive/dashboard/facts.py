@@ -1,0 +1,158 @@
+"""What the dashboard of a hive may know: the coordinator as it is now, and its journal.
+
+The journal is read through a connection of its own that cannot write.
+"""
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from torch import Tensor
+
+from gltch_2_7m import require
+from hive.coordinator import Coordinator, apply_bytes, now
+from hive.dashboard.web import Snapshot
+from hive.dashboard.weights_file import header
+from hive.journal import Journal
+from hive.learning.codec import to_bytes
+from hive.session.standing import flops_per_character
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the page's events
+MEASURED = ("speed", "bytes_up", "bytes_down", "latency", "tokens", "counted", "late", "rejected")
+COLAB = "https://colab.research.google.com/github/{}/blob/HEAD/hive/join_colab.ipynb"
+
+
+class HiveFacts:
+    """The `Source` of a coordinator. `port` is where its peers join."""
+
+    def __init__(self, coordinator: Coordinator, port: int):
+        self.coordinator, self.folder = coordinator, coordinator.folder
+        self.events = coordinator.events
+        self.journal = Journal(coordinator.folder, read_only=True)
+        self.archive = Journal(coordinator.folder, read_only=True)  # never busy with long questions
+        job = coordinator.job
+        self.fixed = {
+            "session": self.events.session, "mode": "hive", "unit": "round",
+            "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
+            "parameters": coordinator.session.parameters, "context": job.config.block_size,
+            "vocabulary": len(job.characters), "snapshots": None,
+            "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
+
+    def state(self) -> Dict[str, Any]:
+        """What the dashboard shows: measured, never invented."""
+        session = self.coordinator.session
+        contributors = session.standing.contributors.values()
+        return {
+            **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
+            "finished": session.finished, "started": session.standing.started,
+            "loss": session.loss, "val_loss": session.val_loss, "best_val_loss": session.best,
+            "evaluated": session.evaluated,
+            "updates": {verdict: sum(about[verdict] for about in contributors)
+                        for verdict in ("counted", "late", "rejected")},
+            "peers": self.there()}
+
+    def there(self) -> List[Dict[str, Any]]:
+        return [self.coordinator.about(link) for link in self.coordinator.session.peers.values()]
+
+    def measured(self) -> Dict[str, Any]:
+        """The numbers of the run that change all the time."""
+        session = self.coordinator.session
+        standing, rounds = session.standing, session.rounds
+        speed = standing.speed if session.peers else 0.0
+        plan = rounds.plan if session.peers else None  # a round that nobody makes waits
+        paused = session.unwritten.get("round", "")
+        phase = ("paused" if paused else "finished" if session.finished
+                 else "committing" if rounds.closed else "training" if plan else "waiting")
+        fastest = max(session.peers.values(), key=lambda link: link.speed, default=None)
+        if fastest and not fastest.speed:  # nobody has delivered yet
+            fastest = None
+        left = rounds.train_until - now().steady
+        return {
+            "phase": phase, "paused": paused, "version": rounds.version, "step": session.step,
+            "total": session.total,
+            "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
+                               "left": max(0.0, left)},
+            "seconds": session.seconds, "tokens": standing.tokens, "speed": speed,
+            "remaining": plan and standing.remaining(session.total and
+                                                     session.total - session.step),
+            "flops": speed * flops_per_character(session.job.config),
+            "fastest": fastest and {"name": fastest.identity.name, "speed": fastest.speed},
+            "speedup": fastest and speed / fastest.speed, **self.coordinator.transferred()}
+
+    async def publish(self) -> None:
+        """Tell the pages what peers do as it changes, and once a second what was measured."""
+        session = self.coordinator.session
+        told: Dict[str, Tuple[str, int, int]] = {}
+        measured = -math.inf
+        while True:
+            doing = {peer: session.doing(link) for peer, link in session.peers.items()}
+            for peer, (state, steps, quota) in doing.items():
+                if told.get(peer) != doing[peer]:
+                    self.events.add("peer", peer=peer, state=state, steps=steps, quota=quota)
+            told = doing
+            if time.monotonic() - measured >= MEASURED_SECONDS:
+                measured = time.monotonic()
+                self.events.add("measured", **self.measured(), peers={
+                    one["peer"]: [one[field] for field in MEASURED] for one in self.there()})
+            await asyncio.sleep(PEER_SECONDS)
+
+    def peers(self) -> Dict[str, Any]:
+        there = self.coordinator.session.peers
+        return {"peers": self.there(),
+                "contributors": [{**about, "connected": about["peer"] in there}
+                                 for about in self.coordinator.session.standing.ranking()]}
+
+    # From the journal
+
+    def history(self, first: Optional[int], last: Optional[int], points: int) -> Dict[str, Any]:
+        newest = self.journal.last
+        last = newest if last is None else min(last, newest)
+        return self.journal.curve(0 if first is None else first, last, points)
+
+    def samples(self, limit: int) -> Dict[str, Any]:
+        first = self.journal.samples(1, oldest=True)
+        return {"samples": self.journal.samples(limit), "first": first[0] if first else None}
+
+    def round(self, number: int) -> Dict[str, Any]:
+        newest = self.journal.last
+        require(0 < number <= newest, f"The hive has made {newest} rounds so far; there is no "
+                f"round {number}.")
+        return self.journal.round(number)
+
+    def snapshot(self, version: Optional[int]) -> Snapshot:
+        session = self.coordinator.session
+        newest = session.rounds.version
+        number = newest if version is None else version
+        require(number <= newest, f"The hive has made {newest} rounds so far; there is no round "
+                f"{number}.")
+        result, step = self.archive.at(number)
+        job, val_loss = session.job, self.archive.evaluation(number)
+        about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
+                 "round": number, "step": step}
+        if val_loss is not None:
+            about["val_loss"] = val_loss
+        weights: Optional[Tensor] = session.weights if number == newest else None
+
+        def content() -> bytes:
+            flat = (self.archive.weights_at(number, apply_bytes) if weights is None
+                    else to_bytes(weights))
+            return header(job.config, **about) + flat
+
+        return Snapshot(f"{result}-{number}", content)
+
+
+def colab_link() -> Optional[str]:
+    """The notebook that joins a hive, in Colab, if this is a clone from GitHub."""
+    try:
+        found = subprocess.run(["git", "-C", str(ROOT), "config", "--get", "remote.origin.url"],
+                               capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    name = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(\.git)?\s*$", found.stdout)
+    return COLAB.format(name.group(1)) if name else None

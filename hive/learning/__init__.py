@@ -1,0 +1,1 @@
+"""What is learned: vectors, their codecs, and the outer step. Nothing here knows a message."""

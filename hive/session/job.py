@@ -1,0 +1,166 @@
+"""What a hive trains: one description that the coordinator keeps and every peer receives."""
+from __future__ import annotations
+
+import codecs
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Dict, NamedTuple, Optional
+
+import torch
+
+from gltch_2_7m import (
+    CHUNK,
+    Config,
+    Corpus,
+    GltchError,
+    Runtime,
+    TrainConfig,
+    Vocabulary,
+    encode_chunks,
+    is_number,
+    narrowest,
+    parameters_of,
+    require,
+)
+from hive.learning.codec import CODECS
+from hive.learning.sync import Sync
+from hive.session.protocol import BLOB_BYTES, Digest, Whole, shown
+
+LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
+           "n_embd": 1 << 14}  # what a peer agrees to build
+MOST_PARAMETERS = 1 << 30
+# What training takes, in numbers of four bytes; measured, and rather too little than too much.
+TRAINING_COPIES = 7  # weights, gradients, running mean, optimizer, and what a step needs of them
+HIVE_COPIES = 4  # weights, feedback, the update and its bytes
+BLOCK_ACTIVATIONS = 20  # of one block for one character, per unit of width
+LOGITS = 3  # for one character, per character of the vocabulary
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What ends a run, whichever comes first. None: does not end it."""
+
+    steps: Optional[int] = None
+    rounds: Optional[int] = None
+    minutes: Optional[float] = None
+    target_loss: Optional[float] = None
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, whole = getattr(self, f.name), f.name in ("steps", "rounds")
+            require(value is None or (type(value) is int if whole else is_number(value))
+                    and 0 < value <= 1e15, f"{f.name} must be a {'whole ' if whole else ''}number "
+                    f"above 0, not {value!r}.")
+
+    def total(self, step: int, version: int, seconds: float) -> Optional[int]:
+        """Length of the whole run in steps, as far as it can be told so far: the learning rate and
+        the inner steps follow it. `version` rounds and `seconds` led to `step`."""
+        totals = [self.steps] if self.steps else []
+        parts = [version / self.rounds] if self.rounds else []
+        parts += [seconds / (60 * self.minutes)] if self.minutes else []
+        if step:
+            totals += [max(step, round(step / part)) for part in parts if part > 0]
+        return min(totals, default=None)
+
+    def reached(self, step: int, version: int, seconds: float) -> str:
+        """Why the run is over, in words; empty while it is not."""
+        if self.steps and step >= self.steps:
+            return f"all {step:,} steps are done"
+        if self.rounds and version >= self.rounds:
+            return f"all {version:,} rounds are done"
+        if self.minutes and seconds >= 60 * self.minutes:
+            return f"the {self.minutes:g} minutes are over"
+        return ""
+
+
+def nats(loss: float) -> str:
+    """A loss for people; a dash while nothing has been measured."""
+    return "-" if math.isnan(loss) else f"{loss:.3f}"
+
+
+class Memory(NamedTuple):
+    """Bytes."""
+
+    training: int  # where the arithmetic happens
+    holding: int  # in main memory besides: the text, and vectors as long as the network
+
+
+@dataclass(frozen=True)
+class Job:
+    """Network, recipe, way of synchronizing, text and end of a run."""
+
+    hive: str  # random identifier of this run
+    size: str
+    mode: str  # name of the sync preset
+    config: Config
+    recipe: TrainConfig
+    sync: Sync
+    limits: Limits
+    characters: str  # the vocabulary
+    text: str  # SHA-256 of the text in UTF-8
+    text_bytes: int
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return Vocabulary(self.characters)
+
+    def corpus(self, content: bytes) -> Corpus:
+        """The text of the run from its bytes. Raises GltchError when it is another one."""
+        pieces = (content[i: i + CHUNK] for i in range(0, len(content), CHUNK))
+        chunks = codecs.iterdecode(pieces, "utf-8", "replace")
+        ids, characters, digest = encode_chunks(chunks, self.characters)
+        require(digest == self.text, "The text is not the one this hive trains on.")
+        return Corpus("the text of the hive", ids, Vocabulary(characters), digest)
+
+    def memory(self, recipe: TrainConfig, runtime: Runtime) -> Memory:
+        """About what each process of a peer takes with this recipe, before anything is built."""
+        config, count = self.config, parameters_of(self.config)
+        width, context, cpu = config.n_embd, config.block_size, runtime.device.type == "cpu"
+        at_once = recipe.batch_size // runtime.world  # see Trainer.micro_batches
+        if recipe.low_memory:
+            at_once = at_once // 8
+        elif cpu:
+            at_once = min(at_once, 4096 // context)
+        block = BLOCK_ACTIVATIONS * width  # per character
+        kept = config.n_layer * width + block if recipe.low_memory else config.n_layer * block
+        activations = max(1, at_once) * context * (kept + LOGITS * config.vocab_size)
+        number = torch.empty(0, dtype=narrowest(config.vocab_size)).element_size()
+        return Memory(
+            training=4 * TRAINING_COPIES * count
+            + (4 if cpu or runtime.precision == "fp32" else 2) * activations,
+            holding=4 * HIVE_COPIES * count + (1 + 2 * number) * self.text_bytes)
+
+    def as_json(self) -> Dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Dict[str, Any]) -> Job:
+        """Raises GltchError for anything that is not a job this machine should take on."""
+        try:
+            parts: Dict[str, Any] = {"config": Config, "recipe": TrainConfig, "sync": Sync,
+                                     "limits": Limits}
+            job = cls(**{**value, **{name: build(kind, value[name])
+                                     for name, kind in parts.items()}})
+            require(len(job.vocabulary) == job.config.vocab_size, "the vocabulary does not fit")
+            require(all(type(getattr(job, name)) is str for name in
+                        ("hive", "size", "mode", "characters")) and Digest().holds(job.text)
+                    and Whole(0, BLOB_BYTES).holds(job.text_bytes), "a field has the wrong type")
+            require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
+        except (GltchError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise GltchError(f"The coordinator's description of the run cannot be used "
+                             f"({shown(error).rstrip('.')}): it may be of another version."
+                             ) from error
+        for name, most in LARGEST.items():
+            given = getattr(job.config, name)
+            require(given <= most, "The hive's network is larger than this peer agrees to build: "
+                    f"{name} is {shown(f'{given:,}', 40)}.")
+        require(parameters_of(job.config) <= MOST_PARAMETERS, f"The hive's network has "
+                f"{parameters_of(job.config):,} parameters; a peer takes {MOST_PARAMETERS:,}.")
+        return job
+
+
+def build(kind: Any, values: Dict[str, Any]) -> Any:
+    """A dataclass from its fields; a missing one takes its default."""
+    known = {f.name for f in fields(kind)}
+    require(set(values) <= known, f"unknown: {', '.join(sorted(set(values) - known))}")
+    return kind(**values)

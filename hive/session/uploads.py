@@ -1,0 +1,100 @@
+"""Updates on their way to the coordinator: how many at a time, who is next, what is kept of
+interrupted ones. Pure: no sockets, and time is passed in.
+
+Every update of a run has the same size, so a budget in bytes is a number of places. Who finds none
+waits in a queue. An interrupted upload keeps its place until somebody needs it: the oldest goes
+first.
+"""
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import List, NamedTuple, Optional, Tuple
+
+from hive.session.protocol import Receiver
+
+BUDGET_BYTES = 64 << 20  # for what has arrived of updates that are not complete
+LEAST_PLACES = 4  # however large an update is
+STALLED_SECONDS = 30.0  # without a chunk: the place goes to the next in the queue
+
+
+class Wanted(NamedTuple):
+    """An update that was offered: the version it starts from, and its SHA-256."""
+
+    version: int
+    blob: str
+
+
+@dataclass
+class Upload:
+    wanted: Wanted
+    receiver: Receiver
+    moved: float  # when it began, went on, or got its latest chunk
+    connected: bool = True
+
+
+class Uploads:
+    """By peer, all updates of `size` bytes."""
+
+    def __init__(self, size: int, budget: int = BUDGET_BYTES):
+        self.size, self.places = size, max(LEAST_PLACES, budget // max(size, 1))
+        self.begun: OrderedDict[str, Upload] = OrderedDict()  # the oldest first
+        self.queue: OrderedDict[str, Wanted] = OrderedDict()
+
+    def begin(self, peer: str, wanted: Wanted, now: float) -> Optional[Receiver]:
+        """Where the update goes, also the rest of an interrupted one; None while it has to wait."""
+        known = self.begun.get(peer)
+        if known and known.wanted == wanted:
+            known.connected, known.moved = True, now
+            return known.receiver
+        self.begun.pop(peer, None)
+        if len(self.begun) >= self.places and not self._make_room(now):
+            self.queue[peer] = wanted  # at the end, or where it waited already
+            return None
+        self.queue.pop(peer, None)
+        receiver = Receiver(wanted.blob, self.size, self.size)
+        self.begun[peer] = Upload(wanted, receiver, now)
+        return receiver
+
+    def _make_room(self, now: float) -> bool:
+        for peer, upload in self.begun.items():
+            if not upload.connected or now - upload.moved > STALLED_SECONDS:
+                del self.begun[peer]
+                return True
+        return False
+
+    def add(self, peer: str, chunk: bytes, now: float) -> Optional[Receiver]:
+        """Take a chunk; None if this peer has no upload. Raises ProtocolError for a wrong one."""
+        upload = self.begun.get(peer)
+        if upload is None or not upload.connected:
+            return None
+        upload.receiver.add(chunk)
+        upload.moved = now
+        return upload.receiver
+
+    def leave(self, peer: str) -> None:
+        """The connection is gone; what has arrived is kept as long as there is room."""
+        self.queue.pop(peer, None)
+        if peer in self.begun:
+            self.begun[peer].connected = False
+
+    def drop(self, peer: str) -> None:
+        """It is complete, or not wanted any more."""
+        self.queue.pop(peer, None)
+        self.begun.pop(peer, None)
+
+    def forget(self, version: int) -> None:
+        """What starts from a version before this one is of no use to anybody."""
+        old = [peer for peer, upload in self.begun.items() if upload.wanted.version < version]
+        for peer in old:
+            self.drop(peer)
+
+    def turns(self, now: float) -> List[Tuple[str, Receiver]]:
+        """Those in the queue that may begin now."""
+        begun: List[Tuple[str, Receiver]] = []
+        for peer, wanted in list(self.queue.items()):
+            receiver = self.begin(peer, wanted, now)
+            if receiver is None:
+                break
+            begun.append((peer, receiver))
+        return begun

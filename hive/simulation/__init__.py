@@ -1,0 +1,1 @@
+"""What `simulate.py` is made of: virtual time, links, tasks, and faults drawn from a seed."""

@@ -1,0 +1,112 @@
+"""Virtual time, and connections in it: a rate, a delay, and the moment at which they break.
+
+Nothing here knows what is said. An event is a moment and what happens then; the same events happen
+in the same order every time.
+"""
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections import deque
+from typing import Any, Callable, Deque, List, NamedTuple, Optional, Tuple
+
+from hive.session.protocol import CHUNK_BYTES, CHUNK_HEADER
+
+PIECE_SECONDS = 5.0  # of a blob that travels as one event: time enough to be heard of
+
+
+class Clock:
+    """What will happen, and when."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._order = itertools.count()
+        self._events: List[Tuple[float, int, Callable[..., None], Tuple[Any, ...]]] = []
+
+    def at(self, moment: float, action: Callable[..., None], *values: Any) -> None:
+        heapq.heappush(self._events, (moment, next(self._order), action, values))
+
+    def after(self, seconds: float, action: Callable[..., None], *values: Any) -> None:
+        self.at(self.now + seconds, action, *values)
+
+    def step(self) -> bool:
+        """Let the next event happen; False when there is none."""
+        if not self._events:
+            return False
+        self.now, _, action, values = heapq.heappop(self._events)
+        action(*values)
+        return True
+
+
+class Piece(NamedTuple):
+    """A part of a blob on its way; its bytes are only copied where it arrives."""
+
+    what: str
+    blob: str
+    content: bytes
+    begin: int
+    end: int
+
+    @property
+    def message(self) -> bytes:
+        """As it would arrive in a binary message."""
+        return (CHUNK_HEADER.pack(bytes.fromhex(self.blob)[:8], self.begin)
+                + memoryview(self.content)[self.begin: self.end])
+
+
+class Travelling(NamedTuple):
+    item: Any
+    begun: float  # its first byte went out
+    out: float  # its last byte did
+
+
+class Wire:
+    """One direction of a connection: what is sent arrives in order, or the connection breaks.
+
+    With `chunk` bytes a blob is cut as in the protocol, and a chunk arrives whole or not at all.
+    Without, a piece is as large as the rate carries in a few seconds, and what had arrived of it
+    when the connection broke is not lost."""
+
+    def __init__(self, clock: Clock, rate: float, delay: float, arrive: Callable[[Any], None],
+                 chunk: Optional[int] = None):
+        self.clock, self.rate, self.delay, self.arrive = clock, rate, delay, arrive
+        self.whole = not chunk
+        self.piece = chunk or max(CHUNK_BYTES, int(min(rate * PIECE_SECONDS, 1e12)))
+        self.free = 0.0  # when all that was sent is out
+        self.open = True
+        self.moving: Deque[Travelling] = deque()
+
+    def send(self, item: Any, size: int = 0) -> float:
+        """Returns when it will be out."""
+        begun = max(self.clock.now, self.free)
+        self.free = begun + size / self.rate
+        self.moving.append(Travelling(item, begun, self.free))
+        self.clock.at(self.free + self.delay, self._arrive)
+        return self.free
+
+    def send_blob(self, what: str, blob: str, content: bytes, offset: int) -> float:
+        """Returns when its last byte will be out."""
+        for begin in range(offset, len(content), self.piece):
+            end = min(len(content), begin + self.piece)
+            self.send(Piece(what, blob, content, begin, end), end - begin)
+        return max(self.clock.now, self.free)
+
+    def _arrive(self) -> None:
+        if self.open:
+            self.arrive(self.moving.popleft().item)
+
+    @property
+    def interrupted(self) -> bool:
+        """Is something of a blob on its way?"""
+        return any(isinstance(one.item, Piece) for one in self.moving)
+
+    def cut(self) -> None:
+        """What has not arrived by now never will."""
+        front = self.moving[0] if self.moving else None
+        if self.open and self.whole and front and isinstance(front.item, Piece):
+            arrived = (self.clock.now - self.delay - front.begun) * self.rate
+            end = front.item.begin + int(min(arrived, front.item.end - front.item.begin - 1))
+            if end > front.item.begin:
+                self.arrive(front.item._replace(end=end))
+        self.open = False
+        self.moving.clear()

@@ -1,0 +1,232 @@
+"""The coordinator's host: what happens reaches the session, and what it answers is done."""
+import asyncio
+import contextlib
+import time
+
+import pytest
+from builders import make_token
+from hive_processes import TINY
+
+from gltch_2_7m import GltchError
+from hive import coordinator as module
+from hive import server
+from hive.coordinator import Coordinator
+from hive.journal import Journal
+from hive.session import coordinator_session, reception
+from hive.session.protocol import pack, proof, unpack
+
+exceptions = pytest.importorskip("websockets.exceptions")
+
+
+class Socket:
+    """A peer's end of a connection in this process."""
+
+    address, latency = "192.0.2.1", 0.0
+
+    def __init__(self, full=False, takes=1000):
+        self.full, self.takes = full, takes
+        self.said, self.heard, self.closed = asyncio.Queue(), [], None
+        self.asked = asyncio.Event()  # for a place
+
+    def proved(self):
+        self.asked.set()
+        if self.full:
+            raise exceptions.ConnectionClosedError(None, None)
+
+    async def send(self, message):
+        self.heard.append(message)
+        if len(self.heard) > self.takes:
+            await asyncio.sleep(1000)  # it reads no more
+
+    async def close(self, code=1000, reason=""):
+        self.closed = code, reason
+        self.said.put_nowait(None)
+
+    async def __aiter__(self):
+        while True:
+            message = await self.said.get()
+            if message is None:
+                return
+            yield message
+
+    async def hear(self, kind):
+        """The first message of this kind."""
+        while True:
+            for message in self.heard:
+                if isinstance(message, str) and unpack(message)["type"] == kind:
+                    return unpack(message)
+            await asyncio.sleep(0.01)
+
+    async def hello(self, **changes):
+        nonce, own = (await self.hear("challenge"))["nonce"], make_token()
+        self.say("hello", **{
+            "protocol": 1, "nonce": own, "name": "ann", "device": "CPU", "process": make_token(),
+            "proof": proof("", "peer", nonce, own), "token": None, "text": None, **changes})
+
+    def say(self, kind, **values):
+        self.said.put_nowait(pack(kind, **values))
+
+
+@pytest.fixture
+def coordinator(tmp_path, text_file):
+    args = server.build_parser().parse_args([*TINY, "--data", str(text_file), "--rounds", "10"])
+    with contextlib.closing(Journal(tmp_path)) as journal:
+        job, corpus = server.start_run(args, journal, tmp_path)
+        yield Coordinator(job, journal, corpus, tmp_path)
+
+
+def play(coordinator, story):
+    """Run it together with the coordinator, until the story ends or the run does."""
+    async def together():
+        running = asyncio.ensure_future(coordinator.run())
+        telling = asyncio.ensure_future(story())
+        await asyncio.wait([running, telling], return_when=asyncio.FIRST_COMPLETED, timeout=100)
+        for task in (telling, running):
+            if not task.done():
+                task.cancel()
+        for outcome in await asyncio.gather(telling, running, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
+
+    asyncio.run(together())
+
+
+def test_a_peer_is_served_from_its_hello_to_its_goodbye(coordinator):
+    async def story():
+        socket = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        welcome = await socket.hear("welcome")
+        socket.say("ready", version=0, weights=coordinator.session.rounds.weights, batch_size=2)
+        await socket.hear("train")
+        socket.say("goodbye")
+        await serving
+        assert socket.closed == (1000, "")
+        assert coordinator.journal.identities("ann")[0][0] == welcome["peer"]
+        assert not coordinator.connections and not coordinator.session.links
+        assert coordinator.bytes_up and coordinator.bytes_down
+
+    play(coordinator, story)
+
+
+def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_is(coordinator):
+    async def story():
+        socket = Socket(takes=2)  # the challenge, the welcome
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        text = (await socket.hear("welcome"))["job"]["text"]
+        for _ in range(2):
+            socket.say("fetch", blob=text, offset=0)
+        await socket.hear("blob")
+        socket.takes = 1000
+        socket.said.put_nowait("nonsense")
+        await serving
+        assert "not JSON" in (await socket.hear("refused"))["reason"]
+        assert socket.closed == (1008, "")
+        kinds = [unpack(message)["type"] for message in socket.heard if isinstance(message, str)]
+        assert kinds == ["challenge", "welcome", "blob", "refused"]
+
+    play(coordinator, story)
+
+
+def test_who_does_not_take_the_last_words_is_closed_without_them(coordinator, monkeypatch):
+    monkeypatch.setattr(module, "LAST_SECONDS", 0.01)
+
+    async def story():
+        socket = Socket(takes=1)
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hear("challenge")
+        socket.takes = 0
+        socket.said.put_nowait("nonsense")
+        await serving
+        assert socket.closed == (1008, "")
+
+    play(coordinator, story)
+
+
+def test_who_finds_no_place_is_not_written_down(coordinator):
+    async def story():
+        socket = Socket(full=True)
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        await socket.asked.wait()
+        while coordinator.session.links:
+            await asyncio.sleep(0.01)
+        await socket.close()
+        await serving
+        assert coordinator.journal.identities("ann") == []
+
+    play(coordinator, story)
+
+
+def test_who_never_says_hello_is_sent_away(coordinator, monkeypatch):
+    """Over pings that are answered, it would stay for ever."""
+    monkeypatch.setattr(reception, "HANDSHAKE_SECONDS", 0.01)
+
+    async def story():
+        socket = Socket()
+        await coordinator.serve(socket)
+        assert socket.closed == (1008, "The handshake took too long.")
+
+    play(coordinator, story)
+
+
+def test_a_peer_that_asks_and_does_not_read_is_not_kept_in_memory(coordinator, monkeypatch):
+    monkeypatch.setattr(coordinator_session, "MOST_WAITING", 20)
+
+    async def story():
+        socket = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        await socket.hear("welcome")
+        socket.takes = 0
+        for _ in range(100):
+            socket.say("fetch", blob="0" * 64, offset=0)
+        await serving
+        socket.takes = 1000
+        assert "asks for more than it takes" in (await socket.hear("refused"))["reason"]
+        assert len(socket.heard) < 30
+
+    play(coordinator, story)
+
+
+def test_a_peer_that_was_rejected_is_not_heard_for_a_while(coordinator):
+    async def story():
+        socket = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(socket))
+        await socket.hello()
+        await socket.hear("welcome")
+        number, = coordinator.connections
+        coordinator.pause(number, 0.2)
+        began = coordinator.connections[number].deaf_until - 0.2
+        socket.say("fetch", blob="0" * 64, offset=0)
+        await socket.hear("gone")
+        assert time.monotonic() >= began + 0.2
+        await socket.close()
+        await serving
+
+    play(coordinator, story)
+
+
+@pytest.mark.parametrize("error", [GltchError("journal.db is damaged."), ZeroDivisionError("bug")])
+def test_what_goes_wrong_in_slow_work_ends_the_run(coordinator, error):
+    async def story():
+        await asyncio.sleep(1000)
+
+    def break_down(*_):
+        raise error
+
+    coordinator.tasks["evaluate"] = break_down
+    with pytest.raises(type(error), match=str(error)):
+        play(coordinator, story)
+
+
+def test_a_run_that_is_stopped_keeps_a_snapshot(coordinator):
+    async def story():
+        while coordinator.session.evaluated < 0:
+            await asyncio.sleep(0.01)
+
+    kept = []
+    coordinator.tasks["snapshot"] = lambda: kept.append("snapshot")
+    play(coordinator, story)
+    assert kept == ["snapshot"]
