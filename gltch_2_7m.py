@@ -25,6 +25,7 @@ import math
 import os
 import pickletools
 import re
+import runpy
 import shutil
 import signal
 import sys
@@ -34,6 +35,7 @@ import warnings
 import zipfile
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -1796,7 +1798,10 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
 # ==================================================================================================
 
 
-def train_command(args: argparse.Namespace) -> int:
+Door = Callable[[int], Any]  # a port -> a context with `watch(trainer, run)` and `finish(reason)`
+
+
+def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
     recipe_names = [f.name for f in fields(TrainConfig)]
     given = {n: getattr(args, n) for n in recipe_names if getattr(args, n) is not None}
     if args.resume is not None:
@@ -1810,28 +1815,30 @@ def train_command(args: argparse.Namespace) -> int:
         config = replace(config, dropout=args.dropout)
     recipe = replace(recipe, **given)
     corpus = load_corpus(args.data) if args.data else None
-    main_process = int(os.environ.get("RANK", 0)) == 0
     with contextlib.ExitStack() as opened:
-        dashboard = None
-        if args.dashboard is not None and main_process:
-            dashboard = opened.enter_context(open_dashboard(args.dashboard))
+        dashboard = opened.enter_context(door(args.dashboard)) if door and shows(args) else None
         result = train(config, recipe, corpus, name=args.name, resume=args.resume,
                        reference=reference, watch=dashboard and dashboard.watch)
-        if not main_process:
+        if not is_main_process():
             return 128 + result.interrupted if result.interrupted else 0
         return tell(result, dashboard)
 
 
-def open_dashboard(port: int) -> Any:
-    """The Hive's page for this run; nothing of it is imported before."""
-    sys.modules.setdefault("gltch_2_7m", sys.modules[__name__])  # the Hive imports this very file
-    try:
-        return importlib.import_module("hive.dashboard.solo").Dashboard(port)
-    except ModuleNotFoundError as error:
-        if error.name not in ("hive", "hive.dashboard.solo"):
-            raise
-        raise GltchError("--dashboard needs the folder hive/ next to this file: clone the whole "
-                         "project.") from None
+def is_main_process() -> bool:
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def shows(args: argparse.Namespace) -> bool:
+    """Whether this process shows the run on a page."""
+    return getattr(args, "dashboard", None) is not None and is_main_process()
+
+
+def start_dashboard(argv: Sequence[str]) -> None:
+    """Hand over to the Hive's page, which calls `main` again, with its door. Never returns."""
+    require(bool(find_spec("hive") and find_spec("hive.dashboard")), "--dashboard needs the folder "
+            "hive/ next to this file: clone the whole project.")
+    sys.argv[1:] = argv
+    runpy.run_module("hive.dashboard", run_name="__main__")
 
 
 def tell(result: Result, dashboard: Any) -> int:
@@ -1953,8 +1960,8 @@ def info_command(args: argparse.Namespace) -> int:
     return 0
 
 
-HANDLERS = {"train": train_command, "sample": sample_command, "chat": chat_command,
-            "eval": eval_command, "export": export_command, "info": info_command}
+OTHERS = {"sample": sample_command, "chat": chat_command, "eval": eval_command,
+          "export": export_command, "info": info_command}  # commands besides train
 
 
 def failed(sentence: str) -> int:
@@ -1962,8 +1969,10 @@ def failed(sentence: str) -> int:
     return 2
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
-    args = parse_arguments(sys.argv[1:] if argv is None else argv)
+def main(argv: Optional[Sequence[str]] = None, door: Optional[Door] = None) -> int:
+    """The whole program; `door` opens the page of a run that is shown."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parse_arguments(argv)
     for name in ("stdin", "stdout", "stderr"):  # closed by who started us: nobody is there
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
@@ -1971,7 +1980,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
     try:
-        code = HANDLERS[args.command](args)
+        if shows(args) and door is None:
+            start_dashboard(argv)
+        code = train_command(args, door) if args.command == "train" else OTHERS[args.command](args)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:

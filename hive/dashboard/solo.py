@@ -1,7 +1,8 @@
 """The dashboard of a run on one machine: `python gltch_2_7m.py --dashboard`.
 
 The page is the hive's. Training goes on in the main thread and knows only that every point it logs
-is also told to `Dashboard.watch`; everything else happens in a thread of its own.
+is also told to `Dashboard.watch`; everything else happens in a thread of its own. The program hands
+over to `__main__.py` beside this file, which calls it again with the `Dashboard`.
 """
 from __future__ import annotations
 

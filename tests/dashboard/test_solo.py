@@ -1,4 +1,5 @@
 """The dashboard of a run on one machine: it shows the run, and changes nothing about it."""
+import ast
 import contextlib
 import http.client
 import json
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Corpus, Runtime, TrainConfig, Vocabulary, generate, load
-from hive.dashboard.solo import MOST_SNAPSHOTS, Kept, RunFacts, thinned
+from hive.dashboard.solo import MOST_SNAPSHOTS, Dashboard, Kept, RunFacts, thinned
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -285,7 +286,7 @@ def test_a_port_that_is_taken_is_one_sentence(gltch_cli, text_file, place):
 
 @pytest.mark.parametrize("port", ["-1", "65536", "100000"])
 def test_a_port_that_cannot_be_is_one_sentence(capsys, text_file, port):
-    assert gltch.main(["--data", str(text_file), f"--dashboard={port}"]) == 2
+    assert gltch.main(["--data", str(text_file), f"--dashboard={port}"], Dashboard) == 2
     said = capsys.readouterr()
     assert f"--dashboard must be a port from 0 to 65535, not {port}." in said.err
 
@@ -299,6 +300,16 @@ def test_the_program_alone_says_that_it_needs_the_folder(place, text_file):
         capture_output=True, encoding="utf-8", timeout=240, env=environment,
         stdin=subprocess.DEVNULL)
     assert_one_sentence(done, "--dashboard needs the folder hive/ next to this file")
+
+
+def test_the_model_imports_nothing_of_the_hive():
+    """The Hive imports the model, and is handed the run to show: there is no circle."""
+    source = PROGRAM.read_text(encoding="utf-8")
+    imported = {name for node in ast.walk(ast.parse(source))
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                for name in [getattr(node, "module", None), *(one.name for one in node.names)]}
+    assert "torch" in imported and "sys.modules" not in source
+    assert not [name for name in imported if name and name.split(".")[0] == "hive"]
 
 
 def test_without_websockets_it_says_what_to_install(gltch_cli, place, text_file):

@@ -86,6 +86,14 @@ def test_a_slow_and_a_fast_process_agree_on_what_fits_into_the_minutes(start_ran
     assert 10 < state["step"] == state["total"] == read_log("both")[-1][1] < 200
 
 
+def test_one_of_two_processes_opens_the_dashboard(start_ranks):
+    pytest.importorskip("websockets")
+    ends = ends_of(start_ranks("--steps", 4, "--dashboard", 0))
+    assert [status for status, _ in ends] == [0, 0], ends
+    assert [error.count("dashboard http://localhost:") for _, error in ends] == [1, 0]
+    assert read_checkpoint(Path("runs", "both", "last.pt"))["step"] == 4
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_a_signal_to_one_process_stops_all_after_the_same_step(start_ranks, wait_for):
     processes = start_ranks("--steps", 500, "--log-every", 1)
