@@ -188,6 +188,27 @@ COMMANDS = {
     "info": "show a network part by part",
 }
 
+
+def by_command() -> bool:
+    """Whether a command that `pip install` made started this, and not python with a file."""
+    return Path(sys.argv[0]).name in ("gltch", "gltch-hive", "gltch-peer")
+
+
+def called(command: str = "gltch", file: str = __file__) -> str:
+    """What a program calls itself in its help and its errors."""
+    return command if by_command() else Path(file).name
+
+
+def typed(command: str = "gltch", file: str = __file__) -> str:
+    """What the user types to start a program, in the way and in the folder this one was started."""
+    if by_command():
+        return command
+    path, here = Path(file).resolve(), Path.cwd()
+    near = here in path.parents or here.parent == Path(__file__).resolve().parent
+    shown = os.path.relpath(path) if near else str(path)
+    return f'python "{shown}"' if " " in shown else f"python {shown}"
+
+
 class Parser(argparse.ArgumentParser):
     """Help begins with something to paste; an error is one sentence."""
 
@@ -201,9 +222,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
-    parser = Parser(prog="gltch_2_7m.py", allow_abbrev=False,
+    parser = Parser(prog=called(), allow_abbrev=False,
                     epilog="each command has its own options: %(prog)s train --help")
-    parser.lead = (__doc__ or "").split("\n\n")[-1] + "\n"
+    parser.lead = (__doc__ or "").split("\n\n")[-1].replace("python gltch_2_7m.py", typed()) + "\n"
     commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
     add = {name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
            .add_argument for name, text in COMMANDS.items()}
@@ -988,8 +1009,8 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
     """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
     if not name:
         found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
-        require(bool(found), "There is no run under runs/ yet: start one with "
-                             "python gltch_2_7m.py, or name a checkpoint.")
+        require(bool(found), "There is no run under runs/ yet: start one with the "
+                             "command train, or name a checkpoint.")
         newest = max(found, key=lambda path: path.stat().st_mtime).parent
         return next(newest / choice for choice in choices if (newest / choice).exists())
     path = Path(name)
@@ -1848,13 +1869,13 @@ def tell(result: Result, dashboard: Any) -> int:
                          else f"all {result.step} steps are done")
     if result.interrupted:
         say(f"Stopped after step {result.step} and saved {result.folder / 'last.pt'}; go on with:\n"
-            f"  python gltch_2_7m.py train --resume {result.folder}")
+            f"  {typed()} train --resume {result.folder}")
         return 128 + result.interrupted
     earlier = (f" It was {result.best_val_loss:.4f} before; best.pt holds that network."
                if result.best_val_loss < result.val_loss else "")
     say(f"Trained {result.step} steps: validation loss {result.val_loss:.4f} nats per character "
         f"({result.val_loss / math.log(2):.4f} bits).{earlier} Let it write:\n"
-        f"  python gltch_2_7m.py sample --checkpoint {result.folder}")
+        f"  {typed()} sample --checkpoint {result.folder}")
     if sys.stdin.isatty() and sys.stdout.isatty():
         torch.set_num_threads(1)
         converse(*load(str(result.folder)))  # the best weights, as `sample` would
@@ -1965,7 +1986,7 @@ OTHERS = {"sample": sample_command, "chat": chat_command, "eval": eval_command,
 
 
 def failed(sentence: str) -> int:
-    show(f"gltch_2_7m.py: error: {sentence}\n")
+    show(f"{called()}: error: {sentence}\n")
     return 2
 
 

@@ -1003,8 +1003,8 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
     """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
     if not name:
         found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
-        require(bool(found), "There is no run under runs/ yet: start one with "
-                             "python gltch_2_7m.py, or name a checkpoint.")
+        require(bool(found), "There is no run under runs/ yet: start one with the "
+                             "command train, or name a checkpoint.")
         newest = max(found, key=lambda path: path.stat().st_mtime).parent
         return next(newest / choice for choice in choices if (newest / choice).exists())
     path = Path(name)

@@ -1,4 +1,4 @@
-"""What this machine is called, and whether it is large enough."""
+"""What this machine is called, whether it is large enough, and whether it has what we need."""
 from __future__ import annotations
 
 import os
@@ -8,8 +8,15 @@ from typing import Optional
 
 import torch
 
-from gltch_2_7m import Runtime, TrainConfig, require
+from gltch_2_7m import GltchError, Runtime, TrainConfig, require
 from hive.session.job import Job
+
+
+def require_websockets(what: str) -> None:
+    try:
+        import websockets  # noqa: F401
+    except ImportError:
+        raise GltchError(f"{what} needs the package websockets: pip install websockets") from None
 
 
 def size(count: float) -> str:

@@ -36,23 +36,27 @@ from gltch_2_7m import (
     Progress,
     Runtime,
     TrainConfig,
+    by_command,
+    called,
     load_corpus,
     parameters_of,
     require,
     say,
     start_runtime,
+    typed,
 )
 from hive import cache
 from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Work, Worker
-from hive.machine import device_name, require_memory, size
+from hive.machine import device_name, require_memory, require_websockets, size
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
 from hive.session.job import Job, nats
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import ProtocolError, pack, unpack
 
+COMMAND = "gltch-peer", __file__
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 WAITED_SHARE = 0.25  # ... of all that was waited before
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
@@ -323,8 +327,11 @@ def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runti
 # --------------------------------------------------------------------------------------------------
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="peer.py", allow_abbrev=False)
-    parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
+    parser = Parser(prog=called(*COMMAND), allow_abbrev=False)
+    one, several = (__doc__ or "").split("\n\n")[1].splitlines()
+    program = "-m hive.peer" if by_command() else typed(*COMMAND).split(" ", 1)[1]
+    parser.lead = (one.replace("python hive/peer.py", typed(*COMMAND)) + "\n"
+                   + several.replace("hive/peer.py", program) + "\n\n")
     add = parser.add_argument
     add("--server", default="ws://localhost:8765", metavar="URL",
         help="the hive: ws://host:8765, or wss://host/hive (default: ws://localhost:8765)")
@@ -359,10 +366,7 @@ def key_of(args: argparse.Namespace) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        import websockets  # noqa: F401
-    except ImportError:
-        raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    require_websockets("The Hive")
     require(args.server.startswith(("ws://", "wss://")), f"--server must begin with ws:// or "
             f"wss://, for example ws://localhost:8765, not {args.server!r}.")
     from hive.network.dial import in_clear, trusted_certificates
@@ -402,7 +406,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         say("\nStopped.")
         return 130
     except (GltchError, OSError) as error:
-        say(f"peer.py: error: {error}")
+        say(f"{called(*COMMAND)}: error: {error}")
         return 2
 
 

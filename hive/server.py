@@ -39,10 +39,12 @@ from gltch_2_7m import (
     Parser,
     TrainConfig,
     Windows,
+    called,
     load_corpus,
     require,
     save_checkpoint,
     say,
+    typed,
     write_atomically,
 )
 from hive.coordinator import (
@@ -57,6 +59,7 @@ from hive.dashboard.web import Web, pages
 from hive.journal import Journal
 from hive.learning.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.learning.sync import SYNCS
+from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
 from hive.peer import read_key
@@ -66,14 +69,16 @@ from hive.session.reception import HANDSHAKE_SECONDS
 from hive.session.rounds import Pace
 
 ROOT = Path(__file__).resolve().parent.parent
+COMMAND = "gltch-hive", __file__
 PORT, DASHBOARD_PORT = 8765, 8080
 COMPLAINT_SECONDS = 10.0  # between two that there are too many connections
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="server.py", allow_abbrev=False)
-    parser.lead = (__doc__ or "").split("\n\n")[1] + "\n\n"
+    parser = Parser(prog=called(*COMMAND), allow_abbrev=False)
+    examples = (__doc__ or "").split("\n\n")[1]
+    parser.lead = examples.replace("python server.py", typed(*COMMAND)) + "\n\n"
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=PORT, help=f"for peers (default: {PORT}; 0: any)")
@@ -124,10 +129,8 @@ def runs_folder() -> Path:
 
 
 def sampling(checkpoint: Path) -> str:
-    """The command that lets a checkpoint write, from where the user is."""
-    program, here = ROOT / "gltch_2_7m.py", Path.cwd()
-    path = os.path.relpath(program) if here in program.parents or here.parent == ROOT else program
-    return f"  python {path} sample --checkpoint {checkpoint}"
+    """The command that lets a checkpoint write."""
+    return f"  {typed()} sample --checkpoint {checkpoint}"
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -378,10 +381,7 @@ def run(args: argparse.Namespace) -> int:
     folder = runs_folder() / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)
-    try:
-        import websockets  # noqa: F401
-    except ImportError:
-        raise GltchError("The Hive needs the package websockets: pip install websockets") from None
+    require_websockets("The Hive")
     require_free(args.host, "--port", args.port)
     require_free(args.host, "--dashboard-port", args.dashboard_port)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # peers may train on this machine
@@ -418,7 +418,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         sentence = str(error)
     except OSError as error:
         sentence = f"{error.filename or 'The port'} cannot be used: {error.strerror or error}."
-    say(f"server.py: error: {sentence}")
+    say(f"{called(*COMMAND)}: error: {sentence}")
     return 2
 
 

@@ -26,7 +26,7 @@ from gltch_2_7m import GLTCH, GltchError, Run, Trainer, generate, require, say
 from hive.dashboard.web import Snapshot, Web, pages
 from hive.dashboard.weights_file import header
 from hive.learning.codec import digest, flatten, to_bytes, unflatten
-from hive.machine import device_name
+from hive.machine import device_name, require_websockets
 from hive.session.events import Events
 from hive.session.job import parameters_of
 from hive.session.standing import flops_per_character
@@ -248,11 +248,7 @@ class Dashboard:
 
     def __init__(self, port: int):
         require(0 <= port < 2**16, f"--dashboard must be a port from 0 to 65535, not {port}.")
-        try:
-            import websockets  # noqa: F401
-        except ImportError:
-            raise GltchError("--dashboard needs the package websockets: pip install websockets"
-                             ) from None
+        require_websockets("--dashboard")
         try:
             self.socket = socket.create_server(("127.0.0.1", port))
         except OSError as error:

@@ -278,7 +278,7 @@ def test_a_killed_process_loses_only_the_steps_since_its_checkpoint(stop, gltch_
 def test_ctrl_c_saves_and_says_how_to_go_on(stop, gltch_cli, straight):
     ended = stop(35, signal.SIGINT)
     assert ended.code == 130
-    assert ended.errors.endswith("  python gltch_2_7m.py train --resume runs/stopped\n")
+    assert ended.errors.endswith(f"  python {PROGRAM} train --resume runs/stopped\n")
     resume_and_compare(gltch_cli, straight)
 
 

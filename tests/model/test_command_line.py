@@ -60,7 +60,7 @@ def test_help_begins_with_three_commands_to_paste_and_does_not_load_pytorch(gltc
     assert (done.returncode, done.stderr) == (0, "")
     assert len(commands) == 3
     for command in commands:
-        assert command.startswith("python gltch_2_7m.py")
+        assert command.startswith(f"python {PROGRAM}")
         words = command.split("   ")[0].split()[2:]
         assert gltch.parse_arguments(words).command in gltch.COMMANDS
 
