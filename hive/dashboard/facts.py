@@ -84,14 +84,14 @@ class HiveFacts:
         if fastest and not fastest.speed:  # nobody has delivered yet
             fastest = None
         left = rounds.train_until - now().steady
+        steps = session.total and session.total - session.step
         return {
             "phase": phase, "paused": paused, "version": rounds.version, "step": session.step,
             "total": session.total,
             "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
                                "left": max(0.0, left)},
             "seconds": session.seconds, "tokens": standing.tokens, "speed": speed,
-            "remaining": plan and standing.remaining(session.total and
-                                                     session.total - session.step),
+            "remaining": standing.remaining(steps) if plan and not paused else None,
             "flops": speed * flops_per_character(session.job.config),
             "fastest": {"name": fastest.identity.name, "speed": fastest.speed} if fastest else None,
             "speedup": speed / fastest.speed if fastest else None, **self.coordinator.transferred()}
