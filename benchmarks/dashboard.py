@@ -38,6 +38,7 @@ from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import flatten, to_bytes
 from hive.session.events import Events
+from hive.session.schema import Everybody, Measured, Peer, State
 
 ROUND_SECONDS, QUOTA = 2.0, 10
 PIECE, PIECES = 256 * 1024, 3  # bytes; of an update, each way
@@ -57,7 +58,7 @@ class Simulated:
         self.config, weights = config, flatten(GLTCH(config))
         self.weights = torch.where(weights == 0, 0.02 * torch.randn(len(weights)), weights)
 
-    def peer(self, number: int, rng: random.Random) -> Dict[str, Any]:
+    def peer(self, number: int, rng: random.Random) -> Peer:
         kind = rng.choice(list(KINDS))
         return {"peer": f"{number:04}", "name": f"peer-{number}", "device": KINDS[kind],
                 "kind": kind, "state": "training", "steps": 0, "quota": QUOTA,
@@ -65,7 +66,7 @@ class Simulated:
                 "joined": time.time(), "tokens": rng.randrange(10**6), "share": 1e-3,
                 "counted": 1, "late": 0, "rejected": 0, "reason": ""}
 
-    def state(self) -> Dict[str, Any]:
+    def state(self) -> State:
         return {
             "session": self.events.session, "seq": self.events.seq, "now": time.time(),
             "mode": "hive", "unit": "round", "run": "simulated", "hive": "simulated",
@@ -76,13 +77,13 @@ class Simulated:
             "join": {"port": 8765, "locked": False, "colab": None}, **self.measured(),
             "peers": list(self.peers_there.values())}
 
-    def measured(self) -> Dict[str, Any]:
+    def measured(self) -> Measured:
         return {"phase": "training", "paused": "", "version": self.version, "step": 0,
                 "total": None, "round": None, "seconds": 0.0, "remaining": None, "tokens": 10**9,
                 "speed": 1e7, "flops": 1e14, "fastest": None, "speedup": None,
                 "bytes_up": 0, "bytes_down": 0}
 
-    def peers(self) -> Dict[str, Any]:
+    def peers(self) -> Everybody:
         return {"peers": list(self.peers_there.values()), "contributors": []}
 
     def history(self, first: Optional[int], last: Optional[int], points: int) -> Dict[str, Any]:
@@ -125,7 +126,8 @@ class Simulated:
                                             "tokens": 1, "loss": 1.5, "bytes": 1, "reason": "",
                                             "verdict": "counted"} for peer in self.peers_there])
             self.events.add("measured", **self.measured(), peers={
-                peer: [about["speed"], 1, 1, 0.03, about["tokens"], 1, 0, 0]
+                peer: {"speed": about["speed"], "bytes_up": 1, "bytes_down": 1, "latency": 0.03,
+                       "tokens": about["tokens"], "counted": 1, "late": 0, "rejected": 0}
                 for peer, about in self.peers_there.items()})
             await asyncio.sleep(max(0.0, began - time.monotonic()))
 

@@ -55,6 +55,7 @@ from hive.session.events import Events
 from hive.session.job import Job, nats
 from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
+from hive.session.schema import Peer, Traffic
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 LAST_SECONDS = 2.0  # to take the last words before a connection is closed
@@ -365,12 +366,12 @@ class Coordinator:
         link = self.session.links[number]
         self.events.add("transfer", peer=link.peer, direction="down", content=what, bytes=size)
 
-    def about(self, link: Link) -> Dict[str, Any]:
+    def about(self, link: Link) -> Peer:
         connection = self.connections[link.number]
         return {**self.session.about(link), "bytes_up": connection.up,
                 "bytes_down": connection.down, "latency": connection.latency}
 
-    def transferred(self) -> Dict[str, int]:
+    def transferred(self) -> Traffic:
         """Bytes on the wire, since the coordinator was started."""
         there = self.connections.values()
         return {"bytes_up": self.bytes_up + sum(one.up for one in there),

@@ -10,7 +10,7 @@ import re
 import subprocess
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from torch import Tensor
 
@@ -20,11 +20,21 @@ from hive.dashboard.web import Snapshot
 from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import to_bytes
+from hive.session.schema import (
+    Everybody,
+    Fixed,
+    Measured,
+    Peer,
+    PeerNumbers,
+    PeerState,
+    Phase,
+    State,
+)
 from hive.session.standing import flops_per_character
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_SECONDS, MEASURED_SECONDS = 0.05, 1.0  # between two looks for the page's events
-MEASURED = ("speed", "bytes_up", "bytes_down", "latency", "tokens", "counted", "late", "rejected")
+NUMBERS = frozenset(PeerNumbers.__annotations__)  # of a peer, that `measured` tells
 COLAB = "https://colab.research.google.com/github/{}/blob/HEAD/hive/join_colab.ipynb"
 
 
@@ -37,14 +47,14 @@ class HiveFacts:
         self.journal = Journal(coordinator.folder, read_only=True)
         self.archive = Journal(coordinator.folder, read_only=True)  # never busy with long questions
         job = coordinator.job
-        self.fixed = {
+        self.fixed: Fixed = {
             "session": self.events.session, "mode": "hive", "unit": "round",
             "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
             "parameters": coordinator.session.parameters, "context": job.config.block_size,
-            "vocabulary": len(job.characters), "snapshots": None,
+            "vocabulary": len(job.characters),
             "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
 
-    def state(self) -> Dict[str, Any]:
+    def state(self) -> State:
         """What the dashboard shows: measured, never invented."""
         session = self.coordinator.session
         contributors = session.standing.contributors.values()
@@ -52,43 +62,45 @@ class HiveFacts:
             **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
             "finished": session.finished, "started": session.standing.started,
             "loss": session.loss, "val_loss": session.val_loss, "best_val_loss": session.best,
-            "evaluated": session.evaluated,
-            "updates": {verdict: sum(about[verdict] for about in contributors)
-                        for verdict in ("counted", "late", "rejected")},
+            "evaluated": session.evaluated, "snapshots": None,
+            "updates": {"counted": sum(about["counted"] for about in contributors),
+                        "late": sum(about["late"] for about in contributors),
+                        "rejected": sum(about["rejected"] for about in contributors)},
             "peers": self.there()}
 
-    def there(self) -> List[Dict[str, Any]]:
+    def there(self) -> List[Peer]:
         return [self.coordinator.about(link) for link in self.coordinator.session.peers.values()]
 
-    def measured(self) -> Dict[str, Any]:
+    def measured(self) -> Measured:
         """The numbers of the run that change all the time."""
         session = self.coordinator.session
         standing, rounds = session.standing, session.rounds
         speed = standing.speed if session.peers else 0.0
         plan = rounds.plan if session.peers else None  # a round that nobody makes waits
         paused = session.unwritten.get("round", "")
-        phase = ("paused" if paused else "finished" if session.finished
+        phase: Phase = ("paused" if paused else "finished" if session.finished
                  else "committing" if rounds.closed else "training" if plan else "waiting")
         fastest = max(session.peers.values(), key=lambda link: link.speed, default=None)
         if fastest and not fastest.speed:  # nobody has delivered yet
             fastest = None
         left = rounds.train_until - now().steady
+        steps = session.total and session.total - session.step
         return {
             "phase": phase, "paused": paused, "version": rounds.version, "step": session.step,
             "total": session.total,
             "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
                                "left": max(0.0, left)},
             "seconds": session.seconds, "tokens": standing.tokens, "speed": speed,
-            "remaining": plan and standing.remaining(session.total and
-                                                     session.total - session.step),
+            "remaining": standing.remaining(steps) if plan and not paused else None,
             "flops": speed * flops_per_character(session.job.config),
-            "fastest": fastest and {"name": fastest.identity.name, "speed": fastest.speed},
-            "speedup": fastest and speed / fastest.speed, **self.coordinator.transferred()}
+            "fastest": {"name": fastest.identity.name, "speed": fastest.speed} if fastest else None,
+            "speedup": speed / fastest.speed if fastest else None, **self.coordinator.transferred()}
 
     async def publish(self) -> None:
         """Tell the pages what peers do as it changes, and once a second what was measured."""
         session = self.coordinator.session
-        told: Dict[str, Tuple[str, int, int]] = {}
+        told: Dict[str, Tuple[PeerState, int, int]] = {}
+        before: Dict[str, Peer] = {}
         measured = -math.inf
         while True:
             doing = {peer: session.doing(link) for peer, link in session.peers.items()}
@@ -98,11 +110,12 @@ class HiveFacts:
             told = doing
             if time.monotonic() - measured >= MEASURED_SECONDS:
                 measured = time.monotonic()
-                self.events.add("measured", **self.measured(), peers={
-                    one["peer"]: [one[field] for field in MEASURED] for one in self.there()})
+                there = {one["peer"]: one for one in self.there()}
+                self.events.add("measured", **self.measured(), peers=news(before, there))
+                before = there
             await asyncio.sleep(PEER_SECONDS)
 
-    def peers(self) -> Dict[str, Any]:
+    def peers(self) -> Everybody:
         there = self.coordinator.session.peers
         return {"peers": self.there(),
                 "contributors": [{**about, "connected": about["peer"] in there}
@@ -145,6 +158,20 @@ class HiveFacts:
             return header(job.config, **about) + flat
 
         return Snapshot(f"{result}-{number}", content)
+
+
+def news(before: Mapping[str, Peer], there: Mapping[str, Peer]) -> Dict[str, Dict[str, object]]:
+    """Those numbers of each peer that have changed; all of them for a new connection."""
+    changed = {}
+    for name, peer in there.items():
+        old: Mapping[str, object] = before.get(name, {})
+        if old.get("joined") != peer["joined"]:
+            old = {}
+        numbers = {field: value for field, value in peer.items()
+                   if field in NUMBERS and (field not in old or old[field] != value)}
+        if numbers:
+            changed[name] = numbers
+    return changed
 
 
 def colab_link() -> Optional[str]:

@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple, cast, get_args
+
+from hive.session.schema import PeerState, State
 
 
-def metrics(state: Dict[str, Any]) -> bytes:
+def metrics(state: State) -> bytes:
     """The state in the text format of Prometheus."""
     lines: List[str] = []
 
@@ -17,16 +19,17 @@ def metrics(state: Dict[str, Any]) -> bytes:
                 inside = ",".join(f'{key}="{escaped(label)}"' for key, label in labels.items())
                 lines.append(f"{name}{{{inside}}} {value}" if inside else f"{name} {value}")
 
-    about = {name: str(state[name]) for name in ("run", "size", "mode")}
+    about = {"run": state["run"], "size": state["size"], "mode": state["mode"]}
     add("gltch_info", "gauge", "The run.", (about, 1))
     for name, kind, field, text in METRICS:
-        add(name, kind, text, ({}, state[field]))
+        add(name, kind, text, ({}, cast(Mapping[str, Any], state)[field]))
     add("gltch_finished", "gauge", "1 when the run is over.", ({}, int(bool(state["finished"]))))
     add("gltch_updates_total", "counter", "Updates of peers, by what became of them.",
-        *(({"verdict": verdict}, count) for verdict, count in state["updates"].items()))
+        *(({"verdict": verdict}, cast(int, count))
+          for verdict, count in state["updates"].items()))
     states = [peer["state"] for peer in state["peers"]]
     add("gltch_peers", "gauge", "Connected peers, by what they are doing.",
-        *(({"state": name}, states.count(name)) for name in sorted(STATES)))
+        *(({"state": name}, states.count(name)) for name in get_args(PeerState)))
     add("process_start_time_seconds", "gauge", "When the process began, in unix seconds.",
         ({}, PROCESS_STARTED))
     add("process_cpu_seconds_total", "counter", "Processor time of the process.",
@@ -50,5 +53,4 @@ METRICS = [
     ("gltch_characters_per_second", "gauge", "speed", "Characters counted per second, lately."),
     ("gltch_flops", "gauge", "flops", "Floating point operations per second, lately."),
 ]
-STATES = {"joining", "waiting", "ready", "training", "uploading", "delivered", "lagging"}
 PROCESS_STARTED = time.time()  # give or take what loading PyTorch took

@@ -29,6 +29,7 @@ from hive.learning.codec import digest, flatten, to_bytes, unflatten
 from hive.machine import device_name, require_websockets
 from hive.session.events import Events
 from hive.session.job import parameters_of
+from hive.session.schema import Everybody, Fixed, Measured, Peer, State
 from hive.session.standing import flops_per_character
 
 MOST_SNAPSHOTS, MOST_BYTES = 24, 1 << 29  # kept in memory; the older, the fewer
@@ -61,6 +62,11 @@ class RunFacts:
         self.trainer, self.run, self.folder = trainer, run, run.folder
         self.events = Events(secrets.token_hex(8), time.time)
         self.config = trainer.model.config
+        self.fixed: Fixed = {
+            "session": self.events.session, "mode": "single", "unit": "step",
+            "run": run.folder.name, "hive": "", "size": "", "sync": "",
+            "parameters": parameters_of(self.config), "context": self.config.block_size,
+            "vocabulary": self.config.vocab_size, "join": None}
         self.device = device_name(trainer.runtime)
         self.began = time.time() - trainer.seconds  # if it had never been interrupted
         self.kept: List[Kept] = []  # at evaluations
@@ -132,11 +138,12 @@ class RunFacts:
     def tell(self) -> None:
         node = self.node()
         self.events.add("measured", **self.measured(), peers={
-            NODE: [node["speed"], 0, 0, None, node["tokens"], 0, 0, 0]})
+            NODE: {"speed": node["speed"], "tokens": node["tokens"]}})
         self.tell_step(node)
 
-    def tell_step(self, node: Dict[str, Any]) -> None:
-        self.events.add("peer", **{key: node[key] for key in ("peer", "state", "steps", "quota")})
+    def tell_step(self, node: Peer) -> None:
+        self.events.add("peer", peer=NODE, state=node["state"], steps=node["steps"],
+                        quota=node["quota"])
 
     # What the pages ask
 
@@ -148,7 +155,7 @@ class RunFacts:
         return self.kept if newest is None or newest.step == self.evaluated else [
             *self.kept, newest]
 
-    def node(self) -> Dict[str, Any]:
+    def node(self) -> Peer:
         """This machine, as the one peer."""
         every, step = self.trainer.recipe.log_every, self.trainer.step
         return {
@@ -162,7 +169,7 @@ class RunFacts:
     def tokens(self, step: int) -> int:
         return step * self.trainer.recipe.batch_size * self.config.block_size
 
-    def measured(self) -> Dict[str, Any]:
+    def measured(self) -> Measured:
         trainer = self.trainer
         step, total = trainer.step, trainer.total
         remaining = (total - step) * trainer.seconds / step if total and step else None
@@ -173,18 +180,15 @@ class RunFacts:
             "flops": self.speed * flops_per_character(self.config),
             "fastest": None, "speedup": None, "bytes_up": 0, "bytes_down": 0}
 
-    def state(self) -> Dict[str, Any]:
+    def state(self) -> State:
         return {
-            "session": self.events.session, "seq": self.events.seq, "now": time.time(),
-            "mode": "single", "unit": "step", "run": self.folder.name, "hive": "", "size": "",
-            "sync": "", "parameters": parameters_of(self.config),
-            "context": self.config.block_size, "vocabulary": self.config.vocab_size,
-            **self.measured(), "finished": self.finished, "started": self.began,
-            "loss": self.loss, "val_loss": self.val_loss, "best_val_loss": self.best,
-            "evaluated": self.evaluated, "snapshots": self.steps_kept(), "join": None,
-            "updates": {"counted": 0, "late": 0, "rejected": 0}, "peers": [self.node()]}
+            **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
+            "finished": self.finished, "started": self.began, "loss": self.loss,
+            "val_loss": self.val_loss, "best_val_loss": self.best, "evaluated": self.evaluated,
+            "snapshots": self.steps_kept(), "updates": {"counted": 0, "late": 0, "rejected": 0},
+            "peers": [self.node()]}
 
-    def peers(self) -> Dict[str, Any]:
+    def peers(self) -> Everybody:
         return {"peers": [self.node()], "contributors": []}
 
     def history(self, first: Optional[int], last: Optional[int], points: int) -> Dict[str, Any]:

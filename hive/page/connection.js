@@ -101,7 +101,9 @@ export class ConnectionLine {
     const { heardAt, retryAt, isLive } = this.connection;
     const now = performance.now();
     const ago = heardAt === null ? "" : `last update ${duration((now - heardAt) / 1000)} ago`;
-    if (isLive && heardAt !== null) {
+    if (isLive && state.paused) {
+      this.show("paused", `Paused: ${state.paused}`);
+    } else if (isLive && heardAt !== null) {
       this.show(state.finished ? "finished" : "live",
         state.finished ? `The run is over: ${state.finished}.` : `Live, ${ago}.`);
     } else if (state.finished) {
@@ -114,7 +116,7 @@ export class ConnectionLine {
     }
   }
 
-  /** @param {"live" | "finished" | "connecting" | "gone"} state
+  /** @param {"live" | "paused" | "finished" | "connecting" | "gone"} state
    * @param {string} text */
   show(state, text) {
     this.node.dataset.state = state;

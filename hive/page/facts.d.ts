@@ -1,4 +1,5 @@
-// The facts that the page receives, as docs/api.md describes them. Only the checks read this file.
+// The facts that the page receives: those of session/schema.py, as docs/api.md describes them. Only
+// the checks read this file.
 
 export type Maybe = number | null; // null: not measured yet
 
@@ -37,6 +38,24 @@ export interface Round {
   left: number;
 }
 
+export interface Fastest {
+  name: string;
+  speed: number;
+}
+
+/** Where peers join. */
+export interface Join {
+  port: number;
+  locked: boolean;
+  colab: string | null;
+}
+
+export interface Updates {
+  counted: number;
+  late: number;
+  rejected: number;
+}
+
 /** What `measured` tells once a second. */
 export interface Measured {
   phase: Phase;
@@ -50,7 +69,7 @@ export interface Measured {
   tokens: number;
   speed: Maybe;
   flops: Maybe;
-  fastest: { name: string; speed: number } | null;
+  fastest: Fastest | null;
   speedup: Maybe;
   bytes_up: number;
   bytes_down: number;
@@ -77,8 +96,8 @@ export interface Run extends Measured {
   evaluated: number;
   started: Maybe;
   snapshots: number[] | null;
-  join: { port: number; locked: boolean; colab: string | null } | null;
-  updates: Record<Verdict, number>;
+  join: Join | null;
+  updates: Updates;
   peers: Peer[];
 }
 
@@ -203,8 +222,17 @@ export interface Evaluated extends Numbered<"evaluated"> {
   snapshots?: number[]; // of a single machine
 }
 
-/** speed, bytes_up, bytes_down, latency, tokens, counted, late, rejected */
-export type PeerNumbers = [Maybe, number, number, Maybe, number, number, number, number];
+/** Those of a peer's numbers that have changed. */
+export interface PeerNumbers {
+  speed?: Maybe;
+  bytes_up?: number;
+  bytes_down?: number;
+  latency?: Maybe;
+  tokens?: number;
+  counted?: number;
+  late?: number;
+  rejected?: number;
+}
 
 export interface MeasuredNow extends Numbered<"measured">, Measured {
   peers: Record<string, PeerNumbers>;

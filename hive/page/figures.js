@@ -47,9 +47,8 @@ export class Figures {
     yield ["Validation loss", `${nats(state.val_loss)} nats`, inBits(state.val_loss) + measuredAt];
     if (!single) {
       const now = state.phase === "training" ? `, ${duration(state.left)} left` : "";
-      const why = state.paused ? `: ${state.paused}` : "";
       yield ["Round", count(state.version + (state.finished ? 0 : 1)),
-        PHASES[state.phase] + now + why];
+        PHASES[state.phase] + now];
     }
     yield ["Step", count(state.step), state.total ? `of ${count(state.total)}` : "no end set"];
     yield ["Speed", metric(state.speed), "characters/s"];

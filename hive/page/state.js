@@ -65,11 +65,8 @@ export class State extends Told {
   measure({ at, type, peers, ...fields }) {
     Object.assign(this, fields);
     this.roundAt = performance.now();
-    for (const [id, values] of Object.entries(peers)) {
-      const peer = this.peers.get(id);
-      if (!peer) continue;
-      [peer.speed, peer.bytes_up, peer.bytes_down, peer.latency, peer.tokens, peer.counted,
-        peer.late, peer.rejected] = values;
+    for (const [id, numbers] of Object.entries(peers)) {
+      Object.assign(this.peers.get(id) ?? {}, numbers);
     }
     for (const peer of this.peers.values()) peer.share = peer.tokens / (this.tokens || 1);
   }

@@ -36,7 +36,8 @@ from hive.session.ledger import Ledger
 from hive.session.protocol import ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
-from hive.session.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds
+from hive.session.schema import Member, PeerState
+from hive.session.standing import RECENT, Standing, believed_tokens, least_seconds
 from hive.session.throttle import Bucket
 from hive.session.uploads import Uploads, Wanted
 
@@ -802,21 +803,21 @@ class CoordinatorSession:
 
     # What others may know
 
-    def doing(self, link: Link) -> Tuple[str, int, int]:
+    def doing(self, link: Link) -> Tuple[PeerState, int, int]:
         """(state, steps done, of how many)."""
         plan = self.rounds.plan
         return self.rounds.members[link.peer].state, link.steps, plan.quota if plan else 0
 
-    def about(self, link: Link) -> Dict[str, Any]:
+    def about(self, link: Link) -> Member:
         """A peer, for the dashboard."""
         known = self.standing.contributors[link.peer]
         state, steps, quota = self.doing(link)
         return {
             "peer": link.peer, "name": link.identity.name, "device": link.identity.device,
-            "kind": kind_of(link.identity.device), "state": state, "steps": steps, "quota": quota,
+            "kind": known["kind"], "state": state, "steps": steps, "quota": quota,
             "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
-            **{field: known[field] for field in ("tokens", "counted", "late", "rejected",
-                                                 "reason")}}
+            "tokens": known["tokens"], "counted": known["counted"], "late": known["late"],
+            "rejected": known["rejected"], "reason": known["reason"]}
 
 
 def commit_message(number: int, codec: str, result: str, update: str, size: int, step: int,

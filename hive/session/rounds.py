@@ -17,6 +17,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Deque, Dict, Iterable, List, NamedTuple, Optional
 
+from hive.session.schema import PeerState
+
 ACCEPTED, LATE, REJECTED = "accepted", "late", "rejected"
 BUSY = ("waiting", "ready", "training", "uploading")  # something is still to come from it
 STALEST = 32  # rounds by which an update may come too late and still count, at a lower weight
@@ -42,7 +44,7 @@ class Task(NamedTuple):
 class Member:
     """A connected peer. Its state is what the dashboard shows."""
 
-    state: str = "joining"  # then waiting, ready, training, uploading, delivered, or lagging
+    state: PeerState = "joining"
     prompt: Optional[bool] = None  # in time with its latest update: rounds wait for it; None: new
     began: Optional[float] = None  # when it got its task
     offered: Optional[float] = None  # when it first offered what it made of it

@@ -10,6 +10,8 @@ from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional
 from gltch_2_7m import Config
 from hive.journal import Record
 from hive.session.job import parameters_of
+from hive.session.rounds import LATE
+from hive.session.schema import Contributed, Ranked
 
 RECENT = 20  # rounds that speed and remaining time are taken from
 FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
@@ -38,7 +40,8 @@ def least_seconds(tokens: int, parameters: int) -> float:
 
 
 def kind_of(device: str) -> str:
-    """The kind of a device from what a peer calls it: cuda, mps or cpu."""
+    """The kind of a device, cuda, mps or cpu, from what `machine.device_name` calls it. A `hello`
+    does not say it, so it is read from the name, here only: all others are told."""
     if "Apple" in device:
         return "mps"
     return "cpu" if "CPU" in device or device in ("", "unknown") else "cuda"
@@ -57,11 +60,12 @@ class Standing:
 
     def __init__(self, contributors: Iterable[Dict[str, Any]], reasons: Dict[str, str],
                  history: List[Dict[str, Any]]):
-        self.contributors: Dict[str, Dict[str, Any]] = {}
-        for row in contributors:
-            about = dict(row, counted=row["rounds"], reason=reasons.get(row["peer"], ""))
-            del about["rounds"]
-            self.contributors[row["peer"]] = about
+        self.contributors: Dict[str, Contributed] = {row["peer"]: {
+            "peer": row["peer"], "name": row["name"], "device": row["device"],
+            "kind": kind_of(row["device"]), "first_seen": row["first_seen"],
+            "last_seen": row["last_seen"], "tokens": row["tokens"], "counted": row["rounds"],
+            "late": row["late"], "rejected": row["rejected"], "bytes": row["bytes"],
+            "reason": reasons.get(row["peer"], "")} for row in contributors}
         self.tokens = sum(row["tokens"] for row in history)
         self.started: Optional[float] = history[0]["opened"] if history else None
         self.step = self.committed = 0.0
@@ -70,17 +74,22 @@ class Standing:
             self._add_round(row["opened"], row["committed"], row["step"], row["tokens"])
 
     def join(self, peer: str, name: str, device: str, now: float) -> None:
+        kind = kind_of(device)
         about = self.contributors.setdefault(peer, {
-            "peer": peer, "first_seen": now, "tokens": 0, "counted": 0, "late": 0, "rejected": 0,
-            "bytes": 0, "reason": ""})
-        about.update(name=name, device=device, last_seen=now)
+            "peer": peer, "name": name, "device": device, "kind": kind, "first_seen": now,
+            "last_seen": now, "tokens": 0, "counted": 0, "late": 0, "rejected": 0, "bytes": 0,
+            "reason": ""})
+        about.update({"name": name, "device": device, "kind": kind, "last_seen": now})
 
     def refuse(self, peer: str, verdict: str, reason: str, now: float) -> None:
         """An update came late, or was rejected. The journal notes that once a round, so after a
         restart there may be fewer of these."""
         about = self.contributors[peer]
-        about[verdict] += 1
-        about.update(reason=reason, last_seen=now)
+        if verdict == LATE:
+            about["late"] += 1
+        else:
+            about["rejected"] += 1
+        about.update({"reason": reason, "last_seen": now})
 
     def count(self, record: Record) -> None:
         """A round was committed: what counted in it."""
@@ -121,10 +130,9 @@ class Standing:
             return None
         return max(0, steps) * sum(lap.seconds for lap in self.recent) / made
 
-    def ranking(self, most: int = 1000) -> List[Dict[str, Any]]:
+    def ranking(self, most: int = 1000) -> List[Ranked]:
         """Who sent something, those with most characters first."""
         known = (about for about in self.contributors.values()
                  if about["counted"] + about["late"] + about["rejected"])
         ordered = sorted(known, key=lambda about: -about["tokens"])
-        return [{**about, "kind": kind_of(about["device"]), "share": self.share(about["peer"])}
-                for about in ordered[:most]]
+        return [{**about, "share": self.share(about["peer"])} for about in ordered[:most]]

@@ -18,10 +18,12 @@ from conftest import PROGRAM, SMALL_RUN, set_environment
 from hive_processes import LIMIT, Program, open_socket, until
 from hypothesis import given
 from hypothesis import strategies as st
+from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Corpus, Runtime, TrainConfig, Vocabulary, generate, load
 from hive.dashboard.solo import MOST_SNAPSHOTS, Dashboard, Kept, RunFacts, thinned
+from hive.session.schema import Everybody, State
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -114,16 +116,9 @@ def test_the_state_is_that_of_a_run_with_one_peer(seen):
     assert peer["tokens"] >= state["tokens"] and peer["share"] == 1.0
 
 
-def test_it_has_every_field_of_the_contract(seen):
-    contract = (PROGRAM.parent / "docs" / "api.md").read_text(encoding="utf-8")
-    tables = contract.partition("## /api/state")[2].partition("## /api/history")[0]
-    about, peer = (set(re.findall(r"`(\w+)`", " ".join(
-        line.split("|")[1] for line in table.splitlines() if line.startswith("|"))))
-        for table in tables.split("A peer:"))
-    state = seen.answers["/api/state"]
-    assert len(about) > 30 and about == set(state)
-    assert len(peer) > 15 and peer == set(state["peers"][0])
-    assert set(seen.answers["/api/peers"]) == {"peers", "contributors"}
+def test_it_has_every_field_of_the_contract_and_no_other(seen):
+    assert_fits(seen.answers["/api/state"], State)
+    assert_fits(seen.answers["/api/peers"], Everybody)
 
 
 def test_history_is_the_log_of_the_run(seen):
@@ -254,6 +249,8 @@ def test_the_page_hears_the_run_as_it_happens(watched):
     assert list(told.items()) == list(losses.items())[missed: missed + len(told)]
     assert len(told) > 2
     assert {"peer", "measured", "evaluated"} <= {event["type"] for event in events}
+    for event in watched.events:
+        assert_is_event(event)
     evaluations = {point["step"]: point["loss"] for point in log if point["kind"] == "eval"}
     for event in events:
         if event["type"] == "evaluated":

@@ -16,6 +16,7 @@ import torch
 from builders import make_token
 from conftest import PROGRAM, set_environment
 from hive_processes import LIMIT, ON_CPU, TINY, Place, free_ports, open_socket, until
+from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
@@ -24,6 +25,7 @@ from hive.coordinator import apply_bytes
 from hive.learning.codec import digest, encode, flatten, to_bytes
 from hive.session import protocol
 from hive.session.reception import MOST_REJECTED
+from hive.session.schema import Everybody, State
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -631,6 +633,17 @@ def test_the_weights_of_every_round_can_be_had_while_it_trains(busy, tmp_path):
 def weights_of(hive, number):
     with hive.journal() as journal:
         return journal.weights_at(number, apply_bytes)
+
+
+def test_what_the_dashboard_tells_has_the_fields_and_types_that_are_documented(busy):
+    assert_fits(busy.state(), State)
+    assert_fits(json.loads(busy.ask("/api/peers")[2]), Everybody)
+    kinds = {"state", "opened", "transfer", "closed", "committed", "measured", "peer"}
+    with open_socket(busy.page, "/api/events") as page:
+        while kinds:
+            for event in json.loads(page.recv(LIMIT)):
+                assert_is_event(event)
+                kinds.discard(event["type"])
 
 
 def test_what_the_journal_knows_is_on_the_dashboard(busy):

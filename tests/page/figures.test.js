@@ -1,6 +1,7 @@
 // What the page says about a run.
 import assert from "node:assert/strict";
 import { test } from "node:test";
+import { ConnectionLine } from "../../hive/page/connection.js";
 import { Figures } from "../../hive/page/figures.js";
 
 const RUN = { mode: "hive", unit: "round", version: 3, step: 9, total: 90, val_loss: null,
@@ -13,8 +14,18 @@ function roundOf(changes) {
   }
 }
 
-test("a run that waits for room on the disk says so, and why", () => {
-  assert.equal(roundOf({ phase: "paused", paused: "The disk is full." }),
-    "paused: The disk is full.");
+/** State and words of the line at the top. */
+function lineOf(changes) {
+  const said = [], connection = { heardAt: 0, retryAt: null, isLive: true };
+  const line = { connection, show: (...words) => said.push(...words) };
+  ConnectionLine.prototype.update.call(line, { ...RUN, ...changes });
+  return said;
+}
+
+test("a run that waits for room on the disk says so, and at the top of the page why", () => {
+  const paused = { phase: "paused", paused: "The disk is full." };
+  assert.equal(roundOf(paused), "paused");
+  assert.deepEqual(lineOf(paused), ["paused", "Paused: The disk is full."]);
   assert.match(roundOf({}), /^training, .* left$/);
+  assert.deepEqual(lineOf({})[0], "live");
 });

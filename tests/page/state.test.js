@@ -41,9 +41,10 @@ test("an update that did not count is counted as such, with its reason", () => {
 });
 
 test("what was measured reaches each peer that is there, and the shares add up", () => {
-  const { peers, tokens } = heard({ type: "measured", phase: "training", version: 3, tokens: 400,
-    peers: { a: [10, 1, 2, 0.5, 300, 3, 0, 1], b: [null, 0, 0, null, 100, 1, 1, 0],
-      gone: [1, 1, 1, 1, 1, 1, 1, 1] } });
+  const { peers, tokens } = heard({ type: "measured", phase: "training", version: 3, tokens: 300,
+    peers: { a: { speed: 10, bytes_up: 1, bytes_down: 2, latency: 0.5, tokens: 300, counted: 3,
+      late: 0, rejected: 1 }, gone: { tokens: 1 } } }, { type: "measured", phase: "training",
+    version: 3, tokens: 400, peers: { b: { tokens: 100 } } });
   assert.equal(tokens, 400);
   assert.deepEqual([...peers.keys()], ["a", "b"]);
   assert.deepEqual([...peers.values()].map(({ share }) => share), [0.75, 0.25]);

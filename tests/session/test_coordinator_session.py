@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from builders import make_job
+from shapes import assert_fits
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
@@ -31,6 +32,7 @@ from hive.session.effects import (
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.session.rounds import Pace
+from hive.session.schema import EVENTS
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
 FULL = Unwritable("journal.db could not be used: database or disk is full.")
@@ -77,6 +79,8 @@ class Play:
             if isinstance(effect, Send):
                 values = dict(effect.message)
                 unpack(pack(values.pop("type"), **values))  # it is a message of the protocol
+            if isinstance(effect, Event) and effect.kind != "joined":  # the host completes that
+                assert_fits(effect.fields, EVENTS[effect.kind], effect.kind)
         self.effects += effects
         for effect in effects:
             if isinstance(effect, Proved):
