@@ -23,7 +23,6 @@ from hive.session.effects import (
     Event,
     Fail,
     Finish,
-    Message,
     Moment,
     Pause,
     Proved,
@@ -33,7 +32,7 @@ from hive.session.effects import (
 )
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.protocol import ProtocolError, Receiver, demand
+from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds

@@ -13,7 +13,7 @@ import json
 import re
 import struct
 import unicodedata
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Protocol
 
 from gltch_2_7m import GltchError
 
@@ -25,6 +25,7 @@ PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
 INVISIBLE = frozenset(  # letters and symbols that show as nothing
     "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
+Message = Dict[str, Any]  # a control message, as `unpack` gives it
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
 
@@ -40,6 +41,12 @@ def demand(condition: bool, sentence: str) -> None:
 # --------------------------------------------------------------------------------------------------
 # Control messages
 # --------------------------------------------------------------------------------------------------
+
+class Field(Protocol):
+    """What a field of a message may be."""
+
+    def holds(self, value: Any) -> bool: ...
+
 
 class Text(NamedTuple):
     longest: int = 200
@@ -84,7 +91,7 @@ class Digest(NamedTuple):
 
 
 class Maybe(NamedTuple):
-    kind: Any
+    kind: Field
 
     def holds(self, value: Any) -> bool:
         return value is None or self.kind.holds(value)
@@ -93,7 +100,7 @@ class Maybe(NamedTuple):
 SECONDS = Number(0, 1e9)
 LOSS = Maybe(Number(-1e6, 1e6))  # None: not measured, or not finite
 
-MESSAGES: Dict[str, Dict[str, Any]] = {
+MESSAGES: Dict[str, Dict[str, Field]] = {
     # The handshake. Each side proves that it has the key without showing it.
     "challenge": {"protocol": Whole(), "hive": Text(64), "nonce": Digest(), "locked": Flag()},
     "hello": {"protocol": Whole(), "nonce": Digest(), "proof": Digest(), "name": Text(),
@@ -133,17 +140,17 @@ def pack(kind: str, **values: Any) -> str:
     return text
 
 
-def unpack(text: str) -> Dict[str, Any]:
+def unpack(text: str) -> Message:
     """The fields of a control message. Raises ProtocolError for anything else."""
     demand(len(text) <= MESSAGE_BYTES, "A control message is too long.")
     try:
-        message = json.loads(text)
+        message: Message = json.loads(text)
     except (ValueError, RecursionError):
         raise ProtocolError("A control message is not JSON.") from None
     demand(isinstance(message, dict), "A control message is not a JSON object.")
-    kind = message.get("type")
-    demand(isinstance(kind, str) and kind in MESSAGES,
-           f"There is no message type {str(kind)[:40]!r} in version {VERSION} of the protocol.")
+    kind = str(message.get("type"))
+    demand(kind in MESSAGES,
+           f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
     fields = MESSAGES[kind]
     demand(set(message) == {"type", *fields},
            f"A {kind} message has the fields {', '.join(fields) or 'none'}; this one differs.")

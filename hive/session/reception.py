@@ -13,10 +13,9 @@ from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from hive.network.door import household, is_local
 from hive.session import protocol
-from hive.session.effects import Message
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.protocol import ProtocolError, demand
+from hive.session.protocol import Message, ProtocolError, demand
 from hive.session.throttle import Bucket
 
 HANDSHAKE_SECONDS = 20.0

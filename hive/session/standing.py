@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional
 
-from gltch_2_7m import Config
+from gltch_2_7m import Config, parameters_of
 from hive.journal import Record
-from hive.session.job import parameters_of
 
 RECENT = 20  # rounds that speed and remaining time are taken from
 FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
