@@ -122,7 +122,9 @@ class Peer:
         while True:
             asked = 0.0  # seconds, by who answered
             try:
-                with open_connection(self.server, self.certificates) as self.socket:
+                with open_connection(self.server, self.certificates,
+                                     max_size=protocol.MESSAGE_BYTES,
+                                     ping_timeout=protocol.PONG_SECONDS) as self.socket:
                     self.progress.say(f"finished  {self.converse()}")
                     return
             except Answered as answer:

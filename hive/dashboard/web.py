@@ -28,18 +28,9 @@ from typing import (
 )
 
 from gltch_2_7m import GltchError
-from hive.dashboard.answers import (
-    REASONS,
-    Query,
-    Refusal,
-    Reply,
-    as_json,
-    as_refusal,
-    demand,
-    the_only,
-)
 from hive.dashboard.downloads import Full, Shelf, Snapshot, Stored, open_stored
 from hive.dashboard.metrics import metrics
+from hive.network.answers import REASONS, Query, Refusal, Reply, as_refusal, demand, the_only
 from hive.network.door import Door, Places, file_limit
 from hive.session.events import Events, finite
 
@@ -120,7 +111,7 @@ class Web:
             reply = as_refusal(error.status, str(error))
         patience = REQUEST_SECONDS + reply.size / SLOWEST
         if reply.file and not connection.head_only:
-            return await connection.send_file(reply, patience, self.sending)
+            return await connection.send_file(reply, reply.file, patience, self.sending)
         connection.close_timeout = patience  # it bounds how long the answer may take
         return Response(reply.status, REASONS[reply.status], Headers(reply.all_headers),
                         b"" if connection.head_only else reply.content)
@@ -309,6 +300,11 @@ class Web:
     def state_event(self, events: Events) -> str:
         state = {"seq": events.seq, "at": events.clock(), "type": "state", **self.source.state()}
         return f"[{json.dumps(finite(state), allow_nan=False)}]"
+
+
+def as_json(value: Any) -> Reply:
+    content = json.dumps(finite(value), allow_nan=False, separators=(",", ":")).encode()
+    return Reply("application/json", content)
 
 
 @contextlib.asynccontextmanager

@@ -15,6 +15,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optio
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Record
+from hive.network.throttle import Bucket
 from hive.session import protocol
 from hive.session.effects import (
     Close,
@@ -36,7 +37,6 @@ from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.standing import RECENT, Standing, believed_tokens, kind_of, least_seconds
-from hive.session.throttle import Bucket
 from hive.session.uploads import Uploads, Wanted
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over

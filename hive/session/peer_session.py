@@ -15,10 +15,11 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
+from hive.network.words import shown
 from hive.session import effects, protocol
 from hive.session.effects import Moment, PeerEffect
 from hive.session.job import Job
-from hive.session.protocol import Message, ProtocolError, Receiver, demand, shown
+from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.rounds import ACCEPTED, REJECTED
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead

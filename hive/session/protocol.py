@@ -10,12 +10,12 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import struct
 import unicodedata
 from typing import Any, Dict, Iterator, NamedTuple, Protocol
 
 from gltch_2_7m import GltchError
+from hive.network.words import INVISIBLE
 
 VERSION = 1
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
@@ -23,8 +23,6 @@ MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
-INVISIBLE = frozenset(  # letters and symbols that show as nothing
-    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
 Message = Dict[str, Any]  # a control message, as `unpack` gives it
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
@@ -254,18 +252,3 @@ def clean_name(name: str, otherwise: str) -> str:
     short = " ".join(kept.split())[:NAME_LENGTH].strip()
     seen = any(unicodedata.category(c)[0] not in "MZ" for c in short)  # marks need a letter
     return short if seen else otherwise
-
-
-ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movements
-                    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
-                    r"|\x1b[ -/]*[0-~]?")  # titles, links, device strings; the rest
-
-
-def shown(text: object, longest: int = 200) -> str:
-    """What came from outside, fit for a terminal: printable, on one line, of limited length, in one
-    direction, without sequences that a terminal obeys."""
-    plain = ESCAPE.sub("", str(text)[: 8 * longest])
-    kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE
-                   else " " if c.isspace() else "" for c in plain)
-    line = " ".join(kept.split())
-    return line if len(line) <= longest else line[: longest - 3].rstrip() + "..."

@@ -12,11 +12,11 @@ from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from hive.network.door import household, is_local
+from hive.network.throttle import Bucket
 from hive.session import protocol
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.protocol import Message, ProtocolError, demand
-from hive.session.throttle import Bucket
 
 HANDSHAKE_SECONDS = 20.0
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
