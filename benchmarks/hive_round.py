@@ -292,7 +292,8 @@ class RealPeer(Peer):
                 self.joined = True
                 self.tell([])
             elif said["type"] == "fetch" and self.joined:  # it has heard of a commit
-                self.samples.append(sample(self.watched, self.socket.socket))
+                line: Any = self.socket  # the measure is taken beneath the WebSocket
+                self.samples.append(sample(self.watched, line.socket))
                 self.left -= 1
                 if not self.left:
                     self.tell(self.samples)

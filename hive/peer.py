@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -47,6 +48,7 @@ from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Work, Worker
 from hive.machine import device_name, require_memory, size
+from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
 from hive.session.job import Job, nats
@@ -88,7 +90,7 @@ class Peer:
     """One peer over all its connections: sockets, processes and files around its session."""
 
     def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str,
-                 certificates: Any = None):
+                 certificates: Optional[ssl.SSLContext] = None):
         from websockets.exceptions import WebSocketException
         self.lost = OSError, EOFError, WebSocketException
         self.crew, self.recipe = crew, recipe
@@ -107,7 +109,7 @@ class Peer:
         self.up = self.down = 0  # bytes
         self.progress = Progress()
         # this connection
-        self.socket: Any = None
+        self.socket: Line  # made when it connects
         self.to_do: Deque[Union[Do, Upload]] = deque()
         self.trouble: Optional[Exception] = None  # what ends it
         self.end: Optional[effects.End] = None
@@ -196,7 +198,7 @@ class Peer:
             else:
                 self.end = effect
 
-    def send(self, message: Union[str, bytes]) -> None:
+    def send(self, message: Frame) -> None:
         if self.trouble is None:
             try:
                 self.socket.send(message)

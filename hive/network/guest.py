@@ -249,13 +249,14 @@ class Sent(Response):
 
 
 @contextlib.asynccontextmanager
-async def listen(handler: Callable[[Any], Awaitable[None]], door: Door,
+async def listen(handler: Callable[[Guest], Awaitable[None]], door: Door,
                  tls: Optional[ssl.SSLContext] = None, **settings: Any) -> AsyncIterator[int]:
     """Open a port for guests. Gives its number."""
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
     here: Set[Guest] = set()
     arrive: Any = functools.partial(Guest, door=door, tls=tls, here=here)
-    async with serve(handler, create_connection=arrive, compression=None, server_header=None,
+    handle: Any = handler  # all it will be given are what `arrive` makes
+    async with serve(handle, create_connection=arrive, compression=None, server_header=None,
                      backlog=door.accepted, **settings) as server:
         for listening in server.sockets:  # asyncio has one number for accepting and for waiting
             with listening.dup() as same:
