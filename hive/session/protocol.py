@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Protocol
 
 from gltch_2_7m import GltchError
 from hive.network.words import INVISIBLE
+from hive.session.messages import Hello, Welcome
 
 VERSION = 1
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
@@ -229,7 +230,7 @@ def check_versions(peer: int, coordinator: int) -> None:
            "(git pull).")
 
 
-def check_hello(hello: Dict[str, Any], key: str, nonce: str) -> None:
+def check_hello(hello: Hello, key: str, nonce: str) -> None:
     """The coordinator's side. Raises ProtocolError for another version or a wrong key."""
     check_versions(hello["protocol"], VERSION)
     expected = proof(key, "peer", nonce, hello["nonce"])
@@ -237,7 +238,7 @@ def check_hello(hello: Dict[str, Any], key: str, nonce: str) -> None:
            "join command that the coordinator printed.")
 
 
-def check_welcome(welcome: Dict[str, Any], key: str, nonce: str, own_nonce: str) -> None:
+def check_welcome(welcome: Welcome, key: str, nonce: str, own_nonce: str) -> None:
     """The peer's side. Raises ProtocolError when the coordinator does not know the key."""
     expected = proof(key, "coordinator", nonce, own_nonce)
     demand(hmac.compare_digest(expected, welcome["proof"]),
