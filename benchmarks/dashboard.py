@@ -33,7 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from gltch_2_7m import GLTCH, PRESETS, SHAKESPEARE_CHARACTERS
-from hive.dashboard.web import Snapshot, Web, pages
+from hive.dashboard.downloads import Snapshot
+from hive.dashboard.web import Web, pages
 from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import flatten, to_bytes

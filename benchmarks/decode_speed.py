@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Dict, List
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -52,7 +52,7 @@ def main() -> None:
         "cached, re-encode": (lambda n: list(generate_ids(model, ids, n)), 400),
         "cached, exact": (lambda n: list(generate_ids(model, ids, n, overflow="exact")), 40),
     }
-    seconds = {name: [] for name in writers}  # type: dict
+    seconds: Dict[str, List[float]] = {name: [] for name in writers}
     for turn in range(arguments.rounds + 1):  # one turn to warm up
         for name, (write, length) in writers.items():
             spent = seconds_per_character(write, length)

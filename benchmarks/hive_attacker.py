@@ -135,7 +135,7 @@ class Attack:
 
     def __init__(self, order: Order):
         self.order, self.rates = order, order.rates
-        self.counts: Dict[str, Counter] = {name: Counter() for name in order.attacks}
+        self.counts: Dict[str, Counter[str]] = {name: Counter() for name in order.attacks}
         self.wires: List[Wire] = []
         self.next_connect = dict.fromkeys(order.attacks, 0.0)
 

@@ -71,8 +71,8 @@ from hive_watched import (
     until,
 )
 
-from gltch_2_7m import PRESETS
-from hive.session.job import Job, parameters_of
+from gltch_2_7m import PRESETS, parameters_of
+from hive.session.job import Job
 
 BEAT, NO_ANSWER = 0.1, 10.0  # seconds between two questions; what none counts as
 PAUSE = 1.5  # seconds after a phase: connections close, a round in progress ends

@@ -48,6 +48,7 @@ from gltch_2_7m import (
     Interrupts,
     Runtime,
     TrainConfig,
+    parameters_of,
     start_runtime,
 )
 from hive.journal import Journal
@@ -58,7 +59,7 @@ from hive.learning.worker import Crew, Work, Worker
 from hive.peer import Peer, Stopped
 from hive.session import effects, protocol
 from hive.session.effects import PeerEffect
-from hive.session.job import Job, parameters_of
+from hive.session.job import Job
 from hive.session.protocol import pack, unpack
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -291,7 +292,8 @@ class RealPeer(Peer):
                 self.joined = True
                 self.tell([])
             elif said["type"] == "fetch" and self.joined:  # it has heard of a commit
-                self.samples.append(sample(self.watched, self.socket.socket))
+                line: Any = self.socket  # the measure is taken beneath the WebSocket
+                self.samples.append(sample(self.watched, line.socket))
                 self.left -= 1
                 if not self.left:
                     self.tell(self.samples)
@@ -322,7 +324,8 @@ class RealPeerProcess:
         line = await self.process.stdout.readline()
         if not line:
             raise SystemExit("A peer ended early:\n" + self.log.read_text())
-        return json.loads(line)
+        told: List[Any] = json.loads(line)
+        return told
 
     async def join(self) -> None:
         with open(self.log, "a") as log:

@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, TextIO, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, TextIO, Tuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -238,9 +238,9 @@ def commits(run: Path) -> List[float]:
 def balance(run: Path, peers: List[PeerProcess], since: float = 0.0, before: float = 1e18
             ) -> Balance:
     """Lost and doubled ones over the whole run; late and rejected ones between two moments."""
-    made: Dict[Tuple[Any, ...], set] = {}
-    told: Counter = Counter()
-    refused: Counter = Counter()
+    made: Dict[Tuple[Any, ...], Set[str]] = {}
+    told: Counter[Tuple[Any, ...]] = Counter()
+    refused: Counter[Tuple[Any, ...]] = Counter()
     for peer in peers:
         settled = set()
         for note in peer.notes():

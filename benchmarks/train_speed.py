@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Dict, List
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -112,7 +112,7 @@ def main() -> None:
     corpus = Corpus("random characters", ids, Vocabulary(SHAKESPEARE_CHARACTERS), "")
     trainer = Trainer(Config(), recipe, corpus, runtime)
     steps = {"textbook": textbook_step(trainer), "gltch": trainer.train_step}
-    seconds = {name: [] for name in steps}  # type: dict
+    seconds: Dict[str, List[float]] = {name: [] for name in steps}
     for turn in range(arguments.rounds + 2):  # two turns to warm up
         for name, step in steps.items():
             began = time.perf_counter()

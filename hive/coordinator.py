@@ -36,6 +36,7 @@ from gltch_2_7m import (
 from hive.journal import Journal, Record
 from hive.learning.codec import CODECS, from_bytes, to_bytes, unflatten
 from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.network.sockets import Frame, Socket
 from hive.session import protocol
 from hive.session.coordinator_session import EVALUATIONS, UPDATES, CoordinatorSession, Link
 from hive.session.effects import (
@@ -64,7 +65,7 @@ LAST_SECONDS = 2.0  # to take the last words before a connection is closed
 class Connection:
     """A WebSocket, and what is on its way to it. `sent` is told what of a transfer has left."""
 
-    def __init__(self, socket: Any, sent: Callable[[str, int], None]):
+    def __init__(self, socket: Socket, sent: Callable[[str, int], None]):
         self.socket, self.sent = socket, sent
         self.outbox: asyncio.Queue[Union[str, SendBlob]] = asyncio.Queue()
         self.blobs = 0  # in the outbox or on their way
@@ -92,7 +93,7 @@ class Connection:
                 self.sent(item.what, len(chunk))
             self.blobs -= 1
 
-    async def put(self, message: Union[str, bytes]) -> None:
+    async def put(self, message: Frame) -> None:
         self.down += len(message)
         await self.socket.send(message)
 
@@ -175,7 +176,7 @@ class Coordinator:
             if self.timer:
                 self.timer.cancel()
 
-    async def serve(self, socket: Any) -> None:
+    async def serve(self, socket: Socket) -> None:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
         number = next(self.numbers)
@@ -199,7 +200,7 @@ class Coordinator:
             self.bytes_up += connection.up
             self.bytes_down += connection.down
 
-    def hear(self, number: int, connection: Connection, message: Union[str, bytes]) -> None:
+    def hear(self, number: int, connection: Connection, message: Frame) -> None:
         waiting, blobs = connection.outbox.qsize(), connection.blobs
         if isinstance(message, bytes):
             self.react(functools.partial(self.session.chunk, waiting=waiting), number, message)

@@ -354,7 +354,7 @@ class Journal:
                 f"{self.path} is no journal that this version of the program can read.")
 
     def _format(self) -> int:
-        return self._query("PRAGMA user_version")[0][0]
+        return int(self._query("PRAGMA user_version")[0][0])
 
     def close(self) -> None:
         """Let go of the files and of the lock."""

@@ -16,6 +16,7 @@ import os
 import random
 import secrets
 import socket
+import ssl
 import sys
 import time
 from collections import deque
@@ -50,6 +51,7 @@ from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Work, Worker
 from hive.machine import device_name, require_memory, require_websockets, size
+from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
 from hive.session.job import Job, nats
@@ -92,7 +94,7 @@ class Peer:
     """One peer over all its connections: sockets, processes and files around its session."""
 
     def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str,
-                 certificates: Any = None):
+                 certificates: Optional[ssl.SSLContext] = None):
         from websockets.exceptions import WebSocketException
         self.lost = OSError, EOFError, WebSocketException
         self.crew, self.recipe = crew, recipe
@@ -111,7 +113,7 @@ class Peer:
         self.up = self.down = 0  # bytes
         self.progress = Progress()
         # this connection
-        self.socket: Any = None
+        self.socket: Line  # made when it connects
         self.to_do: Deque[Union[Do, Upload]] = deque()
         self.trouble: Optional[Exception] = None  # what ends it
         self.end: Optional[effects.End] = None
@@ -126,7 +128,9 @@ class Peer:
         while True:
             asked = 0.0  # seconds, by who answered
             try:
-                with open_connection(self.server, self.certificates) as self.socket:
+                with open_connection(self.server, self.certificates,
+                                     max_size=protocol.MESSAGE_BYTES,
+                                     ping_timeout=protocol.PONG_SECONDS) as self.socket:
                     self.progress.say(f"finished  {self.converse()}")
                     return
             except Answered as answer:
@@ -198,7 +202,7 @@ class Peer:
             else:
                 self.end = effect
 
-    def send(self, message: Union[str, bytes]) -> None:
+    def send(self, message: Frame) -> None:
         if self.trouble is None:
             try:
                 self.socket.send(message)

@@ -47,10 +47,10 @@ from hive.learning.sync import SYNCS, Sync
 from hive.learning.worker import Work
 from hive.session import effects
 from hive.session.coordinator_session import CoordinatorSession, finite
-from hive.session.effects import Do, Message, Moment
+from hive.session.effects import Do, Moment
 from hive.session.job import Job, Limits
 from hive.session.peer_session import PeerSession
-from hive.session.protocol import CHUNK_BYTES, name_of, pack, unpack
+from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
 from hive.session.rounds import LATE, REJECTED, Pace
 from hive.simulation.tasks import RealTask, SyntheticTask, steps_that_fit
 from hive.simulation.virtual import Clock, Piece, Wire

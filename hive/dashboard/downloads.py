@@ -15,8 +15,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import IO, Callable, NamedTuple
 
+from hive.network.answers import PIECE_BYTES
+
 KEPT_BYTES = 1 << 30  # of weights in files, kept and travelling; one set may always be there
-PIECE_BYTES = 256 * 1024  # of a file in memory for each download
 
 
 class Snapshot(NamedTuple):

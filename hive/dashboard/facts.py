@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gltch_2_7m import require
 from hive.coordinator import Coordinator, apply_bytes, now
-from hive.dashboard.web import Snapshot
+from hive.dashboard.downloads import Snapshot
 from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import to_bytes

@@ -22,13 +22,13 @@ from typing import Any, Dict, List, Optional
 
 from torch import Tensor
 
-from gltch_2_7m import GLTCH, GltchError, Run, Trainer, generate, require, say
-from hive.dashboard.web import Snapshot, Web, pages
+from gltch_2_7m import GLTCH, GltchError, Run, Trainer, generate, parameters_of, require, say
+from hive.dashboard.downloads import Snapshot
+from hive.dashboard.web import Web, pages
 from hive.dashboard.weights_file import header
 from hive.learning.codec import digest, flatten, to_bytes, unflatten
 from hive.machine import device_name, require_websockets
 from hive.session.events import Events
-from hive.session.job import parameters_of
 from hive.session.schema import Everybody, Fixed, Measured, Peer, State
 from hive.session.standing import flops_per_character
 

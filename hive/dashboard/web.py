@@ -17,6 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import (
+    TYPE_CHECKING,
     Any,
     AsyncIterator,
     Awaitable,
@@ -28,21 +29,17 @@ from typing import (
 )
 
 from gltch_2_7m import GltchError
-from hive.dashboard.answers import (
-    REASONS,
-    Query,
-    Refusal,
-    Reply,
-    as_json,
-    as_refusal,
-    demand,
-    the_only,
-)
 from hive.dashboard.downloads import Full, Shelf, Snapshot, Stored, open_stored
 from hive.dashboard.metrics import metrics
+from hive.network.answers import REASONS, Query, Refusal, Reply, as_refusal, demand, the_only
 from hive.network.door import Door, Places, file_limit
 from hive.session.events import Events, finite
 from hive.session.schema import Everybody, State
+
+if TYPE_CHECKING:  # without websockets one may still read what is missing
+    from websockets.http11 import Request, Response
+
+    from hive.network.guest import Guest
 
 HERE = Path(__file__).resolve().parent.parent  # hive/
 FILES = {  # address: file and content type
@@ -89,13 +86,13 @@ class Web:
     `peers` takes over a WebSocket at /hive."""
 
     def __init__(self, source: Source, names: Iterable[str] = (),
-                 peers: Optional[Callable[[Any], Awaitable[None]]] = None,
+                 peers: Optional[Callable[[Guest], Awaitable[None]]] = None,
                  door: Optional[Door] = None):
         self.source, self.serve_peer = source, peers
         self.latest_state, self.state_until = Reply("", b""), -math.inf
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
-        self.pages: Dict[Any, int] = {}  # and the number of the last event each was sent
+        self.pages: Dict[Guest, int] = {}  # and the number of the last event each was sent
         self.door = door or Door(file_limit())
         self.seats = Places(self.door, MOST_PAGES)
         self.downloads = Places(self.door, MOST_DOWNLOADS)
@@ -108,7 +105,7 @@ class Web:
 
     # One request
 
-    async def answer(self, connection: Any, request: Any) -> Any:
+    async def answer(self, connection: Guest, request: Request) -> Optional[Response]:
         """For websockets' `process_request`: a response, or None to open a WebSocket."""
         from websockets.datastructures import Headers
         from websockets.http11 import Response
@@ -121,18 +118,18 @@ class Web:
             reply = as_refusal(error.status, str(error))
         patience = REQUEST_SECONDS + reply.size / SLOWEST
         if reply.file and not connection.head_only:
-            return await connection.send_file(reply, patience, self.sending)
+            return await connection.send_file(reply, reply.file, patience, self.sending)
         connection.close_timeout = patience  # it bounds how long the answer may take
         return Response(reply.status, REASONS[reply.status], Headers(reply.all_headers),
                         b"" if connection.head_only else reply.content)
 
-    def reserve(self, places: Places, connection: Any, count: int = 1, sentence: str = BUSY
+    def reserve(self, places: Places, connection: Guest, count: int = 1, sentence: str = BUSY
                 ) -> None:
         """Until the connection is gone."""
         demand(places.take(connection, connection.address, count), 503, sentence)
         connection.when_gone.append(lambda: places.free(connection))
 
-    async def find(self, connection: Any, request: Any) -> Optional[Reply]:
+    async def find(self, connection: Guest, request: Request) -> Optional[Reply]:
         path, _, fields = request.path.partition("?")
         query, origin = Query(fields), the_only(request.headers, "Origin")
         if path == PEERS and self.serve_peer:
@@ -180,7 +177,7 @@ class Web:
             return name in self.names or any(
                 name.endswith(known) for known in self.names if known.startswith("."))
 
-    async def read(self, connection: Any, task: Callable[..., Any], *values: Any) -> Any:
+    async def read(self, connection: Guest, task: Callable[..., Any], *values: Any) -> Any:
         """Off the event loop. What is not there becomes a 404."""
         demand(self.waiting.take(connection, connection.address), 503, BUSY)
         try:
@@ -194,7 +191,7 @@ class Web:
 
     # The addresses
 
-    async def state(self, connection: Any, query: Query) -> Reply:
+    async def state(self, connection: Guest, query: Query) -> Reply:
         """A large hive takes a while to describe: at most a tenth of the time goes into that."""
         began = time.monotonic()
         if began >= self.state_until:
@@ -202,30 +199,30 @@ class Web:
             self.state_until = began + 10 * (time.monotonic() - began)
         return self.latest_state
 
-    async def peers(self, connection: Any, query: Query) -> Reply:
+    async def peers(self, connection: Guest, query: Query) -> Reply:
         return as_json(self.source.peers())
 
-    async def history(self, connection: Any, query: Query) -> Reply:
+    async def history(self, connection: Guest, query: Query) -> Reply:
         first, last = query.number("from", 0), query.number("to", 0)
         points = query.number("points", 1, 5000)
         return as_json(await self.read(connection, self.source.history, first, last,
                                        points or 600))
 
-    async def samples(self, connection: Any, query: Query) -> Reply:
+    async def samples(self, connection: Guest, query: Query) -> Reply:
         limit = query.number("limit", 1, 100) or 20
         return as_json(await self.read(connection, self.source.samples, limit))
 
-    async def round(self, connection: Any, number: str) -> Reply:
+    async def round(self, connection: Guest, number: str) -> Reply:
         demand(number.isdecimal() and len(number) < 16, 404, "A round has a number.")
         return as_json(await self.read(connection, self.source.round, int(number)))
 
-    async def health(self, connection: Any, query: Query) -> Reply:
+    async def health(self, connection: Guest, query: Query) -> Reply:
         return Reply("text/plain; charset=utf-8", b"ok\n")
 
-    async def metrics(self, connection: Any, query: Query) -> Reply:
+    async def metrics(self, connection: Guest, query: Query) -> Reply:
         return Reply("text/plain; version=0.0.4; charset=utf-8", metrics(self.source.state()))
 
-    async def weights(self, connection: Any, query: Query, known: str) -> Reply:
+    async def weights(self, connection: Guest, query: Query, known: str) -> Reply:
         try:
             snapshot = self.source.snapshot(query.number("round", 0))
         except GltchError as error:
@@ -247,17 +244,17 @@ class Web:
                           "later.") from None
         return Reply("application/octet-stream", headers=tag, file=file)
 
-    def make(self, snapshot: Snapshot, connection: Any) -> Stored:
+    def make(self, snapshot: Snapshot, connection: Guest) -> Stored:
         """In the worker thread; whoever waited behind the same weights finds them made."""
         demand(connection in self.downloads.taken, 503, "Nobody waits for this any more.")
         return self.shelf.find(snapshot)
 
-    async def checkpoint(self, connection: Any, path: Path) -> Reply:
+    async def checkpoint(self, connection: Guest, path: Path) -> Reply:
         self.begin_download(connection)
         return Reply("application/octet-stream",
                      file=await self.read(connection, open_stored, path))
 
-    def begin_download(self, connection: Any) -> None:
+    def begin_download(self, connection: Guest) -> None:
         self.reserve(self.downloads, connection, sentence="Others are downloading just now, or you "
                      "are; try again in a moment.")
 
@@ -274,14 +271,15 @@ class Web:
 
     # WebSockets
 
-    async def converse(self, connection: Any) -> None:
-        path, _, fields = connection.request.path.partition("?")
+    async def converse(self, connection: Guest) -> None:
+        asked = connection.request.path if connection.request else ""
+        path, _, fields = asked.partition("?")
         if path == EVENTS:
             await self.follow(connection, Query(fields))
         elif self.serve_peer:
             await self.serve_peer(connection)
 
-    async def follow(self, page: Any, query: Query) -> None:
+    async def follow(self, page: Guest, query: Query) -> None:
         """Tell a page everything that happens, until it leaves."""
         from websockets.exceptions import ConnectionClosed
         session, seq = query.text("session"), query.number("since", 0)
@@ -310,6 +308,11 @@ class Web:
     def state_event(self, events: Events) -> str:
         state = {"seq": events.seq, "at": events.clock(), "type": "state", **self.source.state()}
         return f"[{json.dumps(finite(state), allow_nan=False)}]"
+
+
+def as_json(value: Any) -> Reply:
+    content = json.dumps(finite(value), allow_nan=False, separators=(",", ":")).encode()
+    return Reply("application/json", content)
 
 
 @contextlib.asynccontextmanager

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from typing import Any, Dict
+from typing import Dict, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -179,7 +179,17 @@ class Top64:
         return chunks.view(-1)[:count]
 
 
-CODECS: Dict[str, Any] = {"fp32": FP32(), "q4": Q4(), "q2": Q2(), "top64": Top64()}
+class Codec(Protocol):
+    """One way to write a vector as bytes."""
+
+    def size(self, count: int) -> int:
+        """Of so many values, in bytes."""
+
+    def encode(self, vector: Tensor) -> bytes: ...
+    def decode(self, content: bytes, count: int) -> Tensor: ...
+
+
+CODECS: Dict[str, Codec] = {"fp32": FP32(), "q4": Q4(), "q2": Q2(), "top64": Top64()}
 
 
 def encode(codec: str, vector: Tensor) -> bytes:

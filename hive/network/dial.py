@@ -13,8 +13,7 @@ from websockets.frames import Frame, Opcode
 from websockets.sync.client import ClientConnection, connect
 
 from gltch_2_7m import GltchError, require
-from hive.session import protocol
-from hive.session.protocol import shown
+from hive.network.words import shown
 
 OPEN_SECONDS = 20.0  # for the connection, TLS and HTTP together
 QUEUE = 16  # frames that wait to be read; then the network has to wait
@@ -71,17 +70,19 @@ class Connection(ClientConnection):
         super().process_event(event)
 
 
-def open_connection(server: str, certificates: Optional[ssl.SSLContext] = None) -> Any:
+def open_connection(server: str, certificates: Optional[ssl.SSLContext], *, max_size: int,
+                    ping_timeout: float) -> Connection:
     """A WebSocket to the coordinator. Raises GltchError for an address that cannot be one,
     Answered, Distrusted, and OSError or WebSocketException for what may pass."""
     # Since version 15 peers ping too, and a slow uplink answers late. Older ones have no queue.
-    newer = {"ping_timeout": protocol.PONG_SECONDS, "max_queue": QUEUE}
+    newer = {"ping_timeout": ping_timeout, "max_queue": QUEUE}
     known = inspect.signature(connect).parameters
     settings: Dict[str, Any] = {name: value for name, value in newer.items() if name in known}
     try:
-        return connect(server, compression=None, max_size=protocol.MESSAGE_BYTES, ssl=certificates,
-                       open_timeout=OPEN_SECONDS, close_timeout=2, create_connection=Connection,
-                       **settings)
+        connection: Connection = connect(
+            server, compression=None, max_size=max_size, ssl=certificates,
+            open_timeout=OPEN_SECONDS, close_timeout=2, create_connection=Connection, **settings)
+        return connection
     except ssl.SSLCertVerificationError as error:
         raise Distrusted(f"The certificate of {server} cannot be trusted "
                          f"({shown(error.verify_message).rstrip('.')}): if it is your own, give it "

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
+from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Union
 
 from gltch_2_7m import GltchError
 
@@ -23,31 +23,43 @@ MOST_STRANGERS = 1024  # a quarter of all places if that is less, as for visitor
 MOST_VISITORS = 512  # whose request was read: pages, downloads, answers on their way
 
 
+class Caller(Protocol):
+    """A connection, as far as the door minds it."""
+
+    def abort(self) -> None: ...
+
+
+class Taken(NamedTuple):
+    home: str
+    places: int
+
+
 class Places:
     """So many places (or bytes), of which one household may take its share."""
 
     def __init__(self, door: Door, most: int):
         self.door, self.most, self.total = door, most, 0
-        self.taken: Dict[Any, Tuple[str, int]] = {}
+        self.taken: Dict[Caller, Taken] = {}
         self.of: Counter[str] = Counter()
 
-    def take(self, who: Any, address: str, count: int = 1) -> bool:
+    def take(self, who: Caller, address: str, count: int = 1) -> bool:
         """Nobody takes anything twice."""
         home = household(address)
         if (self.total + count > self.most
                 or self.of[home] + count > self.door.share(self.most, address)):
             return False
-        self.taken[who] = home, count
+        self.taken[who] = Taken(home, count)
         self.of[home] += count
         self.total += count
         return True
 
-    def free(self, who: Any) -> None:
-        home, count = self.taken.pop(who, ("", 0))
-        self.total -= count
-        self.of[home] -= count
-        if self.of[home] <= 0:
-            del self.of[home]
+    def free(self, who: Caller) -> None:
+        taken = self.taken.pop(who, None)
+        if taken:
+            self.total -= taken.places
+            self.of[taken.home] -= taken.places
+            if self.of[taken.home] <= 0:
+                del self.of[taken.home]
 
     def __len__(self) -> int:
         return len(self.taken)
@@ -64,15 +76,15 @@ class Door:
         self.accepted = max(1, self.most_strangers // TURNS)  # by each port in one turn
         self.visitors = Places(self, max(1, min(MOST_VISITORS, most // 4)))
         self.peers = Places(self, max(1, most - self.most_strangers - self.visitors.most))
-        self.strangers: Dict[str, Dict[Any, None]] = {}  # by household, each oldest first
-        self.homes: Dict[Any, str] = {}  # of the strangers
+        self.strangers: Dict[str, Dict[Caller, None]] = {}  # by household, each oldest first
+        self.homes: Dict[Caller, str] = {}  # of the strangers
 
     def share(self, most: int, address: str) -> int:
         """How many of so many places are for one address. Behind a proxy or a tunnel everybody
         seems to be here, and so do all peers of a test: that gets more, but never everything."""
         return max(1, 3 * most // 4 if is_local(address) or self.trusts(address) else most // 4)
 
-    def come(self, guest: Any, address: str) -> List[Any]:
+    def come(self, guest: Caller, address: str) -> List[Caller]:
         """A stranger is at the door. Those who must give way."""
         home = household(address)
         self.strangers.setdefault(home, {})[guest] = None
@@ -84,32 +96,32 @@ class Door:
             away.append(self.dismiss(max(self.strangers, key=lambda one: len(self.strangers[one]))))
         return away
 
-    def dismiss(self, home: str) -> Any:
+    def dismiss(self, home: str) -> Caller:
         oldest = next(iter(self.strangers[home]))
         self.forget(oldest)
         return oldest
 
-    def visit(self, guest: Any, address: str) -> bool:
+    def visit(self, guest: Caller, address: str) -> bool:
         """Its request was read. Is there room for the answer?"""
         return self.admit(guest, address, self.visitors)
 
-    def join(self, guest: Any, address: str) -> bool:
+    def join(self, guest: Caller, address: str) -> bool:
         """It has proved that it has the key. Is there room for a peer?"""
         return self.admit(guest, address, self.peers)
 
-    def admit(self, guest: Any, address: str, places: Places) -> bool:
+    def admit(self, guest: Caller, address: str, places: Places) -> bool:
         """If not, it stays a stranger and goes when others come."""
         if not places.take(guest, address):
             return False
         self.forget(guest)
         return True
 
-    def leave(self, guest: Any) -> None:
+    def leave(self, guest: Caller) -> None:
         self.visitors.free(guest)
         self.peers.free(guest)
         self.forget(guest)
 
-    def forget(self, stranger: Any) -> None:
+    def forget(self, stranger: Caller) -> None:
         home = self.homes.pop(stranger, None)
         if home is not None:
             del self.strangers[home][stranger]

@@ -22,10 +22,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.http11 import Response
 from websockets.protocol import State
 
-from hive.dashboard.answers import Reply, as_refusal
-from hive.dashboard.downloads import PIECE_BYTES
+from hive.network.answers import PIECE_BYTES, File, Reply, as_refusal
 from hive.network.door import Door
-from hive.session.throttle import Bucket
+from hive.network.throttle import Bucket
 
 REQUEST_SECONDS = 20.0  # for a request to arrive, and TLS before it
 REQUEST_BYTES = 16 * 1024  # ours are below 1 kB; browsers and proxies add a few
@@ -221,15 +220,15 @@ class Guest(ServerConnection):
 
     # It is answered
 
-    async def send_file(self, reply: Reply, patience: float, threads: Executor) -> Response:
+    async def send_file(self, reply: Reply, file: File, patience: float, threads: Executor
+                        ) -> Response:
         """Send an answer piece by piece, as fast as it is taken and within a time. Gives what
         websockets takes for an answer."""
-        assert reply.file is not None
         until = self.loop.time() + patience
         self.transport.write(reply.head())
         try:
-            for start in range(0, reply.file.size, PIECE_BYTES):
-                piece = await self.loop.run_in_executor(threads, reply.file.piece, start)
+            for start in range(0, file.size, PIECE_BYTES):
+                piece = await self.loop.run_in_executor(threads, file.piece, start)
                 if self.transport.is_closing():
                     break
                 self.transport.write(piece)
@@ -250,13 +249,14 @@ class Sent(Response):
 
 
 @contextlib.asynccontextmanager
-async def listen(handler: Callable[[Any], Awaitable[None]], door: Door,
+async def listen(handler: Callable[[Guest], Awaitable[None]], door: Door,
                  tls: Optional[ssl.SSLContext] = None, **settings: Any) -> AsyncIterator[int]:
     """Open a port for guests. Gives its number."""
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
     here: Set[Guest] = set()
     arrive: Any = functools.partial(Guest, door=door, tls=tls, here=here)
-    async with serve(handler, create_connection=arrive, compression=None, server_header=None,
+    handle: Any = handler  # all it will be given are what `arrive` makes
+    async with serve(handle, create_connection=arrive, compression=None, server_header=None,
                      backlog=door.accepted, **settings) as server:
         for listening in server.sockets:  # asyncio has one number for accepting and for waiting
             with listening.dup() as same:

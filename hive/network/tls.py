@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import ssl
-from typing import List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 from gltch_2_7m import GltchError, require
 
+Certificate = Dict[str, Any]  # as `getpeercert` gives it
 PARTIAL_CHAIN = 0x80000  # OpenSSL's X509_V_FLAG_PARTIAL_CHAIN: trust what is in the file, as it is
 
 
@@ -58,7 +59,7 @@ def names_in(cert: str, context: ssl.SSLContext) -> List[str]:
 
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: Optional[str] = None
-                ) -> Optional[dict]:
+                ) -> Optional[Certificate]:
     """Both sides of a handshake in memory. Gives the certificate as the client sees it, None when
     the client does not trust it."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()

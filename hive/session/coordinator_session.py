@@ -15,7 +15,8 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optio
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Record
-from hive.session import protocol
+from hive.network.throttle import Bucket
+from hive.session import messages, protocol
 from hive.session.effects import (
     Close,
     CoordinatorEffect,
@@ -23,7 +24,6 @@ from hive.session.effects import (
     Event,
     Fail,
     Finish,
-    Message,
     Moment,
     Pause,
     Proved,
@@ -33,12 +33,11 @@ from hive.session.effects import (
 )
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.protocol import ProtocolError, Receiver, demand
+from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.schema import Member, PeerState
 from hive.session.standing import RECENT, Standing, believed_tokens, least_seconds
-from hive.session.throttle import Bucket
 from hive.session.uploads import Uploads, Wanted
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
@@ -66,7 +65,7 @@ class Link:
     counted_at: float  # when its work last counted
     batch_size: int = 1
     steps: int = 0  # of its task done so far
-    offer: Optional[Message] = None  # of the update that is on its way
+    offer: Optional[messages.Offer] = None  # of the update that is on its way
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
     laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
         default_factory=lambda: deque(maxlen=RECENT))
@@ -87,7 +86,7 @@ class Delivery(NamedTuple):
     """An update that is completely there, while it is being added."""
 
     link: Link
-    said: Message  # its offer
+    said: messages.Offer
     size: int
     tokens: int
     stale: int  # rounds that it came late
@@ -394,7 +393,7 @@ class CoordinatorSession:
         challenge = self.reception.challenge(number, address, self.now.steady)
         self.effects.append(Send(number, challenge))
 
-    def _on_hello(self, number: int, hello: Message) -> None:
+    def _on_hello(self, number: int, hello: Any) -> None:
         here = [link.identity for link in self.links.values()]
         arrival = self.reception.meet(number, hello, here, self.standing.contributors,
                                       self.now.steady)
@@ -451,7 +450,7 @@ class CoordinatorSession:
         link = self._speaker(number, waiting)
         if link is None:
             return
-        answers: Dict[str, Callable[[Link, Message], None]] = {
+        answers: Dict[str, Callable[[Link, Any], None]] = {  # unpacked, so of their kind
             "ready": self._on_ready, "offer": self._on_offer,
             "fetch": partial(self._on_fetch, blobs), "progress": self._on_progress,
             "goodbye": self._on_goodbye}
@@ -471,7 +470,7 @@ class CoordinatorSession:
         demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
         return self.links.get(number)
 
-    def _on_ready(self, link: Link, said: Message) -> None:
+    def _on_ready(self, link: Link, said: messages.Ready) -> None:
         """The peer holds these weights. If they are old it gets what is missing."""
         link.batch_size = said["batch_size"]
         version, weights = said["version"], said["weights"]
@@ -499,7 +498,7 @@ class CoordinatorSession:
                    weights=self.rounds.weights, step=self.step,
                    counted=self.ledger.last_counted(link.peer))
 
-    def _on_fetch(self, blobs: int, link: Link, said: Message) -> None:
+    def _on_fetch(self, blobs: int, link: Link, said: messages.Fetch) -> None:
         blob, offset = said["blob"], said["offset"]
         what, content = "update", self.blobs.get(blob)
         if blob == self.job.text:
@@ -516,7 +515,7 @@ class CoordinatorSession:
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
         self.effects.append(SendBlob(link.number, what, blob, content, offset))
 
-    def _on_progress(self, link: Link, said: Message) -> None:
+    def _on_progress(self, link: Link, said: messages.Progress) -> None:
         link.steps = said["steps"]
 
     def _on_goodbye(self, link: Link, said: Message) -> None:
@@ -532,7 +531,7 @@ class CoordinatorSession:
 
     # Updates arrive
 
-    def _on_offer(self, link: Link, said: Message) -> None:
+    def _on_offer(self, link: Link, said: messages.Offer) -> None:
         if link.peer in self.adding:
             return  # it reconnected; the verdict comes when it is reached
         if (link.peer in self.rounds.delivered
@@ -552,9 +551,9 @@ class CoordinatorSession:
         link.offer = said
         receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
         if receiver is not None:
-            self._receive(link, receiver)
+            self._receive(link, said, receiver)
 
-    def _implausible(self, said: Message) -> str:
+    def _implausible(self, said: messages.Offer) -> str:
         """What no honest peer would offer, in words; empty if there is nothing."""
         loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
         if loss is not None and loss > most:
@@ -563,11 +562,11 @@ class CoordinatorSession:
             return f"An update of this hive has {self.uploads.size:,} bytes, not {said['bytes']:,}."
         return ""
 
-    def _receive(self, link: Link, receiver: Receiver) -> None:
+    def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
         self._send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
-            self._deliver(link, receiver)
+            self._deliver(link, said, receiver)
 
     def _call_next(self) -> None:
         """Those who wait with an update may send it when others have done so."""
@@ -581,13 +580,12 @@ class CoordinatorSession:
         self._tell("transfer", peer=link.peer, direction="up", content="update",
                    bytes=len(content))
         if receiver.complete:
-            self._deliver(link, receiver)
+            self._deliver(link, link.offer, receiver)
 
-    def _deliver(self, link: Link, receiver: Receiver) -> None:
+    def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """The whole update is there: it counts if the round is open and the outer step admits it.
         """
-        said, link.offer = link.offer, None
-        assert said is not None
+        link.offer = None
         self.uploads.drop(link.peer)
         self._call_next()
         content = receiver.result()
@@ -605,7 +603,7 @@ class CoordinatorSession:
         self._ask(UPDATES, "add", said["codec"], content, weight, said["steps"],
                   then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
 
-    def _believed(self, link: Link, said: Message) -> int:
+    def _believed(self, link: Link, said: messages.Offer) -> int:
         """Characters that it trained on, as far as it was asked to and had the time for it. What it
         carried over from updates that came too late was asked for earlier."""
         made = said["steps"] * link.batch_size * self.job.config.block_size
@@ -636,7 +634,7 @@ class CoordinatorSession:
         current = self.peers.get(link.peer, link)  # it may have another connection by now
         self._attempt(current.number, self._judge, current, said, Verdict(REJECTED, str(error)))
 
-    def _judge(self, link: Link, said: Message, verdict: Verdict) -> None:
+    def _judge(self, link: Link, said: messages.Offer, verdict: Verdict) -> None:
         """Tell a peer, and write down, that its update does not count. Raises ProtocolError when
         that was one too many."""
         self.uploads.drop(link.peer)
@@ -654,7 +652,7 @@ class CoordinatorSession:
             if link.number in self.links:  # or it did not wait for the verdict
                 self.effects.append(Pause(link.number, pause))
 
-    def _send_verdict(self, link: Link, said: Message, verdict: Verdict) -> None:
+    def _send_verdict(self, link: Link, said: messages.Offer, verdict: Verdict) -> None:
         current = self.peers.get(link.peer)  # it may be gone, or have another connection by now
         if current:
             self._send(current.number, "verdict", version=said["version"],

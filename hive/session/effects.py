@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Tuple, Union
 
-Message = Dict[str, Any]  # a control message, as `protocol.unpack` gives it
+from hive.session.protocol import Message
 
 
 class Moment(NamedTuple):

@@ -24,7 +24,8 @@ from gltch_2_7m import (
 )
 from hive.learning.codec import CODECS
 from hive.learning.sync import Sync
-from hive.session.protocol import BLOB_BYTES, Digest, Whole, shown
+from hive.network.words import shown
+from hive.session.protocol import BLOB_BYTES, Digest, Whole
 
 LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
            "n_embd": 1 << 14}  # what a peer agrees to build

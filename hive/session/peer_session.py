@@ -11,14 +11,15 @@ from collections import deque
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial, wraps
-from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
-from hive.session import effects, protocol
-from hive.session.effects import Message, Moment, PeerEffect
+from hive.network.words import shown
+from hive.session import effects, messages, protocol
+from hive.session.effects import Moment, PeerEffect
 from hive.session.job import Job
-from hive.session.protocol import ProtocolError, Receiver, demand, shown
+from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.rounds import ACCEPTED, REJECTED
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
@@ -27,7 +28,6 @@ MOST_KEPT = 256  # messages that wait while this peer trains or fetches
 LATER = ("version", "commit", "train", "send", "verdict", "status", "finished")  # may wait
 REASON = 1000  # characters of what the coordinator gives as a reason, at most
 MOST_FAILURES = 3  # rounds in a row whose loss was not finite
-TASK = ("step", "total", "quota", "seconds", "window")  # what of a train message is for the worker
 
 
 class Identity(NamedTuple):
@@ -62,6 +62,14 @@ class Pending:
 
     def __post_init__(self) -> None:
         self.blob = protocol.name_of(self.update)
+
+
+class Network(NamedTuple):
+    """What was built for a job."""
+
+    parameters: int
+    codec: str  # of its updates
+    sequences: int  # in a step of this peer
 
 
 class Wanted(NamedTuple):
@@ -130,7 +138,7 @@ class PeerSession:
         self.hive, self.identity = "", Identity(None, name)
         self.job: Optional[Job] = None  # that the network is built for
         self.described: Any = None  # the same, as the coordinator told it
-        self.parameters = 0
+        self.network = Network(0, "", 0)
         self.joined = False  # ever
         self.held = NOTHING
         self.moved = False  # the network's weights are no longer those of the hive
@@ -198,7 +206,7 @@ class PeerSession:
         self.inbox.clear()
         self.heard_at = now.steady
 
-    def on_challenge(self, challenge: Message) -> None:
+    def on_challenge(self, challenge: messages.Challenge) -> None:
         """Show that this peer has the key, and as whom it was here before."""
         if challenge["hive"] != self.hive:
             self.hive = challenge["hive"]
@@ -214,7 +222,7 @@ class PeerSession:
         protocol.check_versions(protocol.VERSION, challenge["protocol"])
         self.awaited = ("welcome",)
 
-    def on_welcome(self, welcome: Message) -> None:
+    def on_welcome(self, welcome: messages.Welcome) -> None:
         """Check that the coordinator has the key, and learn what is trained."""
         protocol.check_welcome(welcome, self.key, *self.nonces)
         name = protocol.clean_name(welcome["name"], self.identity.name)
@@ -248,21 +256,16 @@ class PeerSession:
         self.do("begin", job, content or b"", then=partial(self.built, job, held))
 
     def built(self, job: Job, held: Held, parameters: int) -> None:
-        self.job, self.parameters, self.held = job, parameters, held
+        self.job, self.held = job, held
+        self.network = Network(parameters, job.sync.up, self.batch_size or job.recipe.batch_size)
         self.pending, self.carried, self.moved = None, 0, False
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
-                 f"{shown(job.mode, 20)}, {self.sequences} sequences a step")
+                 f"{shown(job.mode, 20)}, {self.network.sequences} sequences a step")
         if self.phase is Phase.JOINING:
             self.take_part()
         else:  # after training broke down
             self.load()
             self.report()
-
-    @property
-    def sequences(self) -> int:
-        """In a step of this peer."""
-        assert self.job is not None
-        return self.batch_size or self.job.recipe.batch_size
 
     def take_part(self) -> None:
         self.phase, self.joined = Phase.TAKING_PART, True
@@ -275,7 +278,7 @@ class PeerSession:
     @told
     def lost(self, now: Moment) -> None:
         """The connection is gone; perhaps because the run is over."""
-        finished = [said for said in self.inbox if said["type"] == "finished"]
+        finished: List[Any] = [said for said in self.inbox if said["type"] == "finished"]
         self.inbox.clear()
         self.part()
         if finished:
@@ -372,21 +375,21 @@ class PeerSession:
         self.wanted, self.awaited = Wanted(blob, limit, then), ("blob", "gone")
         self.tell("fetch", blob=blob, offset=len(self.partial.content) if self.partial else 0)
 
-    def on_blob(self, said: Message) -> None:
-        wanted = self.asked(said)
+    def on_blob(self, said: messages.Blob) -> None:
+        wanted = self.asked(said["blob"])
         if self.partial is None:
             self.partial = Receiver(wanted.blob, said["bytes"], wanted.limit)
         demand(said["bytes"] == self.partial.size, "The coordinator changed the size of a transfer "
                "that was interrupted.")
-        self.arrive(self.partial)
+        self.arrive(wanted, self.partial)
 
-    def on_gone(self, said: Message) -> None:
-        wanted, self.wanted, self.partial = self.asked(said), None, None
+    def on_gone(self, said: messages.Gone) -> None:
+        wanted, self.wanted, self.partial = self.asked(said["blob"]), None, None
         wanted.then(None)
 
-    def asked(self, said: Message) -> Wanted:
-        assert self.wanted is not None  # it was waited for
-        demand(said["blob"] == self.wanted.blob, "The coordinator answers another question.")
+    def asked(self, blob: str) -> Wanted:
+        if self.wanted is None or blob != self.wanted.blob:
+            raise ProtocolError("The coordinator answers another question.")
         return self.wanted
 
     @told
@@ -395,18 +398,16 @@ class PeerSession:
         self.heard_at = now.steady
         if self.phase is Phase.AWAY:
             return
-        demand(self.wanted is not None and not self.awaited and self.partial is not None,
-               "A chunk came that nobody asked for.")
-        assert self.partial is not None
+        if self.wanted is None or self.awaited or self.partial is None:
+            raise ProtocolError("A chunk came that nobody asked for.")
         self.partial.add(content)
-        self.arrive(self.partial)
+        self.arrive(self.wanted, self.partial)
         self.take_turns()
 
-    def arrive(self, receiver: Receiver) -> None:
+    def arrive(self, wanted: Wanted, receiver: Receiver) -> None:
         if not receiver.complete:
             return
-        wanted, self.wanted, self.partial = self.wanted, None, None
-        assert wanted is not None
+        self.wanted = self.partial = None
         if self.pending:  # while this peer fetched, nothing else could arrive
             self.pending.offered = max(self.pending.offered, self.now.steady)
         wanted.then(receiver.result())
@@ -417,28 +418,28 @@ class PeerSession:
         """Tell which weights this peer holds; the coordinator sends a task or what is missing."""
         if self.phase is Phase.TAKING_PART:
             self.tell("ready", version=self.held.version, weights=self.held.hash or None,
-                      batch_size=self.sequences)
+                      batch_size=self.network.sequences)
 
-    def on_version(self, said: Message) -> None:
+    def on_version(self, said: messages.Version) -> None:
         """The weights as a whole: at the start, or after too long an absence."""
-        self.fetch(said["weights"], 4 * self.parameters, partial(self.take_whole, said))
+        self.fetch(said["weights"], 4 * self.network.parameters, partial(self.take_whole, said))
 
-    def take_whole(self, said: Message, content: Optional[bytes]) -> None:
+    def take_whole(self, said: messages.Version, content: Optional[bytes]) -> None:
         if content is None:
             self.report()  # there are newer ones
             return
-        demand(len(content) == 4 * self.parameters,
+        demand(len(content) == 4 * self.network.parameters,
                "The weights have another size than the network.")
         if self.pending and said["counted"] > self.pending.version:
             self.settle(counted=True)
         self.do("whole", content, then=partial(self.hold_whole, said))
 
-    def hold_whole(self, said: Message, result: Tuple[Any, str]) -> None:
+    def hold_whole(self, said: messages.Version, result: Tuple[Any, str]) -> None:
         self.hold(said, result)
         if self.pending:
             self.make_offer()
 
-    def on_commit(self, said: Message) -> None:
+    def on_commit(self, said: messages.Commit) -> None:
         """A round is over: take its update, and tell that it is in."""
         if said["version"] <= self.held.version:
             return
@@ -446,10 +447,10 @@ class PeerSession:
             self.report()  # something was missed
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
-        size = CODECS[said["codec"]].size(self.parameters)
+        size = CODECS[said["codec"]].size(self.network.parameters)
         self.fetch(said["update"], size, partial(self.take_update, said, size))
 
-    def take_update(self, said: Message, size: int, content: Optional[bytes]) -> None:
+    def take_update(self, said: messages.Commit, size: int, content: Optional[bytes]) -> None:
         if content is None:
             self.report()
             return
@@ -458,7 +459,7 @@ class PeerSession:
             self.settle(counted=True)
         self.do("apply", self.held.weights, said["codec"], content, then=partial(self.hold, said))
 
-    def hold(self, said: Message, result: Tuple[Any, str]) -> None:
+    def hold(self, said: Union[messages.Version, messages.Commit], result: Tuple[Any, str]) -> None:
         """From now on these are the weights, if they are bit for bit what they should be."""
         weights, digest = result
         if digest == said["weights"]:
@@ -475,16 +476,17 @@ class PeerSession:
 
     # Training, and what becomes of it
 
-    def on_train(self, said: Message) -> None:
+    def on_train(self, said: messages.Train) -> None:
         """Train from the weights of this round and offer what comes out."""
         if (said["version"], said["weights"]) != self.held[:2] or self.pending:
             return
         if self.moved:  # an update from these weights did not count
             self.load()
         self.moved = True
-        assert self.job is not None
-        self.do("train", {name: said[name] for name in TASK}, self.held.weights,
-                then=partial(self.trained, self.held, self.job.sync.up))
+        task = {"step": said["step"], "total": said["total"], "quota": said["quota"],
+                "seconds": said["seconds"], "window": said["window"]}
+        self.do("train", task, self.held.weights,
+                then=partial(self.trained, self.held, self.network.codec))
 
     @told
     def stepped(self, steps: int, loss: float, now: Moment) -> None:
@@ -506,8 +508,7 @@ class PeerSession:
             self.make_offer()
 
     def make_offer(self) -> None:
-        assert self.pending is not None
-        if self.phase is not Phase.TAKING_PART:
+        if not self.pending or self.phase is not Phase.TAKING_PART:
             return  # it is offered as soon as it is
         self.pending.offered, self.pending.sent = self.now.steady, False
         work = self.pending.work
@@ -516,7 +517,7 @@ class PeerSession:
                   bytes=len(self.pending.update), steps=work.steps, tokens=work.tokens,
                   seconds=work.seconds, loss=work.loss if math.isfinite(work.loss) else None)
 
-    def on_send(self, said: Message) -> None:
+    def on_send(self, said: messages.Send) -> None:
         """Upload the offered update, from where an interrupted transfer stopped."""
         if self.pending and not self.pending.sent and said["blob"] == self.pending.blob:
             self.pending.offered, self.pending.sent = math.inf, True
@@ -529,7 +530,7 @@ class PeerSession:
         if self.pending and self.pending.sent and self.pending.blob == blob:
             self.pending.offered = now.steady
 
-    def on_verdict(self, said: Message) -> None:
+    def on_verdict(self, said: messages.Verdict) -> None:
         """An accepted update counts with the commit; a late one comes again with the next."""
         if (said["verdict"] == ACCEPTED or not self.pending
                 or said["version"] != self.pending.version):
@@ -553,11 +554,11 @@ class PeerSession:
         if counted:
             self.carried = 0
 
-    def on_status(self, said: Message) -> None:
+    def on_status(self, said: messages.Status) -> None:
         if self.pending and self.now.steady - self.pending.offered > SILENCE_SECONDS:
             self.make_offer()  # nobody ever said what became of it
         self.figures.peers = said["peers"]
         self.figures.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]
 
-    def on_finished(self, said: Message) -> None:
+    def on_finished(self, said: messages.Finished) -> None:
         self.close(effects.End(shown(said["reason"], REASON)))

@@ -10,12 +10,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import re
 import struct
 import unicodedata
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Protocol
 
 from gltch_2_7m import GltchError
+from hive.network.words import INVISIBLE
+from hive.session.messages import Hello, Welcome
 
 VERSION = 1
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
@@ -23,8 +24,7 @@ MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
-INVISIBLE = frozenset(  # letters and symbols that show as nothing
-    "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\U0001d159")
+Message = Dict[str, Any]  # a control message, as `unpack` gives it
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
 
@@ -40,6 +40,12 @@ def demand(condition: bool, sentence: str) -> None:
 # --------------------------------------------------------------------------------------------------
 # Control messages
 # --------------------------------------------------------------------------------------------------
+
+class Field(Protocol):
+    """What a field of a message may be."""
+
+    def holds(self, value: Any) -> bool: ...
+
 
 class Text(NamedTuple):
     longest: int = 200
@@ -84,7 +90,7 @@ class Digest(NamedTuple):
 
 
 class Maybe(NamedTuple):
-    kind: Any
+    kind: Field
 
     def holds(self, value: Any) -> bool:
         return value is None or self.kind.holds(value)
@@ -93,7 +99,7 @@ class Maybe(NamedTuple):
 SECONDS = Number(0, 1e9)
 LOSS = Maybe(Number(-1e6, 1e6))  # None: not measured, or not finite
 
-MESSAGES: Dict[str, Dict[str, Any]] = {
+MESSAGES: Dict[str, Dict[str, Field]] = {
     # The handshake. Each side proves that it has the key without showing it.
     "challenge": {"protocol": Whole(), "hive": Text(64), "nonce": Digest(), "locked": Flag()},
     "hello": {"protocol": Whole(), "nonce": Digest(), "proof": Digest(), "name": Text(),
@@ -133,17 +139,17 @@ def pack(kind: str, **values: Any) -> str:
     return text
 
 
-def unpack(text: str) -> Dict[str, Any]:
+def unpack(text: str) -> Message:
     """The fields of a control message. Raises ProtocolError for anything else."""
     demand(len(text) <= MESSAGE_BYTES, "A control message is too long.")
     try:
-        message = json.loads(text)
+        message: Message = json.loads(text)
     except (ValueError, RecursionError):
         raise ProtocolError("A control message is not JSON.") from None
     demand(isinstance(message, dict), "A control message is not a JSON object.")
-    kind = message.get("type")
-    demand(isinstance(kind, str) and kind in MESSAGES,
-           f"There is no message type {str(kind)[:40]!r} in version {VERSION} of the protocol.")
+    kind = str(message.get("type"))
+    demand(kind in MESSAGES,
+           f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
     fields = MESSAGES[kind]
     demand(set(message) == {"type", *fields},
            f"A {kind} message has the fields {', '.join(fields) or 'none'}; this one differs.")
@@ -224,7 +230,7 @@ def check_versions(peer: int, coordinator: int) -> None:
            "(git pull).")
 
 
-def check_hello(hello: Dict[str, Any], key: str, nonce: str) -> None:
+def check_hello(hello: Hello, key: str, nonce: str) -> None:
     """The coordinator's side. Raises ProtocolError for another version or a wrong key."""
     check_versions(hello["protocol"], VERSION)
     expected = proof(key, "peer", nonce, hello["nonce"])
@@ -232,7 +238,7 @@ def check_hello(hello: Dict[str, Any], key: str, nonce: str) -> None:
            "join command that the coordinator printed.")
 
 
-def check_welcome(welcome: Dict[str, Any], key: str, nonce: str, own_nonce: str) -> None:
+def check_welcome(welcome: Welcome, key: str, nonce: str, own_nonce: str) -> None:
     """The peer's side. Raises ProtocolError when the coordinator does not know the key."""
     expected = proof(key, "coordinator", nonce, own_nonce)
     demand(hmac.compare_digest(expected, welcome["proof"]),
@@ -247,18 +253,3 @@ def clean_name(name: str, otherwise: str) -> str:
     short = " ".join(kept.split())[:NAME_LENGTH].strip()
     seen = any(unicodedata.category(c)[0] not in "MZ" for c in short)  # marks need a letter
     return short if seen else otherwise
-
-
-ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movements
-                    r"|(?:\x1b[]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
-                    r"|\x1b[ -/]*[0-~]?")  # titles, links, device strings; the rest
-
-
-def shown(text: object, longest: int = 200) -> str:
-    """What came from outside, fit for a terminal: printable, on one line, of limited length, in one
-    direction, without sequences that a terminal obeys."""
-    plain = ESCAPE.sub("", str(text)[: 8 * longest])
-    kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE
-                   else " " if c.isspace() else "" for c in plain)
-    line = " ".join(kept.split())
-    return line if len(line) <= longest else line[: longest - 3].rstrip() + "..."

@@ -12,12 +12,11 @@ from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
 from hive.network.door import household, is_local
-from hive.session import protocol
-from hive.session.effects import Message
+from hive.network.throttle import Bucket
+from hive.session import messages, protocol
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.protocol import ProtocolError, demand
-from hive.session.throttle import Bucket
+from hive.session.protocol import Message, ProtocolError, demand
 
 HANDSHAKE_SECONDS = 20.0
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
@@ -84,7 +83,7 @@ class Reception:
         late = itertools.takewhile(lambda one: one[1].until <= now, self.strangers.items())
         return [number for number, _ in late]
 
-    def meet(self, number: int, hello: Message, here: Collection[Identity],
+    def meet(self, number: int, hello: messages.Hello, here: Collection[Identity],
              known: Collection[str], now: float) -> Arrival:
         """Who is it, does it have the key, and may it take part? `here` are those who are there,
         `known` the peers that ever were. Raises ProtocolError, and Later."""
@@ -106,13 +105,14 @@ class Reception:
         return Arrival(Identity(peer, name, device, hello["process"]), token, token_hash,
                        protocol.proof(self.key, "coordinator", nonce, hello["nonce"]))
 
-    def _identify(self, hello: Message, name: str, nonce: str, here: Collection[Identity]
+    def _identify(self, hello: messages.Hello, name: str, nonce: str, here: Collection[Identity]
                   ) -> Tuple[str, str, Optional[str], str]:
         """(peer, name, token, its SHA-256). Who shows that it has the token of an identity of this
         name gets that back, unless another process is using it now; others get a new one."""
-        for peer, token_hash in self.ledger.identities(name) if hello["token"] else ():
+        claim = hello["token"] or ""
+        for peer, token_hash in self.ledger.identities(name) if claim else ():
             expected = protocol.possession(token_hash, nonce, hello["nonce"])
-            if hmac.compare_digest(expected, hello["token"]):
+            if hmac.compare_digest(expected, claim):
                 if all(one.process == hello["process"] for one in here if one.peer == peer):
                     return peer, name, None, token_hash
                 break

@@ -197,12 +197,12 @@ class Rounds:
         verdict = self.offer(peer, version, weights, steps, now)
         if verdict.verdict == ACCEPTED:
             member = self.members[peer]
-            assert member.offered is not None
+            offered = now if member.offered is None else member.offered
             if member.began is not None:
-                member.step_seconds = (member.offered - member.began) / steps
+                member.step_seconds = (offered - member.began) / steps
             member.state, member.prompt = "delivered", version == self.version
             if member.prompt:
-                self.pace.overheads.append(now - member.offered)
+                self.pace.overheads.append(now - offered)
             elif self._able(member):
                 member.prompt = None
             self.delivered.append(peer)

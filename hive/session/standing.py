@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional
 
-from gltch_2_7m import Config
+from gltch_2_7m import Config, parameters_of
 from hive.journal import Record
-from hive.session.job import parameters_of
 from hive.session.rounds import LATE
 from hive.session.schema import Contributed, Ranked
 

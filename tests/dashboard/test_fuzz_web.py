@@ -10,8 +10,8 @@ from hive_processes import LIMIT
 from hypothesis import strategies as st
 from test_web import NEWEST, Facts, Port, parse
 
-from hive.dashboard.answers import MOST, Query, Refusal
 from hive.dashboard.web import FILES
+from hive.network.answers import MOST, Query, Refusal
 
 KNOWN = {200, 304, 400, 403, 404, 405, 421, 426, 503, 414, 431}  # the last two by websockets
 SECRET = b"this is not for visitors"

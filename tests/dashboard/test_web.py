@@ -22,10 +22,10 @@ from hive_processes import HIVE, LIMIT, open_socket, until
 from gltch_2_7m import GltchError, require
 from hive.dashboard import downloads as downloads_module
 from hive.dashboard import web as web_module
-from hive.dashboard.answers import HEADERS
 from hive.dashboard.metrics import metrics
 from hive.dashboard.web import FILES, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, pages
 from hive.network import guest as guest_module
+from hive.network.answers import HEADERS
 from hive.network.door import Door
 from hive.session.events import Events
 

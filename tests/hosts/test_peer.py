@@ -22,8 +22,8 @@ from gltch_2_7m import GLTCH, Runtime, TrainConfig
 from hive import machine, peer
 from hive.learning.codec import flatten, to_bytes
 from hive.network import dial
+from hive.network.words import shown
 from hive.session import peer_session, protocol
-from hive.session.protocol import shown
 
 TEXT = "To be, or not to be, that is the question. " * 40
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x1bc\r\n\u202egnorw\u200b\x00 \ud800"

@@ -2,11 +2,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Protocol
 from urllib.parse import parse_qs
-
-from hive.dashboard.downloads import Stored
-from hive.session.events import finite
 
 HEADERS = {
     "Cache-Control": "no-cache",
@@ -22,6 +19,7 @@ REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
            426: "Upgrade Required", 431: "Request Header Fields Too Large",
            500: "Internal Server Error", 503: "Service Unavailable"}
 MOST = 10**15  # of any number that is asked for
+PIECE_BYTES = 256 * 1024  # of a file in memory for each download
 
 
 class Refusal(Exception):
@@ -32,12 +30,26 @@ class Refusal(Exception):
         self.status = status
 
 
+class File(Protocol):
+    """A large content, of which pieces of PIECE_BYTES are read."""
+
+    size: int
+
+    def piece(self, start: int) -> bytes: ...
+
+
+class Fields(Protocol):
+    """The headers of a request."""
+
+    def get_all(self, key: str) -> List[str]: ...
+
+
 class Reply(NamedTuple):
     kind: str  # content type
     content: bytes = b""
     status: int = 200
     headers: Dict[str, str] = {}
-    file: Optional[Stored] = None  # instead of the content, when it is large
+    file: Optional[File] = None  # instead of the content, when it is large
 
     @property
     def size(self) -> int:
@@ -78,7 +90,7 @@ class Query:
         return int(text)
 
 
-def the_only(headers: Any, name: str) -> Optional[str]:
+def the_only(headers: Fields, name: str) -> Optional[str]:
     values = headers.get_all(name)
     demand(len(values) <= 1, 400, f"There is more than one {name} header.")
     return values[0] if values else None
@@ -89,11 +101,7 @@ def demand(condition: bool, status: int, sentence: str) -> None:
         raise Refusal(status, sentence)
 
 
-def as_json(value: Any) -> Reply:
-    content = json.dumps(finite(value), allow_nan=False, separators=(",", ":")).encode()
-    return Reply("application/json", content)
-
-
 def as_refusal(status: int, sentence: str) -> Reply:
     headers = {503: {"Retry-After": "2"}, 405: {"Allow": "GET, HEAD"}}.get(status, {})
-    return as_json({"error": sentence})._replace(status=status, headers=headers)
+    content = json.dumps({"error": sentence}, separators=(",", ":")).encode()
+    return Reply("application/json", content, status, headers)

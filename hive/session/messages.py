@@ -1,0 +1,135 @@
+"""The fields of each message that somebody reads, for whoever checks types; `protocol.MESSAGES`
+says what may be in them, and a test compares the two."""
+from __future__ import annotations
+
+from typing import Any, Dict, Optional, TypedDict
+
+
+class Challenge(TypedDict):
+    type: str
+    protocol: int
+    hive: str
+    nonce: str
+    locked: bool
+
+
+class Hello(TypedDict):
+    type: str
+    protocol: int
+    nonce: str
+    proof: str
+    name: str
+    device: str
+    process: str
+    token: Optional[str]
+    text: Optional[str]
+
+
+class Welcome(TypedDict):
+    type: str
+    proof: str
+    peer: str
+    name: str
+    token: Optional[str]
+    counted: int
+    job: Dict[str, Any]
+
+
+class Ready(TypedDict):
+    type: str
+    version: int
+    weights: Optional[str]
+    batch_size: int
+
+
+class Version(TypedDict):
+    type: str
+    version: int
+    weights: str
+    step: int
+    counted: int
+
+
+class Train(TypedDict):
+    type: str
+    version: int
+    weights: str
+    step: int
+    total: Optional[int]
+    quota: int
+    seconds: float
+    window: int
+
+
+class Commit(TypedDict):
+    type: str
+    version: int
+    weights: str
+    codec: str
+    update: str
+    bytes: int
+    step: int
+    counted: bool
+
+
+class Status(TypedDict):
+    type: str
+    version: int
+    peers: int
+    loss: Optional[float]
+    val_loss: Optional[float]
+
+
+class Finished(TypedDict):
+    type: str
+    reason: str
+
+
+class Offer(TypedDict):
+    type: str
+    version: int
+    weights: str
+    codec: str
+    update: str
+    bytes: int
+    steps: int
+    tokens: int
+    loss: Optional[float]
+    seconds: float
+
+
+class Send(TypedDict):
+    type: str
+    blob: str
+    offset: int
+
+
+class Verdict(TypedDict):
+    type: str
+    version: int
+    verdict: str
+    reason: str
+
+
+class Fetch(TypedDict):
+    type: str
+    blob: str
+    offset: int
+
+
+class Blob(TypedDict):
+    type: str
+    blob: str
+    bytes: int
+    offset: int
+
+
+class Gone(TypedDict):
+    type: str
+    blob: str
+
+
+class Progress(TypedDict):
+    type: str
+    version: int
+    steps: int

@@ -1,0 +1,28 @@
+"""The types of messages are those of the one table that they are checked against."""
+import typing
+
+import pytest
+
+from hive.session import messages
+from hive.session.protocol import MESSAGES, Digest, Flag, Maybe, Number, Object, Text, Whole
+
+TYPES = {Text: str, Digest: str, Number: float, Whole: int, Flag: bool,
+         Object: typing.Dict[str, typing.Any]}
+KINDS = {name.lower(): kind for name, kind in vars(messages).items()
+         if isinstance(kind, type) and kind.__module__ == messages.__name__}
+
+
+def type_of(field):
+    if isinstance(field, Maybe):
+        return typing.Optional[type_of(field.kind)]
+    return TYPES[type(field)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_message_has_the_fields_of_the_table_with_their_types(kind):
+    table = {"type": str, **{name: type_of(field) for name, field in MESSAGES[kind].items()}}
+    assert typing.get_type_hints(KINDS[kind]) == table
+
+
+def test_whatever_else_may_be_said_has_nothing_that_anybody_reads():
+    assert set(MESSAGES) - set(KINDS) == {"refused", "goodbye"}
