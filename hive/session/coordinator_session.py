@@ -8,14 +8,13 @@ the end of a round, an evaluation, the end of the run.
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Record
-from hive.network.throttle import Bucket
 from hive.session import messages, protocol
 from hive.session.effects import (
     Close,
@@ -33,6 +32,8 @@ from hive.session.effects import (
 )
 from hive.session.job import Job
 from hive.session.ledger import Ledger
+from hive.session.library import Library
+from hive.session.log import Log
 from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
@@ -125,7 +126,7 @@ class CoordinatorSession:
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
         self.job, self.ledger, self.eval_every = job, ledger, eval_every
         self.described = job.as_json()  # once, for all welcomes
-        self.parameters, self.pack_weights, self.read_text = parameters, pack_weights, text
+        self.parameters, self.pack_weights = parameters, pack_weights
         self.now = Moment(0.0, 0.0)
         self.effects: List[CoordinatorEffect] = []
         self.ending = self.over = False  # the run is; nothing follows any more
@@ -157,10 +158,7 @@ class CoordinatorSession:
         self.opened: Optional[float] = None  # the round began
         self.stirred = True  # something happened that may open or close a round
         self._begin_round(version, weights, weights_hash)
-        # what peers may fetch
-        self.blobs: OrderedDict[str, bytes] = OrderedDict()  # updates
-        self.whole = "", b""  # the newest weights that were asked for, and their name
-        self.text = b""
+        self.library = Library(job.text, text, REMEMBERED_UPDATES)  # what peers may fetch
         # slow work, and what is said of it
         self.ticket = 0
         self.works: Dict[int, Work] = {}
@@ -168,8 +166,7 @@ class CoordinatorSession:
         self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
         self.snapshot_due = self.saving = False
         self.measuring: Optional[Measurement] = None
-        self.lines: Dict[str, Bucket] = {}  # of the log, by their kind
-        self.unsaid: Counter[str] = Counter()  # lines of a kind that were too many
+        self.log = Log(LINES, LINES_RATE)
         # what is due when
         self.status_at = self.round_at = self.patience = math.inf
         self.evaluation_at = -math.inf
@@ -283,13 +280,9 @@ class CoordinatorSession:
 
     def _say(self, kind: str, text: str) -> None:
         """A line in the log, unless there were too many of this kind lately."""
-        bucket = self.lines.setdefault(kind, Bucket(LINES, LINES_RATE))
-        if not bucket.take(1, self.now.steady):
-            self.unsaid[kind] += 1
-            return
-        unsaid = self.unsaid.pop(kind, 0)
-        more = f" (and {unsaid:,} more since the last such line)" if unsaid else ""
-        self.effects.append(Say(kind, text + more))
+        line = self.log.line(kind, text, self.now.steady)
+        if line is not None:
+            self.effects.append(Say(kind, line))
 
     def _fail(self, error: Exception) -> None:
         self.effects.append(Fail(error))
@@ -483,7 +476,7 @@ class CoordinatorSession:
                 sum(size for *_, size, _ in missed) < 4 * self.parameters):
             counted = self.ledger.last_counted(link.peer)
             for number, codec, result, name, size, step in missed:
-                if name not in self.blobs:
+                if name not in self.library:
                     self._remember(name, self.ledger.update(number)[1])
                 self.effects.append(Send(link.number, commit_message(
                     number, codec, result, name, size, step, counted == number)))
@@ -492,28 +485,22 @@ class CoordinatorSession:
 
     def _tell_version(self, link: Link) -> None:
         """Offer the newest weights as a whole."""
-        if self.whole[0] != self.rounds.weights:  # one copy, however many download it
-            self.whole = self.rounds.weights, self.pack_weights(self.weights)
+        self.library.offer_weights(self.rounds.weights, partial(self.pack_weights, self.weights))
         self._send(link.number, "version", version=self.rounds.version,
                    weights=self.rounds.weights, step=self.step,
                    counted=self.ledger.last_counted(link.peer))
 
     def _on_fetch(self, blobs: int, link: Link, said: messages.Fetch) -> None:
         blob, offset = said["blob"], said["offset"]
-        what, content = "update", self.blobs.get(blob)
-        if blob == self.job.text:
-            self.text = self.text or self.read_text()
-            what, content = "text", self.text
-        elif blob == self.whole[0]:
-            what, content = "weights", self.whole[1]
-        if content is None:  # it took so long that this is history; it will ask for what is new
+        found = self.library.find(blob)
+        if found is None:  # it took so long that this is history; it will ask for what is new
             self._send(link.number, "gone", blob=blob)
             return
-        demand(offset <= len(content), "A transfer cannot begin behind its end.")
+        demand(offset <= len(found.content), "A transfer cannot begin behind its end.")
         link.fetched[blob] += 1
         demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
-        self.effects.append(SendBlob(link.number, what, blob, content, offset))
+        self.effects.append(SendBlob(link.number, found.what, blob, found.content, offset))
 
     def _on_progress(self, link: Link, said: messages.Progress) -> None:
         link.steps = said["steps"]
@@ -522,10 +509,7 @@ class CoordinatorSession:
         self._close(link.number, 1000)
 
     def _remember(self, blob: str, content: bytes) -> None:
-        self.blobs[blob] = content
-        self.blobs.move_to_end(blob)
-        while len(self.blobs) > REMEMBERED_UPDATES:
-            old, _ = self.blobs.popitem(last=False)
+        for old in self.library.remember(blob, content):
             for link in self.peers.values():
                 link.fetched.pop(old, None)
 
