@@ -100,6 +100,12 @@ class Wire:
         """Is something of a blob on its way?"""
         return any(isinstance(one.item, Piece) for one in self.moving)
 
+    @property
+    def amid(self) -> bool:
+        """Is a part of something there, and a part of it not?"""
+        front = self.moving[0] if self.moving else None
+        return front is not None and front.begun + self.delay < self.clock.now
+
     def cut(self) -> None:
         """What has not arrived by now never will."""
         front = self.moving[0] if self.moving else None
