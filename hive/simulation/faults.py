@@ -41,7 +41,7 @@ from hive.simulate import (
     apply_bytes,
     packed,
 )
-from hive.simulation.tasks import SyntheticTask
+from hive.simulation.tasks import SyntheticTask, SyntheticWorker
 from hive.simulation.virtual import Piece
 
 UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
@@ -51,7 +51,7 @@ LATEST = 30  # events that a failure tells
 PACKED = 8  # one of so many runs packs its messages for real
 HANDSHAKE = ("challenge", "hello", "welcome")
 MOST_PEERS = 6  # with clones
-MOST_EVENTS = 200_000  # of a run that never ends
+MOST_EVENTS = 120_000  # of a run that never ends
 
 
 class Violation(Exception):
@@ -244,6 +244,7 @@ class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
     hive: Trial
+    worker: SyntheticWorker
 
     def __init__(self, hive: Trial, number: int, original: Optional[Peer] = None):
         self.kept: Optional[Identity] = original.kept if original else None
@@ -499,6 +500,7 @@ class Trial(Simulation):
 
     coordinator: Coordinator
     peers: List[Peer]  # type: ignore[assignment]
+    task: SyntheticTask
     chunk_bytes, message_bytes = 32, 250
 
     def __init__(self, seed: int, without: FrozenSet[str] = frozenset()):
@@ -658,6 +660,7 @@ class Trial(Simulation):
         self.counted_peers[record.number] = {c.peer for c in counted}
         tokens = 0
         for blob in updates:
+            self.must(blob in self.by, "an update counted that nobody made")
             self.must(blob not in self.counted, "an update counted twice")
             self.must(blob not in self.refused_updates, "an update counted that was refused before")
             self.counted[blob] = record.number

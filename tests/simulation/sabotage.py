@@ -22,11 +22,11 @@ from hive.session.coordinator_session import CoordinatorSession, commit_message
 from hive.session.effects import Close
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import Receiver
-from hive.session.rounds import ACCEPTED, Rounds, Verdict
+from hive.session.rounds import ACCEPTED, LATE, REJECTED, Rounds, Verdict
 from hive.session.uploads import Uploads
 from hive.simulation import faults
 
-FIRST, MOST = 0, 300  # seeds
+FIRST, MOST = 0, 200  # seeds
 
 
 class Sabotage(NamedTuple):
@@ -100,6 +100,17 @@ def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSes
                            ) -> None:
     with mock.patch.object(PeerSession, "give_up_update", nothing):
         on_welcome(session, welcome)
+
+
+def take_any_verdict(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict) -> None:
+    known = said["verdict"] in (ACCEPTED, LATE, REJECTED)
+    on_verdict(session, said if known else {**said, "verdict": LATE})
+
+
+def put_off_the_offer(session: Any, receiver: Any, arrive: Any = PeerSession.arrive) -> None:
+    if receiver.complete and session.pending:
+        session.pending.offered = max(session.pending.offered, session.now.steady)
+    arrive(session, receiver)
 
 
 def hold_anything(session: Any, said: Any, result: Any, hold: Any = PeerSession.hold) -> None:
@@ -179,9 +190,15 @@ SABOTAGES: Dict[str, Sabotage] = {
     "no second offer": Sabotage(
         "an update of which nobody says what becomes of it is never offered again",
         ((PEER, "on_status", nothing),)),
+    "any verdict": Sabotage(
+        "a verdict that is none is taken for \"late\"",
+        ((PEER, "on_verdict", take_any_verdict),)),
+    "put off": Sabotage(
+        "each download puts off the next offer of an update that nobody answered",
+        ((PEER, "arrive", put_off_the_offer),)),
 }
 QUICK = ("counts twice", "told too early", "all counted", "never forgets", "no settling",
-         "carries on", "no checksums", "members stay")  # found in one to three runs
+         "carries on", "any update", "members stay")  # found in one run
 
 
 def main(names: Any) -> int:
