@@ -258,6 +258,11 @@ class Connection:
         self.down.cut()
 
 
+def packed(item: Union[str, Message]) -> str:
+    return item if isinstance(item, str) else pack(item["type"], **{
+        name: value for name, value in item.items() if name != "type"})
+
+
 def received(item: Union[str, Message]) -> Message:
     return unpack(item) if isinstance(item, str) else item
 
@@ -728,7 +733,7 @@ class Simulation:
     def send(self, wire: Wire, message: Message) -> None:
         """Packed for real, or handed across as it is."""
         if self.packs:
-            text = pack(message["type"], **{k: v for k, v in message.items() if k != "type"})
+            text = packed(message)
             wire.send(text, len(text))
         else:
             wire.send(message, self.message_bytes)

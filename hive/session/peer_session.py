@@ -20,7 +20,7 @@ from hive.session import effects, messages, protocol
 from hive.session.effects import Moment, PeerEffect
 from hive.session.job import Job
 from hive.session.protocol import Message, ProtocolError, Receiver, demand
-from hive.session.rounds import ACCEPTED, REJECTED
+from hive.session.rounds import ACCEPTED, LATE, REJECTED
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
@@ -77,6 +77,7 @@ class Wanted(NamedTuple):
 
     blob: str
     limit: int  # bytes, at most
+    since: float  # steady seconds
     then: Callable[[Optional[bytes]], None]  # None: the coordinator no longer has it
 
 
@@ -372,7 +373,8 @@ class PeerSession:
         """Ask for a blob, or for the rest of one that was interrupted."""
         if self.partial and self.partial.blob != blob:
             self.partial = None
-        self.wanted, self.awaited = Wanted(blob, limit, then), ("blob", "gone")
+        self.wanted, self.awaited = Wanted(blob, limit, self.now.steady, then), (
+            "blob", "gone")
         self.tell("fetch", blob=blob, offset=len(self.partial.content) if self.partial else 0)
 
     def on_blob(self, said: messages.Blob) -> None:
@@ -408,8 +410,8 @@ class PeerSession:
         if not receiver.complete:
             return
         self.wanted = self.partial = None
-        if self.pending:  # while this peer fetched, nothing else could arrive
-            self.pending.offered = max(self.pending.offered, self.now.steady)
+        if self.pending:  # while this peer fetched, it listened to nothing else
+            self.pending.offered += self.now.steady - wanted.since
         wanted.then(receiver.result())
 
     # The weights
@@ -532,6 +534,7 @@ class PeerSession:
 
     def on_verdict(self, said: messages.Verdict) -> None:
         """An accepted update counts with the commit; a late one comes again with the next."""
+        demand(said["verdict"] in (ACCEPTED, LATE, REJECTED), "There is no such verdict.")
         if (said["verdict"] == ACCEPTED or not self.pending
                 or said["version"] != self.pending.version):
             return

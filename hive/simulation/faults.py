@@ -12,23 +12,24 @@ from __future__ import annotations
 import json
 import math
 import random
+import sqlite3
 import time
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Set, Tuple
+from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Set, Tuple, Union
 
 import torch
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import Journal, Memory, Record
+from hive.journal import FOR_NOW, Journal, Memory, Record
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
 from hive.learning.worker import Work
 from hive.session import effects
 from hive.session.effects import Do, Moment
 from hive.session.peer_session import MOST_KEPT, Identity, PeerSession
-from hive.session.protocol import ProtocolError, name_of
+from hive.session.protocol import ProtocolError, name_of, unpack
 from hive.simulate import (
     BEGINNING,
     CLOSED,
@@ -38,8 +39,9 @@ from hive.simulate import (
     Settings,
     Simulation,
     apply_bytes,
+    packed,
 )
-from hive.simulation.tasks import SyntheticTask
+from hive.simulation.tasks import SyntheticTask, SyntheticWorker
 from hive.simulation.virtual import Piece
 
 UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
@@ -47,8 +49,9 @@ RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned awa
 PATIENCE = 1800.0  # virtual seconds in which all must be well again, once faults stop
 LATEST = 30  # events that a failure tells
 PACKED = 8  # one of so many runs packs its messages for real
+HANDSHAKE = ("challenge", "hello", "welcome")
 MOST_PEERS = 6  # with clones
-MOST_EVENTS = 60_000  # of a run that never ends
+MOST_EVENTS = 120_000  # of a run that never ends
 
 
 class Violation(Exception):
@@ -82,6 +85,24 @@ class FaultSettings(Settings):
         return Task(self.parameters, self.recipe)
 
 
+class Database:
+    """The journal's SQLite connection, whose disk may be full at any statement that writes."""
+
+    def __init__(self, hive: Trial, real: sqlite3.Connection):
+        self.hive, self.real = hive, real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def execute(self, sql: str, values: Tuple[Any, ...] = ()) -> sqlite3.Cursor:
+        kind = sql.split(None, 1)[0]
+        if kind in ("INSERT", "UPDATE", "COMMIT") and self.hive.is_full() and (
+                self.hive.dice.random() < self.hive.fullness):
+            self.hive.cover(f"disk full at {kind}")
+            raise sqlite3.OperationalError(self.hive.dice.choice(FOR_NOW[:2]))
+        return self.real.execute(sql, values)
+
+
 class Shelf(Memory):
     """Where snapshots lie: full from some file on, as long as the disk is."""
 
@@ -90,7 +111,7 @@ class Shelf(Memory):
         self.hive = hive
 
     def write(self, name: str, *parts: bytes) -> None:
-        if self.hive.clock.now < self.hive.full_until and self.hive.dice.random() < 0.5:
+        if self.hive.is_full():
             self.hive.cover("disk full at a snapshot")
             raise Unwritable("The disk is full.")
         super().write(name, *parts)
@@ -108,14 +129,15 @@ class Coordinator(CoordinatorHost):
         self.added: List[str] = []  # updates in the open round
         self.combined: List[str] = []  # in the one that is being written down
         self.held_back: Dict[Connection, Any] = {}
-        for what in ("remember_peer", "keep", "keep_evaluation", "keep_checkpoint"):
-            self.slow_work[what] = partial(self.write, self.slow_work[what])
+        self.slow_work["keep_checkpoint"] = self.keep_checkpoint
+        self.session.uploads.places = hive.places
 
     def moment(self) -> Moment:
         return Moment(self.clock.now, BEGINNING + self.clock.now + self.hive.set_by)
 
     def tell(self, what: str, *values: Any, **more: Any) -> None:
         self.hive.note("coordinator", what, values)
+        self.hive.touched[self] = None
         try:
             super().tell(what, *values, **more)
         except Killed:
@@ -137,7 +159,8 @@ class Coordinator(CoordinatorHost):
         self.lanes.clear()
         for connection in self.connections.values():
             connection.cut()
-            self.clock.after(self.hive.noticed(), self.hive.notice, connection)
+            if self.hive.dice.random() < 0.5:  # or it just falls silent
+                self.hive.notice(connection)
         self.connections.clear()
         self.hive.is_down(self.journal)
 
@@ -157,13 +180,37 @@ class Coordinator(CoordinatorHost):
             self.hive.cover("second connection of a peer")
         super().accept(connection)
 
+    # What must hold
+
+    def check(self) -> None:
+        """Places and memory belong to those who are there."""
+        session, must, there = self.session, self.hive.must, len(self.connections)
+        if not session:  # it was killed
+            return
+        must(len(session.links) + len(session.reception.strangers) <= there,
+             "connections that are gone are remembered")
+        must(len(session.works) <= 4 * there + 8, "too much slow work is under way")
+        peers, uploads = session.peers.keys(), session.uploads
+        must(session.rounds.members.keys() == peers, "a round waits for somebody who is gone")
+        must(session.arriving.keys() <= session.links.keys(),
+             "a welcome is kept for somebody who is gone")
+        must(uploads.queue.keys() <= peers, "somebody who is gone waits for a place")
+        must(all(peer in peers for peer, one in uploads.begun.items() if one.connected),
+             "somebody who is gone holds a place")
+        kept = sum(len(one.receiver.content) for one in uploads.begun.values())
+        must(len(uploads.begun) <= uploads.places and kept <= uploads.size * uploads.places,
+             "too much is kept of uploads")
+
     # Slow work
 
-    def write(self, write: Callable[..., None], *values: Any) -> None:
-        if self.clock.now < self.hive.full_until and self.hive.dice.random() < 0.75:
-            self.hive.cover("disk full")
+    def seconds_of(self, do: Do) -> float:
+        """So that it can die, and hear something else, while it works."""
+        return super().seconds_of(do) + self.hive.work_seconds
+
+    def keep_checkpoint(self, state: Dict[str, Any], names: List[str]) -> None:
+        if self.hive.is_full():
+            self.hive.cover("disk full at a checkpoint")
             raise Unwritable("The disk is full.")
-        write(*values)  # there was room for a moment
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
         counting = super().add(codec, content, weight, steps)
@@ -197,6 +244,7 @@ class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
     hive: Trial
+    worker: SyntheticWorker
 
     def __init__(self, hive: Trial, number: int, original: Optional[Peer] = None):
         self.kept: Optional[Identity] = original.kept if original else None
@@ -208,7 +256,7 @@ class Peer(PeerHost):
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
         self.refused = ""  # an update that just turned out not to count
-        self.touched = self.changed = False  # since the last check; changed: the error feedback
+        self.changed = False  # the error feedback, since the last check
         self.held_back: Dict[Connection, Any] = {}
         self.up, self.down = (self.rng.choice((2e3, 1e4, 1e5)) for _ in range(2))
         self.doing[effects.Keep] = self.keep
@@ -227,7 +275,7 @@ class Peer(PeerHost):
 
     def tell(self, what: str, *values: Any, **more: Any) -> None:
         self.hive.note(self.name, what, values)
-        self.touched = True
+        self.hive.touched[self] = None
         try:
             super().tell(what, *values, **more)
         except Killed:
@@ -247,7 +295,8 @@ class Peer(PeerHost):
         for lane in self.lanes.values():
             lane.clear()
         if self.connection:
-            self.cut(0.0, self.hive.noticed(), tell=False)
+            self.cut(self.hive.noticed(), at_once=False)
+            self.hang_up()
         self.lose_unsettled(why)
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
@@ -268,17 +317,18 @@ class Peer(PeerHost):
 
     # Connections
 
-    def cut(self, peer: float, coordinator: float, tell: bool = True) -> None:
-        """The connection breaks, and is found dead after so many seconds."""
+    def cut(self, coordinator: float, at_once: bool) -> None:
+        """The connection breaks. The coordinator finds it dead after so many seconds; this peer is
+        told at once or never, and then it is for its session to miss the coordinator."""
         connection, host = self.connection, self.hive.coordinator
         assert connection is not None
+        if any(wire.amid for wire in (connection.up, connection.down)):
+            self.hive.cover("cut amid a message or chunk")
         connection.cut()
         self.clock.after(coordinator, host.lose, connection)
-        if tell:
-            self.clock.after(peer, self.notice, connection)
-        else:
-            self.hang_up()
-        self.hive.until(self.clock.now + max(peer, coordinator))
+        if at_once:
+            self.notice(connection)
+        self.hive.until(self.clock.now + UNNOTICED_SECONDS)
 
     def notice(self, connection: Connection) -> None:
         if self.sleeps(self.notice, connection) or connection is not self.connection:
@@ -348,6 +398,8 @@ class Peer(PeerHost):
             self.breakdown, self.training = False, None
             self.hive.cover("training broke down")
             raise GltchError("The loss became nan.")
+        self.hive.must(torch.equal(self.worker.distance, weights - self.hive.task.place),
+                       f"{self.name} does not train from the hive's weights")
         self.changed = True
         nonsense, self.nonsense = self.nonsense, False
         if nonsense:
@@ -388,9 +440,6 @@ class Peer(PeerHost):
         self.lose_unsettled("rejected")
 
     def check(self) -> None:
-        if not self.touched:
-            return
-        self.touched = False
         must, session = self.hive.must, self.session
         if self.refused:
             must(self.refused not in self.hive.counted, f"{self.name} was told that an update did "
@@ -416,18 +465,51 @@ class Peer(PeerHost):
                  f"{self.name}'s error feedback is not what was trained and never counted")
 
 
+class Damaged(Piece):
+    """With a bit that is not what was sent, in the header or in the content."""
+
+    def at(self, dice: random.Random) -> Damaged:
+        self.damaged = flipped(super().message, dice)
+        return self
+
+    @property
+    def message(self) -> bytes:
+        return self.damaged
+
+
+def flipped(content: bytes, dice: random.Random) -> bytes:
+    changed = bytearray(content)
+    changed[dice.randrange(len(changed))] ^= 1 << dice.randrange(8)
+    return bytes(changed)
+
+
+def is_plausible(sent: str, came: str) -> bool:
+    """Is it a message with another number, or of another conversation? Nothing in the protocol
+    tells that from the one that was sent."""
+    try:
+        changed = unpack(came)
+    except ProtocolError:
+        return False
+    return changed["type"] in HANDSHAKE or any(
+        value != changed[name] and not isinstance(value, str)
+        for name, value in unpack(sent).items())
+
+
 class Trial(Simulation):
     """One run under the faults of a seed, but for those of some kinds."""
 
     coordinator: Coordinator
     peers: List[Peer]  # type: ignore[assignment]
+    task: SyntheticTask
     chunk_bytes, message_bytes = 32, 250
 
     def __init__(self, seed: int, without: FrozenSet[str] = frozenset()):
         self.dice = random.Random(f"faults {seed}")
         draw = self.dice
-        self.down, self.full_until, self.set_by, self.calm_at = False, 0.0, 0.0, 0.0
+        self.down, self.set_by, self.calm_at = False, 0.0, 0.0
+        self.full_until = self.fullness = 0.0
         self.covered: Counter[str] = Counter()
+        self.touched: Dict[Union[Coordinator, Peer], None] = {}  # in order, since the last check
         self.events: Deque[Tuple[float, str, str, Tuple[Any, ...]]] = deque(maxlen=LATEST)
         self.made_of: Dict[str, List[Lot]] = {}  # by SHA-256: what went into it
         self.by: Dict[str, Peer] = {}
@@ -440,6 +522,8 @@ class Trial(Simulation):
         self.latest: Optional[torch.Tensor] = None  # weights, as written down last
         self.restarts = 0
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
+        self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
+        self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
         super().__init__(FaultSettings(
             peers=peers, rounds=draw.choice((12, 1_000_000)), parameters=draw.choice((24, 200)),
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
@@ -447,6 +531,7 @@ class Trial(Simulation):
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True)
         self.packs = seed % PACKED == 0
         self.journal = self.coordinator.journal
+        self.journal._db = Database(self, self.journal._db)  # type: ignore[assignment]
         shelf = Shelf(self)
         shelf.files = {name: self.journal.files.read(name) or b""
                        for name in self.journal.files.names()}
@@ -495,6 +580,10 @@ class Trial(Simulation):
 
     def noticed(self) -> float:
         return self.dice.choice((0.0, UNNOTICED_SECONDS))
+
+    def is_full(self) -> bool:
+        """Has the disk no room for a file? It may have for a row now and then."""
+        return self.clock.now < self.full_until
 
     # The run
 
@@ -546,17 +635,10 @@ class Trial(Simulation):
     # What must hold
 
     def check(self) -> None:
-        for peer in self.peers:
-            peer.check()
-        if not self.down:
-            host, session = self.coordinator, self.coordinator.session
-            there = len(host.connections)
-            self.must(len(session.links) + len(session.reception.strangers) <= there,
-                      "connections that are gone are remembered")
-            self.must(len(session.works) <= 4 * there + 8, "too much slow work is under way")
-            kept = sum(len(one.receiver.content) for one in session.uploads.begun.values())
-            self.must(kept <= self.update_bytes * session.uploads.places,
-                      "too much is kept of uploads")
+        """Of those who were told something since the last check."""
+        for host in self.touched:
+            host.check()
+        self.touched.clear()
 
     def check_said(self, effect: effects.Send, link: Any) -> None:
         """Nobody hears of a round that is not written down."""
@@ -578,6 +660,7 @@ class Trial(Simulation):
         self.counted_peers[record.number] = {c.peer for c in counted}
         tokens = 0
         for blob in updates:
+            self.must(blob in self.by, "an update counted that nobody made")
             self.must(blob not in self.counted, "an update counted twice")
             self.must(blob not in self.refused_updates, "an update counted that was refused before")
             self.counted[blob] = record.number
@@ -624,13 +707,21 @@ class Trial(Simulation):
             self.disturbances["twice"] -= 1
             self.cover("twice")
             items.append(item)
-        if isinstance(item, Piece) and self.disturbances["bit flipped"]:
+        if self.disturbances["bit flipped"]:
             self.disturbances["bit flipped"] -= 1
-            self.cover("bit flipped")
-            content = bytearray(item.content)
-            content[self.dice.randrange(item.begin, item.end)] ^= 1 << self.dice.randrange(8)
-            items[0] = item._replace(content=bytes(content))
+            items[0] = self.with_a_bit_flipped(item)
         return items
+
+    def with_a_bit_flipped(self, item: Any) -> Any:
+        """Anywhere in a chunk or message, but so that somebody could notice."""
+        if isinstance(item, Piece):
+            self.cover("bit flipped in a chunk")
+            return Damaged(*item).at(self.dice)
+        self.cover("bit flipped in a message")
+        sent = came = packed(item)
+        while came == sent or is_plausible(sent, came):
+            came = flipped(sent.encode(), self.dice).decode(errors="replace")
+        return came
 
     def let_go(self, connection: Connection, item: Any, held_back: Dict[Connection, Any],
                arrive: Callable[[Connection, Any], None]) -> None:
@@ -648,11 +739,26 @@ class Trial(Simulation):
 # --------------------------------------------------------------------------------------------------
 
 def cut(hive: Trial) -> None:
-    peer, noticed = hive.somebody(), (hive.noticed(), hive.noticed())
-    if peer.connection:
-        hive.cover("cut, noticed after {:g} s by the peer, {:g} s by the coordinator".format(
-            *noticed))
-        peer.cut(*noticed)
+    """Sometimes one direction breaks a little earlier than the other."""
+    peer, (by_peer, by_coordinator) = hive.somebody(), (hive.noticed(), hive.noticed())
+    connection = peer.connection
+    if connection is None:
+        return
+    hive.cover(f"cut, noticed after {by_peer:g} s by the peer, {by_coordinator:g} s by the "
+               "coordinator")
+    if hive.dice.random() < 0.3:
+        hive.cover("cut, one direction first")
+        hive.dice.choice((connection.up, connection.down)).cut()
+        seconds = hive.dice.uniform(0.0, 5.0)
+        hive.until(hive.clock.now + seconds + UNNOTICED_SECONDS)
+        hive.clock.after(seconds, finish_cut, peer, connection, by_coordinator, not by_peer)
+    else:
+        peer.cut(by_coordinator, not by_peer)
+
+
+def finish_cut(peer: Peer, connection: Connection, coordinator: float, at_once: bool) -> None:
+    if connection is peer.connection:
+        peer.cut(coordinator, at_once)
 
 
 def cut_all(hive: Trial) -> None:
@@ -660,7 +766,8 @@ def cut_all(hive: Trial) -> None:
     hive.cover("all back at once")
     for peer in hive.peers:
         if peer.connection:
-            peer.cut(0.0, hive.noticed(), tell=False)
+            peer.cut(hive.noticed(), at_once=False)
+            peer.hang_up()
             peer.tell("lost")
         hive.clock.after(3.0, peer.connect)
 
@@ -696,6 +803,7 @@ def clone(hive: Trial) -> None:
 
 def fill_disk(hive: Trial) -> None:
     hive.full_until = hive.clock.now + hive.dice.uniform(0.5, 60.0)
+    hive.fullness = hive.dice.choice((0.03, 0.3, 1.0))  # of rows
     hive.until(hive.full_until)
 
 
@@ -714,17 +822,15 @@ def set_clock_of_coordinator(hive: Trial) -> None:
 
 
 def suspend(hive: Trial) -> None:
-    """One for minutes, which the coordinator notices or not; or all for an hour."""
-    if hive.dice.random() < 0.25:
-        hive.cover("all peers suspended for an hour")
-        for peer in hive.peers:
-            sleep(hive, peer, 3600.0)
-        return
-    hive.cover("peer suspended for minutes")
-    peer, seconds = hive.somebody(), hive.dice.choice((90.0, 150.0, 240.0))
-    sleep(hive, peer, seconds)
-    if peer.connection and hive.dice.random() < 0.5:
-        peer.cut(seconds, UNNOTICED_SECONDS)
+    """One, some or all, for minutes or an hour; the coordinator finds them dead or not."""
+    seconds = hive.dice.choice((90.0, 150.0, 240.0, 3600.0))
+    peers = hive.dice.sample(hive.peers, hive.dice.choice((1, 1, 2, len(hive.peers))))
+    who = {1: "a peer", len(hive.peers): "all peers"}.get(len(peers), "some peers")
+    hive.cover(f"{who} suspended for {'minutes' if seconds < 3600.0 else 'an hour'}")
+    for peer in peers:
+        sleep(hive, peer, seconds)
+        if peer.connection and hive.dice.random() < 0.5:
+            peer.cut(UNNOTICED_SECONDS, at_once=False)
 
 
 def doze(hive: Trial) -> None:
@@ -760,15 +866,20 @@ FAULTS: Dict[str, Callable[[Trial], None]] = {
 # --------------------------------------------------------------------------------------------------
 
 EXPECTED = (  # to have happened in a thousand runs
-    "all back at once", "all peers suspended for an hour", "an update of nonsense", "bit flipped",
+    "a peer suspended for an hour", "a peer suspended for minutes", "all back at once",
+    "all peers suspended for an hour", "all peers suspended for minutes", "an update of nonsense",
+    "bit flipped in a chunk", "bit flipped in a message",
     "clock of a peer set by a day", "clock of the coordinator set by a day", "coordinator killed",
     *(f"cut, noticed after {peer:g} s by the peer, {coordinator:g} s by the coordinator"
       for peer in (0, 45) for coordinator in (0, 45)),
-    "disk full", "disk full at a snapshot",
+    "cut amid a message or chunk", "cut, one direction first",
+    "disk full at COMMIT", "disk full at INSERT", "disk full at a checkpoint",
+    "disk full at a snapshot",
     "killed after the round was written, before anybody heard", "out of order", "peer killed",
-    "peer killed without its cache", "peer suspended for minutes", "peer suspended for some rounds",
-    "second connection of a peer", "training broke down", "twice", "two processes with one token",
-    "update that came rounds late")
+    "peer killed without its cache", "peer suspended for some rounds",
+    "second connection of a peer", "some peers suspended for an hour",
+    "some peers suspended for minutes", "training broke down", "twice",
+    "two processes with one token", "update that came rounds late")
 
 
 class Failure(Exception):

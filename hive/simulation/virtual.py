@@ -57,7 +57,6 @@ class Piece(NamedTuple):
 class Travelling(NamedTuple):
     item: Any
     begun: float  # its first byte went out
-    out: float  # its last byte did
 
 
 class Wire:
@@ -78,9 +77,10 @@ class Wire:
 
     def send(self, item: Any, size: int = 0) -> float:
         """Returns when it will be out."""
-        begun = max(self.clock.now, self.free)
+        now = self.clock.now
+        begun = self.free if self.free > now else now
         self.free = begun + size / self.rate
-        self.moving.append(Travelling(item, begun, self.free))
+        self.moving.append(Travelling(item, begun))
         self.clock.at(self.free + self.delay, self._arrive)
         return self.free
 
@@ -99,6 +99,12 @@ class Wire:
     def interrupted(self) -> bool:
         """Is something of a blob on its way?"""
         return any(isinstance(one.item, Piece) for one in self.moving)
+
+    @property
+    def amid(self) -> bool:
+        """Is a part of something there, and a part of it not?"""
+        front = self.moving[0] if self.moving else None
+        return front is not None and front.begun + self.delay < self.clock.now
 
     def cut(self) -> None:
         """What has not arrived by now never will."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from hive.simulation import faults
+from tests.simulation import sabotage
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = [109, 176, 179, 1048]  # each led to something that docs/experiments.md tells
@@ -34,6 +35,12 @@ def test_a_thousand_hives_get_well_again_whatever_happened():
     assert [run.returncode for run in runs] == [0] * len(runs), "\n".join(said)
     covered = set().union(*(json.loads(one)["covered"] for one in said))
     assert covered >= set(faults.EXPECTED), "a fault that never happened is a hole"
+
+
+@pytest.mark.parametrize("name", sabotage.QUICK)
+def test_a_broken_rule_is_found_at_once(name):
+    count, _ = sabotage.SABOTAGES[name].found(most=3)
+    assert count, sabotage.SABOTAGES[name].what
 
 
 def test_the_same_seed_is_the_same_run():

@@ -1,0 +1,216 @@
+#!/usr/bin/env python3
+"""Do the faults bite? Break a rule of the sessions on purpose, and count the runs until it shows.
+
+    python tests/simulation/sabotage.py               all of them: the table of docs/reliability.md
+    python tests/simulation/sabotage.py "no retries"  one of them, and what was found
+"""
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+from unittest import mock
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from hive.journal import Journal
+from hive.session import coordinator_session
+from hive.session.coordinator_session import CoordinatorSession, commit_message
+from hive.session.effects import Close
+from hive.session.peer_session import PeerSession
+from hive.session.protocol import Receiver
+from hive.session.rounds import ACCEPTED, LATE, REJECTED, Rounds, Verdict
+from hive.session.uploads import Uploads
+from hive.simulation import faults
+
+FIRST, MOST = 0, 200  # seeds
+
+
+class Sabotage(NamedTuple):
+    """What is broken, in words, and the attributes that do it."""
+
+    what: str
+    changes: Tuple[Tuple[Any, str, Any], ...]
+
+    def found(self, first: int = FIRST, most: int = MOST) -> Tuple[Optional[int], str]:
+        """Within how many seeds, and what is said then; (None, "") if it never is."""
+        with contextlib.ExitStack() as changed:
+            for owner, name, value in self.changes:
+                changed.enter_context(mock.patch.object(owner, name, value))
+            for count in range(1, most + 1):
+                try:
+                    faults.play(first + count - 1)
+                except faults.Failure as failure:
+                    return count, str(failure)
+        return None, ""
+
+
+def told_before_the_journal(session: Any, writing: Any, write: Any = CoordinatorSession._write
+                            ) -> None:
+    if writing.name == "round":
+        writing.then()
+        writing = writing._replace(then=lambda: None)
+    write(session, writing)
+
+
+def keep_what_it_carried(session: Any) -> None:
+    session.settle(counted=False)
+    session.carried = 0
+
+
+def settle_without_feedback(session: Any, counted: bool) -> None:
+    session.pending = None
+    if counted:
+        session.carried = 0
+
+
+def settle_without_carried(session: Any, counted: bool) -> None:
+    session.do("settle", counted)
+    session.pending = None
+
+
+def go_on_from_own_weights(session: Any, said: Any, on_train: Any = PeerSession.on_train) -> None:
+    session.moved = False
+    on_train(session, said)
+
+
+def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps: int, now: float
+                      ) -> Verdict:
+    member = rounds.members[peer]
+    member.state, member.offered = "uploading", member.offered or now
+    return Verdict(ACCEPTED)
+
+
+def take_accepted_for_counted(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict
+                              ) -> None:
+    if said["verdict"] == ACCEPTED and session.pending:
+        session.settle(counted=True)
+    on_verdict(session, said)
+
+
+def welcome_that_never_counted(session: Any, welcome: Any, on_welcome: Any = PeerSession.on_welcome
+                               ) -> None:
+    on_welcome(session, {**welcome, "counted": 0})
+
+
+def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSession.on_welcome
+                           ) -> None:
+    with mock.patch.object(PeerSession, "give_up_update", nothing):
+        on_welcome(session, welcome)
+
+
+def take_any_verdict(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict) -> None:
+    known = said["verdict"] in (ACCEPTED, LATE, REJECTED)
+    on_verdict(session, said if known else {**said, "verdict": LATE})
+
+
+def put_off_the_offer(session: Any, receiver: Any, arrive: Any = PeerSession.arrive) -> None:
+    if receiver.complete and session.pending:
+        session.pending.offered = max(session.pending.offered, session.now.steady)
+    arrive(session, receiver)
+
+
+def hold_anything(session: Any, said: Any, result: Any, hold: Any = PeerSession.hold) -> None:
+    hold(session, {**said, "weights": result[1]}, result)
+
+
+def two_connections(session: Any, number: int, code: int, reason: str = "",
+                    close: Any = CoordinatorSession._close) -> None:
+    if code != 1000:  # a replaced connection, or one that said goodbye
+        close(session, number, code, reason)
+    else:
+        session.effects.append(Close(number, code, reason))
+
+
+def always_counted(*values: Any) -> Any:
+    return commit_message(*values[:-1], True)
+
+
+def nothing(*_: Any, **__: Any) -> None:
+    return None
+
+
+PEER, COORDINATOR = PeerSession, CoordinatorSession
+SABOTAGES: Dict[str, Sabotage] = {
+    "counts twice": Sabotage(
+        "`last_counted` is always 0: an update offered again after it counted counts again",
+        ((Journal, "last_counted", lambda journal, peer: 0),)),
+    "told too early": Sabotage(
+        "peers hear that a round is committed before it is in the journal",
+        ((COORDINATOR, "_write", told_before_the_journal),)),
+    "all counted": Sabotage(
+        "every peer hears \"counted\" with every commit",
+        ((coordinator_session, "commit_message", always_counted),)),
+    "accepted is counted": Sabotage(
+        "a peer takes the verdict \"accepted\" for \"counted\", before the commit",
+        ((PEER, "on_verdict", take_accepted_for_counted),)),
+    "never forgets": Sabotage(
+        "a peer whose update was rejected keeps it in its error feedback",
+        ((PEER, "give_up_update", keep_what_it_carried),)),
+    "no settling": Sabotage(
+        "the error feedback never hears what became of an update",
+        ((PEER, "settle", settle_without_feedback),)),
+    "carries on": Sabotage(
+        "the tokens carried over are not set back when their update counted",
+        ((PEER, "settle", settle_without_carried),)),
+    "wrong base": Sabotage(
+        "a peer whose update came late goes on from its own weights, not from the hive's",
+        ((PEER, "on_train", go_on_from_own_weights),)),
+    "any update": Sabotage(
+        "`Rounds.offer` accepts every update: too old, too long, delivered already",
+        ((Rounds, "offer", accept_everything),)),
+    "no checksums": Sabotage(
+        "no SHA-256 is compared, neither of a transfer nor of the weights that come out",
+        ((Receiver, "result", lambda receiver: bytes(receiver.content)),
+         (PEER, "hold", hold_anything))),
+    "no retries": Sabotage(
+        "what could not be written because the disk was full is never tried again",
+        ((COORDINATOR, "_retry", nothing),)),
+    "deaf to welcome": Sabotage(
+        "a peer that comes back ignores what `welcome` says of its last update",
+        ((PEER, "on_welcome", welcome_that_never_counted),)),
+    "another's update": Sabotage(
+        "a peer that gets a new identity offers the update of the old one again (seed 109, before)",
+        ((PEER, "on_welcome", keep_update_of_another),)),
+    "silence": Sabotage(
+        "a peer never notices that its coordinator has gone silent",
+        ((PEER, "deadline", property(lambda session: math.inf)),)),
+    "members stay": Sabotage(
+        "`Rounds.leave` is missing: rounds wait for peers that are gone",
+        ((Rounds, "leave", nothing),)),
+    "uploads stay": Sabotage(
+        "`Uploads.leave` is missing: who is gone keeps its place in the queue",
+        ((Uploads, "leave", nothing),)),
+    "both connections": Sabotage(
+        "a new connection of a process does not close the one before",
+        ((COORDINATOR, "_close", two_connections),)),
+    "no second offer": Sabotage(
+        "an update of which nobody says what becomes of it is never offered again",
+        ((PEER, "on_status", nothing),)),
+    "any verdict": Sabotage(
+        "a verdict that is none is taken for \"late\"",
+        ((PEER, "on_verdict", take_any_verdict),)),
+    "put off": Sabotage(
+        "each download puts off the next offer of an update that nobody answered",
+        ((PEER, "arrive", put_off_the_offer),)),
+}
+QUICK = ("counts twice", "told too early", "all counted", "never forgets", "no settling",
+         "carries on", "any update", "members stay")  # found in one run
+
+
+def main(names: Any) -> int:
+    for name in names or SABOTAGES:
+        sabotage = SABOTAGES[name]
+        count, failure = sabotage.found()
+        if names:
+            print(failure)
+        said = failure.splitlines()[-1].split(": ", 2)[-1] if failure else ""
+        print(f"| {sabotage.what} | {count or f'not in {MOST}'} | {said} |", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
