@@ -1830,8 +1830,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     with Interrupts(runtime) as interrupts:
         if saved is None:
             measure(trainer, run)
-        timer = StepTimer(recipe, *runtime.mean(time.monotonic() - began), trainer.total,
-                          trainer.cooling is not None)
+        eval_seconds, = runtime.mean(time.monotonic() - began)
+        timer = StepTimer(recipe, eval_seconds, trainer.total, trainer.cooling is not None)
         while trainer.step != trainer.total and not stop:
             step_began = time.monotonic()
             loss = trainer.train_step()
