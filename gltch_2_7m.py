@@ -33,11 +33,24 @@ import threading
 import time
 import warnings
 import zipfile
+from collections import deque
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    Iterator,
+    List,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
 
 # ==================================================================================================
 # 1. Configuration
@@ -978,12 +991,17 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
     return optimizers
 
 
-def lr_factor(step: int, total: Optional[int], recipe: TrainConfig) -> float:
-    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero."""
+def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
+              cooling: Optional[Tuple[int, float]] = None) -> float:
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
+    is the (step, fraction) from which it falls, when that was decided on the way."""
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
-    return min(warm, max(0.0, (total - step) / (recipe.cooldown * total)))
+    if cooling is None:
+        return min(warm, max(0.0, (total - step) / (recipe.cooldown * total)))
+    begin, height = cooling
+    return min(warm, height * max(0.0, (total - step) / max(1, total - begin)))
 
 
 # ==================================================================================================
@@ -1226,12 +1244,11 @@ class Progress:
         self.last, self.unfinished = -math.inf, False
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
-             elapsed: float, always: bool) -> None:
+             elapsed: float, left: float, always: bool) -> None:
         part = step / total if total else 0.0
-        left = clock((total - step) * elapsed / step) if total else "?"
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
-                  f"{clock(elapsed)} < {left}", always)
+                  f"{clock(elapsed)} < {clock(left)}", always)
 
     def line(self, part: float, line: str, always: bool = False) -> None:
         """Show how large a part is done and what there is to say, in place of what was shown."""
@@ -1533,6 +1550,7 @@ class Trainer:
         self.step = 0
         self.first_window, self.noise_seed = 0, recipe.seed  # a peer of the Hive has its own
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
+        self.cooling: Optional[Tuple[int, float]] = None  # see `lr_factor`
         self.losses: List[float] = []  # since the last point of the training curve
         self.seconds = 0.0  # spent on this run so far
         self.val_loss = math.nan
@@ -1559,7 +1577,7 @@ class Trainer:
         """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
         untouched, when the loss is not finite."""
         recipe, runtime, share = self.recipe, self.runtime, self.recipe.batch_size
-        factor = lr_factor(self.step, self.total, recipe)
+        factor = lr_factor(self.step, self.total, recipe, self.cooling)
         noise = self.noise_seed * 1_000_003 + self.step
         torch.manual_seed(noise * runtime.world + runtime.rank)
         self.network.train()
@@ -1595,6 +1613,13 @@ class Trainer:
                 mean.lerp_(parameter, blend)
         return mean_loss
 
+    def set_length(self, total: int, cool: bool) -> None:
+        """The run ends after `total` steps. If it is to `cool`, the rate falls from where it is."""
+        if cool:
+            held = replace(self.recipe, warmup=0)
+            self.cooling = self.step, lr_factor(self.step, self.total, held, self.cooling)
+        self.total = total
+
     def validate(self) -> float:
         self.val_loss = evaluate(self.ema, self.corpus.validation, self.runtime)
         return self.val_loss
@@ -1604,7 +1629,7 @@ class Trainer:
             "config": asdict(self.model.config), "recipe": asdict(self.recipe),
             "vocabulary": self.corpus.vocabulary.characters, "text": self.corpus.digest,
             "paths": self.corpus.paths,
-            "step": self.step, "total": self.total, "losses": self.losses,
+            "step": self.step, "total": self.total, "cooling": self.cooling, "losses": self.losses,
             "seconds": self.seconds, "val_loss": self.val_loss,
             "model": self.model.state_dict(), "ema": self.ema.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
@@ -1624,10 +1649,12 @@ class Trainer:
         if state["scaler"] and self.scaler.is_enabled():
             self.scaler.load_state_dict(state["scaler"])
         require(state["step"] >= 0 and (type(state["total"]) is int or state["total"] is None)
-                and is_number(state["seconds"]) and all(map(is_number, state["losses"])),
+                and is_number(state["seconds"]) and all(map(is_number, state["losses"]))
+                and all(map(is_number, state.get("cooling") or ())),
                 "it does not say where it stands")
         for name in ("step", "total", "losses", "seconds", "val_loss"):
             setattr(self, name, state[name])
+        self.cooling = state.get("cooling")  # a run of 0.1.0 never decided on it
 
 
 class Interrupts:
@@ -1662,24 +1689,68 @@ class Interrupts:
 
 
 class StepTimer:
-    """Turns minutes into a number of steps, once the first steps have been timed."""
+    """Turns minutes into a number of steps, from the speed of the latest ones: first when a few
+    have been timed, then when the cooldown is due, and in it whenever half of what was left is
+    over. Knows no clock: it is told what one says."""
 
-    def __init__(self, recipe: TrainConfig, eval_seconds: float):
+    def __init__(self, recipe: TrainConfig, eval_seconds: float, total: Optional[int] = None,
+                 cooling: bool = False):
         self.seconds = 60 * (recipe.minutes or math.inf)
         self.most = recipe.steps or sys.maxsize
-        self.overhead = eval_seconds / recipe.eval_every
-        self.times: List[float] = []
+        self.hold, self.look = 1 - recipe.cooldown, 1 - max(recipe.cooldown, 0.1)
+        self.eval_every, self.eval_seconds = recipe.eval_every, eval_seconds
+        self.total, self.cooling = total, cooling
+        self.again = math.inf, math.inf  # decide again when this many steps or seconds are left
+        self.recent: Deque[float] = deque()  # seconds of the latest steps
+        self.timed, self.elapsed = 0, 0.0
 
-    def add(self, seconds: float, step: int, elapsed: float) -> Optional[int]:
-        """Note one step; the total as soon as it can be told. The first two steps warm up."""
-        self.times.append(seconds)
-        timed = self.times[2:] or [seconds]
-        enough = len(self.times) > 2 and (
-            sum(timed) >= self.seconds / 5 or len(timed) >= 5 and sum(timed) >= 5)
-        if not enough and elapsed < self.seconds and step < self.most:
+    def add(self, seconds: float, step: int, elapsed: float) -> Optional[Tuple[int, bool]]:
+        """Note one step; (total, whether to cool) when the length is to be decided, or again."""
+        self.note(seconds, step, elapsed)
+        left = max(0.0, self.seconds - elapsed - self.eval_seconds)  # the last evaluation
+        if step == self.total or not self.due(step, elapsed, left):
             return None
-        left = (self.seconds - elapsed) / (sum(timed) / len(timed) + self.overhead)
-        return min(self.most, step + max(0, int(left)))
+        self.total = min(self.most, step + int(left / self.each()))
+        self.cooling = (self.cooling or elapsed >= self.hold * self.seconds
+                        or step >= (self.hold - 0.02) * self.total)
+        self.again = (self.total - step) // 2, left / 2
+        return self.total, self.cooling
+
+    def note(self, seconds: float, step: int, elapsed: float) -> None:
+        self.timed += 1
+        if self.timed > 1 and step % self.eval_every == 1 % self.eval_every:
+            self.eval_seconds = max(0.0, elapsed - self.elapsed - seconds)
+        self.elapsed = elapsed
+        if self.timed <= 3:  # the first two warm up
+            self.recent.clear()
+        self.recent.append(seconds)
+        while sum(self.recent) - self.recent[0] >= min(30.0, max(5.0, self.seconds / 20)):
+            self.recent.popleft()
+
+    def each(self) -> float:
+        """Seconds a step takes lately, with its part of an evaluation."""
+        return sum(self.recent) / len(self.recent) + self.eval_seconds / self.eval_every
+
+    def left(self, step: int) -> float:
+        """Seconds that the run still takes."""
+        return self.seconds - self.elapsed if self.total is None else (
+            (self.total - step) * self.each())
+
+    def due(self, step: int, elapsed: float, left: float) -> bool:
+        if self.again[1] < self.seconds / 100 or self.seconds == math.inf:
+            return False  # the last moments go as planned, down to a rate of zero
+        if left == 0 or step >= self.most:
+            return True
+        if self.timed <= 2:
+            return False
+        if self.cooling and self.total is not None:
+            steps, seconds = self.again
+            return self.total - step <= steps or left <= seconds
+        known = sum(self.recent)
+        timed = self.total is None and (known >= self.seconds / 5
+                                        or len(self.recent) >= 5 and known >= 5)
+        return (timed or elapsed >= self.look * self.seconds
+                or step + 1 > self.look * (self.total or self.most))
 
 
 @dataclass
@@ -1782,7 +1853,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     with Interrupts(runtime) as interrupts:
         if saved is None:
             measure(trainer, run)
-        timer = StepTimer(recipe, *runtime.mean(time.monotonic() - began))
+        eval_seconds, = runtime.mean(time.monotonic() - began)
+        timer = StepTimer(recipe, eval_seconds, trainer.total, trainer.cooling is not None)
         while trainer.step != trainer.total and not stop:
             step_began = time.monotonic()
             loss = trainer.train_step()
@@ -1790,8 +1862,9 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             # Means over the processes, so that all come to the same decisions.
             seconds, trainer.seconds, stop = runtime.mean(
                 now - step_began, before + now - began, interrupts.signal)
-            if trainer.total is None:
-                trainer.total = timer.add(seconds, trainer.step, trainer.seconds)
+            length = timer.add(seconds, trainer.step, trainer.seconds)
+            if length:
+                trainer.set_length(*length)
             speed = 0.9 * (speed or characters / seconds) + 0.1 * characters / seconds
             end = trainer.step == trainer.total
             if trainer.step % recipe.log_every == 0 or end:
@@ -1806,7 +1879,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             if trainer.step % recipe.eval_every == 0 or end:
                 measure(trainer, run)
             progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
-                          trainer.seconds, always=end)
+                          trainer.seconds, timer.left(trainer.step), always=end)
         ended = trainer.step == trainer.total
         run.close(trainer)
     progress.say("")

@@ -200,7 +200,12 @@ def test_a_run_of_minutes_stopped_before_or_after_its_length_is_told_goes_on(
         return step_of(trainer)
 
     recipe, step_of = replace(RECIPE, steps=None, minutes=1.0), Trainer.train_step
-    monkeypatch.setattr(StepTimer, "add", lambda timer, seconds, step, elapsed: {7: 10}.get(step))
+    def decided(timer, seconds, step, elapsed):
+        add(timer, seconds, step, elapsed)
+        return {7: (10, True)}.get(step)
+
+    add = StepTimer.add
+    monkeypatch.setattr(StepTimer, "add", decided)
     monkeypatch.setattr(Trainer, "train_step", interrupted)
     result = train(TINY, recipe, corpus)
     assert result.step == stop

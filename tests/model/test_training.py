@@ -273,17 +273,24 @@ def test_everything_random_follows_from_the_seed(corpus):
 # --- How long: invented times, no clock -----------------------------------------------------------
 
 
-def run_invented(recipe, step_seconds, eval_seconds):
-    """(steps, seconds, the step at which the total was told) of a run with these times."""
-    timer, step, elapsed, total, told = StepTimer(recipe, eval_seconds), 0, eval_seconds, None, 0
+def run_invented(recipe, step_seconds, eval_seconds, slower=lambda elapsed: 1.0):
+    """(steps, seconds, learning rates) of a run with these times, or with times that change."""
+    timer, step, elapsed = StepTimer(recipe, eval_seconds), 0, eval_seconds
+    total, cooling, rates = None, None, []
     while step != total:
-        step, elapsed = step + 1, elapsed + step_seconds
-        if total is None:
-            total, told = timer.add(step_seconds, step, elapsed), step
-            assert total is None or total >= step
-        if step % recipe.eval_every == 0:
-            elapsed += eval_seconds
-    return step, elapsed, told
+        rates.append(lr_factor(step, total, recipe, cooling))
+        seconds = step_seconds * slower(elapsed)
+        step, elapsed = step + 1, elapsed + seconds
+        length = timer.add(seconds, step, elapsed)
+        if length:
+            before = lr_factor(step, total, recipe, cooling)
+            cooling = (step, before) if length[1] else None
+            total = length[0]
+            assert total >= step and (step == total or math.isclose(before, lr_factor(
+                step, total, recipe, cooling), abs_tol=1e-9))
+        if step % recipe.eval_every == 0 or step == total:
+            elapsed += eval_seconds * slower(elapsed)
+    return step, elapsed, rates
 
 
 times = {"step_seconds": st.floats(0.005, 2), "eval_seconds": st.floats(0, 5),
@@ -295,10 +302,9 @@ times = {"step_seconds": st.floats(0.005, 2), "eval_seconds": st.floats(0, 5),
 def test_a_run_fills_its_minutes_evaluations_included(step_seconds, eval_seconds, minutes,
                                                       eval_every):
     recipe = replace(RECIPE, steps=None, minutes=minutes, eval_every=eval_every)
-    step, elapsed, told = run_invented(recipe, step_seconds, eval_seconds)
+    step, elapsed, _ = run_invented(recipe, step_seconds, eval_seconds)
     spare = 2 * step_seconds + 2 * eval_seconds
-    assert elapsed <= 60 * minutes + spare
-    assert elapsed >= 60 * minutes - spare or step == told
+    assert 60 * minutes - spare <= elapsed <= 60 * minutes + spare
 
 
 @settings(deadline=None, max_examples=100)
@@ -311,12 +317,37 @@ def test_steps_are_an_upper_limit_to_minutes(steps, step_seconds, eval_seconds, 
     assert both == min(steps, alone)
 
 
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+@pytest.mark.parametrize("cooldown", [0.0, 0.3, 0.6, 1.0])
+@settings(deadline=None, max_examples=20)
+@given(part=st.floats(0.05, 0.95), minutes=st.floats(1, 20))
+def test_a_run_ends_in_time_when_the_machine_gets_slower_or_faster_on_the_way(
+        factor, cooldown, part, minutes):
+    recipe = replace(RECIPE, steps=None, minutes=minutes, cooldown=cooldown, eval_every=100)
+    when = part * 60 * minutes
+    _, elapsed, rates = run_invented(recipe, 0.1, 0.5, lambda now: factor if now > when else 1.0)
+    assert abs(elapsed / (60 * minutes) - 1) < 0.05
+    if cooldown >= 0.3:
+        assert rates[-1] < 0.1
+        assert max(abs(a - b) for a, b in zip(rates[recipe.warmup:], rates[recipe.warmup + 1:])
+                   ) < 0.15, "the rate falls evenly"
+
+
+def test_the_time_left_is_told_from_the_latest_steps():
+    timer, elapsed = StepTimer(replace(RECIPE, steps=1000), 0.0, 1000), 0.0
+    for step in range(1, 501):
+        seconds = 0.1 if step <= 300 else 0.2
+        elapsed += seconds
+        timer.add(seconds, step, elapsed)
+    assert timer.left(500) == pytest.approx(500 * 0.2)
+
+
 def test_the_first_slow_steps_do_not_count():
-    timer, elapsed = StepTimer(replace(RECIPE, steps=None, minutes=1.0), 0.0), 0.0
+    timer, elapsed = StepTimer(replace(RECIPE, steps=None, minutes=1.0, eval_every=100), 0.0), 0.0
     for step, seconds in enumerate([9.0, 4.0] + 10 * [0.5], 1):
         elapsed += seconds
-        total = timer.add(seconds, step, elapsed)
-    assert total == 12 + (60 - 18) / 0.5
+        length = timer.add(seconds, step, elapsed)
+    assert length == (12 + (60 - 18) / 0.5, False)
 
 
 def test_a_run_of_minutes_ends_by_itself_cooled_down(corpus, monkeypatch):
@@ -324,7 +355,7 @@ def test_a_run_of_minutes_ends_by_itself_cooled_down(corpus, monkeypatch):
     monkeypatch.setattr(gltch, "time", SimpleNamespace(
         monotonic=lambda: next(ticks) / 100, strftime=time.strftime))
     monkeypatch.setattr(gltch, "lr_factor", lambda *now: asked.append(now) or lr_factor(*now))
-    result = train(TINY, replace(RECIPE, steps=None, minutes=0.02), corpus)
+    result = train(TINY, replace(RECIPE, steps=None, minutes=0.1), corpus)
     state = gltch.read_checkpoint(result.folder / "last.pt")
     assert result.step == state["step"] == state["total"] > 20
     assert lr_factor(*asked[-1]) < 0.1
@@ -394,7 +425,7 @@ def show(monkeypatch, capsys, terminal, **environment):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gltch.sys.stderr, "isatty", lambda: terminal, raising=False)
     progress = Progress()
-    progress.show(30, 60, 1.5, 1.25, 4000.0, 5.0, always=True)
+    progress.show(30, 60, 1.5, 1.25, 4000.0, 5.0, 5.0, always=True)
     progress.say("a line of its own")
     return capsys.readouterr().err
 
