@@ -23,6 +23,66 @@ ENVIRONMENT = {  # None: not set
 torch.set_num_threads(1)  # the networks here are too small to share
 
 
+# --------------------------------------------------------------------------------------------------
+# Two at a time
+# --------------------------------------------------------------------------------------------------
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks
+def pytest_cmdline_main(config):
+    """All tests together run in two processes, unless -n says otherwise; named files in one."""
+    os.environ.setdefault("FUZZ_SEED", str(random.SystemRandom().randrange(2**32)))  # for both
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    one_of_them = hasattr(config, "workerinput")
+    watched = config.option.usepdb or config.option.capture == "no"
+    if (config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None
+            and whole and not one_of_them and not watched):
+        config.option.numprocesses, config.option.dist = 2, "worksteal"
+
+
+# --------------------------------------------------------------------------------------------------
+# Marks
+# --------------------------------------------------------------------------------------------------
+
+STARTS = ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn")
+running = []  # the test at work
+
+
+@pytest.fixture(scope="session")
+def processes():
+    """What starts processes asks for this, so that its tests have the mark `process`."""
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if "processes" in item.fixturenames:
+            item.add_marker("process")
+        if "chromium" in item.fixturenames:
+            item.add_marker("browser")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_protocol(item):
+    running.append(item)
+    yield
+    running.remove(item)
+
+
+def refuse_unmarked_processes(event, arguments):
+    if event in STARTS and running and not any(
+            running[-1].get_closest_marker(mark) for mark in ("process", "browser")):
+        pytest.fail("a test that starts a process needs @pytest.mark.process, "
+                    "a fixture that does asks for the fixture `processes`")
+
+
+sys.addaudithook(refuse_unmarked_processes)
+
+
+# --------------------------------------------------------------------------------------------------
+# Fixtures
+# --------------------------------------------------------------------------------------------------
+
+
 def set_environment(monkeypatch, folder):
     for name, value in {**ENVIRONMENT, "XDG_CACHE_HOME": str(folder / "cache")}.items():
         if value is None:
@@ -40,7 +100,7 @@ def place(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def mount():
+def mount(processes):
     """Mount something for the length of a test: mount(folder, "size=1m") for a disk in memory,
     mount(folder, "bind,ro", what) for another folder as it is on a disk that cannot be written."""
     mounted = []
@@ -74,7 +134,7 @@ def text_file(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def gltch_cli():
+def gltch_cli(processes):
     """Run the command line to its end; standard input is a pipe, empty unless given."""
 
     def run(*arguments, stdin="", timeout=240, environment=None, **settings):
@@ -87,7 +147,7 @@ def gltch_cli():
 
 
 @pytest.fixture
-def start():
+def start(processes):
     """Start a process and go on; it is killed when the test ends."""
     processes = []
 

@@ -8,7 +8,6 @@ that is new each time. The seed is part of the test's name, so a failure tells i
 import contextlib
 import inspect
 import os
-import secrets
 import socket
 import tracemalloc
 
@@ -17,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import seed as begin_at
 from hypothesis import strategies as st
 
-FRESH = int(os.environ.get("FUZZ_SEED") or secrets.randbelow(2**32))
+FRESH = int(os.environ["FUZZ_SEED"])  # new each time, unless it is given (see conftest.py)
 TIMES = int(os.environ.get("FUZZ_TIMES") or 1)
 
 

@@ -117,14 +117,14 @@ def visit(chromium):
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, text_file, chromium):
+def shared(processes, tmp_path_factory, text_file, chromium):
     place = Place(tmp_path_factory.mktemp("dashboard"), text_file)
     yield place
     place.clean()
 
 
 @pytest.fixture
-def here(tmp_path, text_file):
+def here(processes, tmp_path, text_file):
     place = Place(tmp_path, text_file)
     yield place
     place.clean()

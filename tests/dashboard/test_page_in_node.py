@@ -17,7 +17,7 @@ PROMPTS = ["a", "tale", "tél 😀\na", "\n" * 12]  # the last fills the context
 
 
 @pytest.fixture
-def node():
+def node(processes):
     program = shutil.which("node")
     if program is None:
         sentence = "This test needs node: https://nodejs.org, or apt-get install nodejs."

@@ -55,7 +55,7 @@ def start(folder, text_file, *options):
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, text_file):
+def seen(processes, tmp_path_factory, text_file):
     """What the dashboard of a run without end answered, until Ctrl-C."""
     folder = tmp_path_factory.mktemp("alone")
     program, port = start(folder, text_file, *SMALL_RUN, "--steps", 10**6, "--log-every", 2,
@@ -193,7 +193,7 @@ def test_ctrl_c_saves_and_ends_as_always(seen):
 
 
 @pytest.fixture(scope="module")
-def watched(tmp_path_factory, text_file):
+def watched(processes, tmp_path_factory, text_file):
     """The run of `straight` with a dashboard, and a page that listens from its start to its end."""
     from websockets.exceptions import ConnectionClosed
     folder, events = tmp_path_factory.mktemp("watched"), []
@@ -288,6 +288,7 @@ def test_a_port_that_cannot_be_is_one_sentence(capsys, text_file, port):
     assert f"--dashboard must be a port from 0 to 65535, not {port}." in said.err
 
 
+@pytest.mark.process
 def test_the_program_alone_says_that_it_needs_the_folder(place, text_file):
     """One file is the whole model; its page is not in it."""
     shutil.copy(str(PROGRAM), str(place / "gltch_2_7m.py"))

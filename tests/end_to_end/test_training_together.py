@@ -31,14 +31,14 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 
 
 @pytest.fixture
-def here(tmp_path, text_file):
+def here(processes, tmp_path, text_file):
     place = Place(tmp_path, text_file)
     yield place
     place.clean()
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, text_file):
+def shared(processes, tmp_path_factory, text_file):
     """A place for the hives that several tests share."""
     place = Place(tmp_path_factory.mktemp("hive"), text_file)
     yield place

@@ -47,13 +47,13 @@ class Filler:
 
 
 @pytest.fixture
-def disk(tmp_path):
+def disk(processes, tmp_path):
     with small_disk(tmp_path / "disk") as folder:
         yield folder
 
 
 @pytest.fixture
-def peers(tmp_path, text_file):
+def peers(processes, tmp_path, text_file):
     """Where the peers are: on another disk."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()

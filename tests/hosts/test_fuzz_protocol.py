@@ -269,7 +269,7 @@ def test_what_is_wrong_with_a_description_is_one_short_line(part, name, value):
 # --------------------------------------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
-def hive(tmp_path_factory, text_file):
+def hive(processes, tmp_path_factory, text_file):
     """A coordinator that has to bear all that follows. In the end it has said no traceback."""
     place = Place(tmp_path_factory.mktemp("fuzz"), text_file)
     try:

@@ -19,14 +19,14 @@ CHARACTERS = 2 * 128  # of a step: two windows
 
 
 @pytest.fixture
-def here(tmp_path, text_file):
+def here(processes, tmp_path, text_file):
     place = Place(tmp_path, text_file)
     yield place
     place.clean()
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory, text_file):
+def shared(processes, tmp_path_factory, text_file):
     place = Place(tmp_path_factory.mktemp("liars"), text_file)
     yield place
     place.clean()

@@ -31,7 +31,7 @@ HARMLESS = re.compile(r"[\x20-\x7e\n━─]*")
 
 
 @pytest.fixture
-def here(tmp_path, text_file):
+def here(processes, tmp_path, text_file):
     place = Place(tmp_path, text_file)
     yield place
     place.clean()
@@ -576,7 +576,7 @@ def test_a_recorded_hello_brings_nobody_back(here):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(processes, tmp_path_factory):
     """(certificate, key) for localhost, signed by itself."""
     if not shutil.which("openssl"):
         pytest.skip("makes its certificate with openssl, which is not here")

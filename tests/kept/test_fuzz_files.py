@@ -377,7 +377,7 @@ for path in sys.argv[2:]:
 
 
 @pytest.fixture(scope="module")
-def greed(checkpoints, tmp_path_factory):
+def greed(processes, checkpoints, tmp_path_factory):
     """By kind: its size, whether it opens in a process of its own, and the memory that took."""
     place, sizes = tmp_path_factory.mktemp("greedy"), []
     for suffix, content in checkpoints.items():

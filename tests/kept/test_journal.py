@@ -193,6 +193,7 @@ print(statement)
 """
 
 
+@pytest.mark.process
 @posix
 def test_a_death_before_any_statement_of_a_commit_leaves_the_round_before(place):
     script = DYING.format(root=str(ROOT), tests=str(Path(__file__).parent))

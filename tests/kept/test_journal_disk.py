@@ -173,7 +173,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.fixture
-def killed(place):
+def killed(processes, place):
     """The folder of a coordinator that was killed: its rounds are in the write-ahead log."""
     script = KILLED.format(root=str(ROOT), tests=str(Path(__file__).parent))
     done = subprocess.run([sys.executable, "-c", script], timeout=240)
@@ -182,7 +182,7 @@ def killed(place):
     return place / "killed"
 
 
-@pytest.fixture(params=["a mount", "permissions"])
+@pytest.fixture(params=[pytest.param("a mount", marks=pytest.mark.process), "permissions"])
 def freeze(request, place):
     """Make a folder one that cannot be written; returns where it is then."""
     if request.param == "a mount":

@@ -58,7 +58,7 @@ def printed(cell):
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory):
+def workplace(processes, tmp_path_factory):
     """A folder with a small text, no network, and a Jupyter that runs this very interpreter."""
     folder = tmp_path_factory.mktemp("colab")
     (folder / "verse.txt").write_text(VERSE * 60, encoding="utf-8")
@@ -89,6 +89,7 @@ def played(workplace):
     return book
 
 
+@pytest.mark.process
 def test_the_committed_files_are_what_the_generator_makes_of_the_model_today(tmp_path):
     shutil.copy(ROOT / "gltch_2_7m.py", tmp_path)
     assert make_colab(tmp_path).returncode == 0
@@ -99,6 +100,7 @@ def test_the_committed_files_are_what_the_generator_makes_of_the_model_today(tmp
 
 
 @pytest.mark.parametrize("name", ["gltch_2_7m_colab.py", "gltch_2_7m_colab.ipynb"])
+@pytest.mark.process
 def test_the_check_names_a_file_that_differs_and_leaves_it_alone(tmp_path, name):
     shutil.copy(ROOT / "gltch_2_7m.py", tmp_path)
     make_colab(tmp_path)
@@ -110,6 +112,7 @@ def test_the_check_names_a_file_that_differs_and_leaves_it_alone(tmp_path, name)
     assert (tmp_path / name).read_text() == "an edit by hand\n"
 
 
+@pytest.mark.process
 def test_the_check_fails_once_the_model_changes(tmp_path):
     shutil.copy(ROOT / "gltch_2_7m.py", tmp_path)
     make_colab(tmp_path)
@@ -118,6 +121,7 @@ def test_the_check_fails_once_the_model_changes(tmp_path):
     assert make_colab(tmp_path, "--check").returncode == 1
 
 
+@pytest.mark.process
 def test_a_model_without_banners_is_refused_in_a_sentence(tmp_path):
     (tmp_path / "gltch_2_7m.py").write_text('"""One."""\nimport sys\nprint(sys.argv)\n')
     result = make_colab(tmp_path)

@@ -97,6 +97,7 @@ def test_ctrl_c_while_pytorch_loads_ends_without_a_traceback(gltch_cli, poison, 
     assert done.returncode in (130, -signal.SIGINT) and "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 def test_importing_the_module_does_nothing(tmp_path):
     done = subprocess.run([sys.executable, "-c", "import gltch_2_7m"], timeout=240,
                           env={**os.environ, "PYTHONPATH": str(PROGRAM.parent)},
@@ -348,7 +349,7 @@ def test_chat_answers_every_line_of_a_pipe_and_ends_with_it(here, gltch_cli):
 
 
 @pytest.fixture
-def terminal():
+def terminal(processes):
     """Run the command line in a pseudo-terminal; it is closed when the test ends."""
     import pexpect
     children = []

@@ -85,7 +85,7 @@ class Wrapped:
         self.file.close()
 
 
-@pytest.fixture(params=["a real one", "a pretended one"])
+@pytest.fixture(params=[pytest.param("a real one", marks=pytest.mark.process), "a pretended one"])
 def disk(request, monkeypatch, tmp_path):
     if request.param == "a pretended one":
         return PretendedDisk(monkeypatch)

@@ -190,6 +190,7 @@ for path in sorted(Path(sys.argv[2]).iterdir()):
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="measures with the module resource")
 def test_what_a_file_claims_is_refused_with_a_sentence_and_takes_no_memory(
         hostile, checkpoint):  # noqa: F811

@@ -280,6 +280,7 @@ print(len(corpus.ids), corpus.digest, (after - before) * unit)
 """
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform == "win32", reason="measures with the module resource")
 def test_memory_for_a_large_text_stays_within_a_few_bytes_per_character(tmp_path):
     content = (PLAY + bytes(range(32, 127))) * 140_000

@@ -181,6 +181,7 @@ def test_a_proxy_that_is_no_address_is_one_sentence(value, capsys):
     assert error.count("\n") == 1 and "--trusted-proxy" in error
 
 
+@pytest.mark.process
 @posix
 def test_the_system_is_asked_for_more_open_files_and_its_answer_is_kept_to():
     code = ("import resource; resource.setrlimit(resource.RLIMIT_NOFILE, {}); "
@@ -249,7 +250,7 @@ PING, TEXT, MORE = 9, 1, 0
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory, text_file):
+def quiet(processes, tmp_path_factory, text_file):
     """A coordinator that may open only 256 files, which waits for a peer that never comes."""
     place = Place(tmp_path_factory.mktemp("siege"), text_file)
     limited = ("import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256)); "
@@ -381,7 +382,7 @@ def sent_to(hive, name):
 
 
 @pytest.fixture
-def impatient(tmp_path, text_file):
+def impatient(processes, tmp_path, text_file):
     """A coordinator that sends a ping every fifth of a second and waits one for the answer."""
     hurried = ("import functools; from hive import server; from hive.network import guest; "
                "from hive.session import protocol; "
@@ -464,7 +465,7 @@ def test_what_is_no_request_is_refused(quiet, words, status):
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(processes, tmp_path_factory):
     """Self-signed, for localhost; and another key that does not belong to it."""
     folder = tmp_path_factory.mktemp("tls")
 
@@ -487,7 +488,7 @@ def certificate(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def secure(tmp_path_factory, text_file, certificate):
+def secure(processes, tmp_path_factory, text_file, certificate):
     place = Place(tmp_path_factory.mktemp("secure"), text_file)
     program = Program(place.folder, "server", HIVE / "server.py", "--data", text_file, *TINY,
                       "--port", "0", "--dashboard-port", "0", "--min-peers", "99",
@@ -582,6 +583,7 @@ def test_what_would_be_readable_on_the_way_is_said_in_words(tmp_path, text_file,
 # ---- A trusted proxy, on both ports
 
 
+@pytest.mark.process
 def test_behind_a_trusted_proxy_each_address_has_its_own_places(tmp_path, text_file):
     """One takes all pages it may have; another still gets one, as the first does not any more."""
     place = Place(tmp_path, text_file)

@@ -21,6 +21,7 @@ def test_what_was_found_once_does_not_come_back(seed):
     faults.play(seed)
 
 
+@pytest.mark.process
 def test_a_thousand_hives_get_well_again_whatever_happened():
     fresh = int(os.environ.get("HIVE_SEED") or random.SystemRandom().randrange(10**9))
     print(f"python -m hive.simulate --faults --seed {fresh} --seeds {FRESH}")

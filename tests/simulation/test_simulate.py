@@ -55,6 +55,7 @@ def test_each_round_prints_a_line_and_the_last_line_sums_up(capsys):
         number in (10, 12) for number in range(1, 13)]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("command", [["-m", "hive.simulate"], [str(ROOT / "hive/simulate.py")]])
 def test_another_process_prints_the_same_bytes(command, capsys):
     arguments = ["--peers", "3", "--rounds", "2", "--parameters", "1000"]
