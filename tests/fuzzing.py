@@ -1,7 +1,7 @@
 """What the fuzz tests share: how long they search, from which seeds, and what memory is fair.
 
 Every test searches twice: from seed 0, where everybody finds the same, and for a while from a seed
-that is new each time. The seed is part of the test's name, so a failure tells it:
+that is new for each run of the tests. It is part of the test's name, so a failure tells it:
 `FUZZ_SEED=123 python -m pytest tests/dashboard/test_fuzz_web.py` searches there again, and
 `FUZZ_TIMES=50` searches fifty times as long.
 """

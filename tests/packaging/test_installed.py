@@ -106,7 +106,7 @@ def test_an_error_begins_with_what_was_typed(started_as, capsys, main, command, 
 
 
 @pytest.fixture(scope="module")
-def commands(tmp_path_factory):
+def commands(processes, tmp_path_factory):
     """A virtual environment into which pip installed the project: the folder of its commands.
     What the project depends on is that of this Python: nothing is fetched."""
     for needed in ("pip", "setuptools", "websockets"):
