@@ -22,7 +22,7 @@ from hive.session.coordinator_session import CoordinatorSession, commit_message
 from hive.session.effects import Close
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import Receiver
-from hive.session.rounds import ACCEPTED, LATE, REJECTED, Rounds, Verdict
+from hive.session.rounds import ACCEPTED, Rounds, Verdict
 from hive.session.uploads import Uploads
 from hive.simulation import faults
 
@@ -102,17 +102,6 @@ def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSes
         on_welcome(session, welcome)
 
 
-def take_any_verdict(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict) -> None:
-    known = said["verdict"] in (ACCEPTED, LATE, REJECTED)
-    on_verdict(session, said if known else {**said, "verdict": LATE})
-
-
-def put_off_the_offer(session: Any, receiver: Any, arrive: Any = PeerSession.arrive) -> None:
-    if receiver.complete and session.pending:
-        session.pending.offered = max(session.pending.offered, session.now.steady)
-    arrive(session, receiver)
-
-
 def hold_anything(session: Any, said: Any, result: Any, hold: Any = PeerSession.hold) -> None:
     hold(session, {**said, "weights": result[1]}, result)
 
@@ -173,7 +162,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         "a peer that comes back ignores what `welcome` says of its last update",
         ((PEER, "on_welcome", welcome_that_never_counted),)),
     "another's update": Sabotage(
-        "a peer that gets a new identity offers the update of the old one again (seed 109, before)",
+        "a peer that gets a new identity offers the update of the old one again (a mistake that was found this way)",
         ((PEER, "on_welcome", keep_update_of_another),)),
     "silence": Sabotage(
         "a peer never notices that its coordinator has gone silent",
@@ -187,15 +176,6 @@ SABOTAGES: Dict[str, Sabotage] = {
     "both connections": Sabotage(
         "a new connection of a process does not close the one before",
         ((COORDINATOR, "_close", two_connections),)),
-    "no second offer": Sabotage(
-        "an update of which nobody says what becomes of it is never offered again",
-        ((PEER, "on_status", nothing),)),
-    "any verdict": Sabotage(
-        "a verdict that is none is taken for \"late\"",
-        ((PEER, "on_verdict", take_any_verdict),)),
-    "put off": Sabotage(
-        "each download puts off the next offer of an update that nobody answered",
-        ((PEER, "arrive", put_off_the_offer),)),
 }
 QUICK = ("counts twice", "told too early", "all counted", "never forgets", "no settling",
          "carries on", "any update", "members stay")  # found in one run
