@@ -162,8 +162,8 @@ SABOTAGES: Dict[str, Sabotage] = {
         "a peer that comes back ignores what `welcome` says of its last update",
         ((PEER, "on_welcome", welcome_that_never_counted),)),
     "another's update": Sabotage(
-        "a peer that gets a new identity offers the update of the old one again (a mistake that was "
-        "found this way)",
+        "a peer that gets a new identity offers the update of the old one again (a mistake that "
+        "was found this way)",
         ((PEER, "on_welcome", keep_update_of_another),)),
     "silence": Sabotage(
         "a peer never notices that its coordinator has gone silent",
