@@ -123,7 +123,7 @@ def compact_recipe(corpus: Corpus, minutes: float) -> Trained:
 def transformers_gpt2(corpus: Corpus, minutes: float) -> Trained:
     from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
-    class Text(torch.utils.data.Dataset):
+    class Text(torch.utils.data.Dataset[Any]):
         def __len__(self) -> int:
             return len(corpus.train) - CONTEXT
 

@@ -40,6 +40,7 @@ from typing import (
     Iterable,
     Iterator,
     List,
+    NamedTuple,
     Optional,
     Sequence,
     Set,
@@ -114,6 +115,17 @@ class Record:
     opened: float  # unix seconds
     committed: float
     contributions: Tuple[Contribution, ...]
+
+
+class Made(NamedTuple):
+    """A committed round, as far as a peer is told of it."""
+
+    number: int
+    codec: str
+    result: str  # SHA-256 of the weights after
+    update: str  # SHA-256
+    bytes: int  # of the update
+    step: int
 
 
 OF_A_ROUND = [f.name for f in fields(Record) if f.name not in ("update", "contributions")]
@@ -488,12 +500,12 @@ class Journal:
                 f"{self.path} is damaged: the update of round {number} was changed.")
         return codec, content
 
-    def updates_since(self, number: int) -> List[Tuple[int, str, str, str, int, int]]:
-        """For each version after `number`, in order: version, codec, SHA-256 of the weights,
-        SHA-256 of the update, bytes of the update, global step."""
-        return self._query(
+    def updates_since(self, number: int) -> List[Made]:
+        """The rounds after `number`, in order."""
+        rows = self._query(
             "SELECT number, codec, result, update_sha256, update_bytes, step FROM versions "
             "WHERE number > max(?, 0) ORDER BY number", number)
+        return [Made(*row) for row in rows]
 
     # ---- Snapshots, and the weights of any version
 

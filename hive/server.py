@@ -188,8 +188,7 @@ def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple
 
 def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """The run in the folder. Options that it was started with may be given again."""
-    assert journal.run is not None
-    job = Job.from_json(journal.run)
+    job = Job.from_json(journal.run or {})
     given = {name: getattr(args, name) for name in FIXED if getattr(args, name) is not None}
     if "data" in given:
         given["data"] = load_corpus(given["data"]).digest

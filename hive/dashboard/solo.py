@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import math
 import os
 import secrets
@@ -268,46 +269,44 @@ class Dashboard:
 
     def watch(self, trainer: Trainer, run: Run) -> None:
         """Open the page for a run, and follow its log."""
-        self.facts, self.trainer = RunFacts(trainer, run), trainer
-        self.web = Web(self.facts)
+        facts = self.facts = RunFacts(trainer, run)
+        self.trainer, self.web = trainer, Web(facts)
         opened = threading.Event()
-        self.thread = threading.Thread(target=self.serve, args=(opened,), daemon=True)
+        self.thread = threading.Thread(target=self.serve, args=(facts, opened), daemon=True)
         self.thread.start()
         opened.wait()
-        run.watch = self.hear
+        run.watch = functools.partial(self.hear, facts)
         address = f"http://localhost:{self.socket.getsockname()[1]}"
         say(f"dashboard {address}")
         if sys.stdout.isatty() and (sys.platform in ("win32", "darwin") or os.environ.get(
                 "DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):  # no browser in the terminal
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    def hear(self, point: Dict[str, Any]) -> None:
+    def hear(self, facts: RunFacts, point: Dict[str, Any]) -> None:
         """In the training thread."""
-        assert self.facts is not None
         asked_for = point["kind"] == "eval" or self.web.pages  # by somebody who looks on
         weights = flatten(self.trainer.ema) if asked_for else None
-        self.loop.call_soon_threadsafe(self.facts.hear, point, weights)
+        self.loop.call_soon_threadsafe(facts.hear, point, weights)
 
-    def serve(self, opened: threading.Event) -> None:
+    def serve(self, facts: RunFacts, opened: threading.Event) -> None:
         try:
-            self.loop.run_until_complete(self.show(opened))
+            self.loop.run_until_complete(self.show(facts, opened))
         finally:
             opened.set()  # also when it could not be
 
-    async def show(self, opened: threading.Event) -> None:
-        assert self.facts is not None
+    async def show(self, facts: RunFacts, opened: threading.Event) -> None:
         self.over = asyncio.Event()
         async with pages(self.web, sock=self.socket):
-            publishing = asyncio.ensure_future(self.facts.publish())
+            publishing = asyncio.ensure_future(facts.publish())
             opened.set()
             await self.over.wait()
             publishing.cancel()
 
     def finish(self, reason: str) -> None:
         """Training is over. The page stays until the program ends."""
-        assert self.facts is not None
-        self.facts.writing.submit(  # behind the last sample
-            self.loop.call_soon_threadsafe, self.facts.finish, reason)
+        if self.facts:
+            self.facts.writing.submit(  # behind the last sample
+                self.loop.call_soon_threadsafe, self.facts.finish, reason)
 
     def __exit__(self, *error: object) -> None:
         if self.facts is None:

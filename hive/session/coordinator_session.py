@@ -11,10 +11,10 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import Contribution, Record
+from hive.journal import Contribution, Made, Record
 from hive.session import messages, protocol
 from hive.session.effects import (
     Close,
@@ -91,6 +91,21 @@ class Delivery(NamedTuple):
     size: int
     tokens: int
     stale: int  # rounds that it came late
+
+
+class Combined(Protocol):
+    """What the slow work "combine" makes of the updates: `learning.outer.Committed` is one."""
+
+    @property
+    def codec(self) -> str: ...
+    @property
+    def update(self) -> bytes: ...
+    @property
+    def base(self) -> str: ...
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def result(self) -> str: ...
 
 
 class Measurement(NamedTuple):
@@ -473,13 +488,12 @@ class CoordinatorSession:
         near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
         missed = self.ledger.updates_since(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
-                sum(size for *_, size, _ in missed) < 4 * self.parameters):
+                sum(one.bytes for one in missed) < 4 * self.parameters):
             counted = self.ledger.last_counted(link.peer)
-            for number, codec, result, name, size, step in missed:
-                if name not in self.library:
-                    self._remember(name, self.ledger.update(number)[1])
-                self.effects.append(Send(link.number, commit_message(
-                    number, codec, result, name, size, step, counted == number)))
+            for one in missed:
+                if one.update not in self.library:
+                    self._remember(one.update, self.ledger.update(one.number)[1])
+                self.effects.append(Send(link.number, commit_message(one, counted == one.number)))
             return
         self._tell_version(link)
 
@@ -677,7 +691,7 @@ class CoordinatorSession:
             self.committing = True
             self._ask(UPDATES, "combine", then=self._keep)
 
-    def _keep(self, committed: Any) -> None:
+    def _keep(self, committed: Optional[Combined]) -> None:
         """Have the round written down; None: nothing of it could be used, it goes on."""
         if committed is None:
             self.committing, self.stirred = False, True
@@ -708,9 +722,9 @@ class CoordinatorSession:
         name = protocol.name_of(record.update)  # once, not for every peer
         self._remember(name, record.update)
         counted = {c.peer for c in record.contributions if c.verdict == "counted"}
-        said = {each: commit_message(record.number, record.codec, record.result, name,
-                                     len(record.update), record.step, each)
-                for each in (False, True)}
+        made = Made(record.number, record.codec, record.result, name, len(record.update),
+                    record.step)
+        said = {each: commit_message(made, each) for each in (False, True)}
         for link in self.peers.values():
             if link.peer in counted:
                 link.counted_at = self.now.steady
@@ -802,10 +816,9 @@ class CoordinatorSession:
             "rejected": known["rejected"], "reason": known["reason"]}
 
 
-def commit_message(number: int, codec: str, result: str, update: str, size: int, step: int,
-                   counted: bool) -> Message:
-    return {"type": "commit", "version": number, "weights": result, "codec": codec, "step": step,
-            "update": update, "bytes": size, "counted": counted}
+def commit_message(made: Made, counted: bool) -> Message:
+    return {"type": "commit", "version": made.number, "weights": made.result, "codec": made.codec,
+            "step": made.step, "update": made.update, "bytes": made.bytes, "counted": counted}
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

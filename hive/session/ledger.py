@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Protocol, Tuple
 
+from hive.journal import Made
+
 
 class Ledger(Protocol):
     def head(self) -> Tuple[int, str, int]:
@@ -17,9 +19,8 @@ class Ledger(Protocol):
     def update(self, number: int) -> Tuple[str, bytes]:
         """Codec and content of the update that a round committed."""
 
-    def updates_since(self, number: int) -> List[Tuple[int, str, str, str, int, int]]:
-        """(number, codec, SHA-256 of the weights, of the update, its bytes, step) of the rounds
-        after this one."""
+    def updates_since(self, number: int) -> List[Made]:
+        """The rounds after this one."""
 
     def history(self) -> List[Dict[str, Any]]:
         """All rounds, in short."""

@@ -16,7 +16,7 @@ NAMES = {  # of modules that hold more than what is pure: what may be taken out 
     "gltch_2_7m": {"GltchError", "Unwritable", "require"},
     "hive.learning.codec": {"CODECS"},
     "hive.network.door": {"household", "is_local"},
-    "hive.journal": {"Contribution", "Record"}}
+    "hive.journal": {"Contribution", "Made", "Record"}}
 DESCRIBES = {  # `job` and `standing` are about the network and the text; the sessions are not
     "job.py": {"codecs", "torch", "gltch_2_7m"}, "standing.py": {"gltch_2_7m"}}
 
