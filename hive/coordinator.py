@@ -13,6 +13,7 @@ import itertools
 import math
 import secrets
 import time
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -112,8 +113,12 @@ class Connection:
         await self.socket.close(code, reason)
 
     async def gone(self) -> None:
+        from websockets.exceptions import ConnectionClosed
         self.writer.cancel()
-        await asyncio.gather(self.writer, *filter(None, [self.closing]), return_exceptions=True)
+        for outcome in await asyncio.gather(self.writer, *filter(None, [self.closing]),
+                                            return_exceptions=True):
+            if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionClosed):
+                raise outcome
 
 
 class Coordinator:
@@ -193,12 +198,17 @@ class Coordinator:
                 self.hear(number, connection, message)
         except ConnectionClosed:
             pass  # the usual end; the session says who it was
+        except Exception:  # a mistake of ours; it costs this connection, and nobody else would say
+            self.say("mistake", traceback.format_exc().rstrip())
+            raise
         finally:
-            self.react(self.session.lost, number)
-            await connection.gone()
-            del self.connections[number]
-            self.bytes_up += connection.up
-            self.bytes_down += connection.down
+            self.follow(self.session.lost, number)
+            try:
+                await connection.gone()
+            finally:
+                del self.connections[number]
+                self.bytes_up += connection.up
+                self.bytes_down += connection.down
 
     def hear(self, number: int, connection: Connection, message: Frame) -> None:
         waiting, blobs = connection.outbox.qsize(), connection.blobs

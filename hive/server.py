@@ -332,7 +332,7 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
             " with --tls-ca, as below. Browsers will ask.")
     web, socket_ = ("https", "wss") if secure else ("http", "ws")
     say(f"dashboard {web}://{address}:{page}")
-    say("join with\n"
+    say("join with (or gltch-peer, where it is installed)\n"
         f"  python hive/peer.py --server {socket_}://{address}:{port} --name my-node{hint}{key}")
 
 

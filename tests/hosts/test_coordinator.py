@@ -109,6 +109,30 @@ def test_a_peer_is_served_from_its_hello_to_its_goodbye(coordinator):
     play(coordinator, story)
 
 
+def test_a_mistake_of_ours_costs_one_connection_and_is_told(coordinator, monkeypatch, capfd):
+    def mistaken(*values, **more):
+        raise KeyError("what nobody thought of")
+
+    async def story():
+        socket = Socket()
+        with monkeypatch.context() as patch:
+            patch.setattr(coordinator.session, "heard", mistaken)
+            serving = asyncio.ensure_future(coordinator.serve(socket))
+            await socket.hello()
+            with pytest.raises(KeyError):
+                await serving
+        assert not coordinator.connections and not coordinator.session.links
+        another = Socket()
+        serving = asyncio.ensure_future(coordinator.serve(another))
+        await another.hello()
+        assert await another.hear("welcome")
+        another.say("goodbye")
+        await serving
+
+    play(coordinator, story)
+    assert "KeyError: 'what nobody thought of'" in capfd.readouterr().err
+
+
 def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_is(coordinator):
     async def story():
         socket = Socket(takes=2)  # the challenge, the welcome
