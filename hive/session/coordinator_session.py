@@ -714,8 +714,8 @@ class CoordinatorSession:
         return min(passed, self.rounds.longest)
 
     def _commit(self, record: Record, weights: Any) -> None:
-        """The round is on the disk, so peers may hear that their updates counted: those who are here
-        now, and whoever comes later from the ledger, which knows nothing sooner either."""
+        """The round is on the disk, so peers may hear that their updates counted: those who are
+        here now; whoever comes later hears it from the ledger, which knows nothing sooner."""
         self.committing = False
         self.standing.count(record)
         self.step, self.seconds = record.step, self.seconds + record.committed - record.opened
