@@ -1271,7 +1271,7 @@ class Progress:
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
              elapsed: float, left: float, always: bool) -> None:
-        part = step / total if total else 0.0
+        part = elapsed / (elapsed + left) if total else 0.0  # of the time: it never falls much
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
@@ -1790,8 +1790,8 @@ class StepTimer:
 
     def left(self, step: int) -> float:
         """Seconds that the run still takes."""
-        return self.seconds - self.elapsed if self.total is None else (
-            (self.total - step) * self.each())
+        budget = max(0.0, self.seconds - self.elapsed)  # also if no step was timed lately
+        return budget if self.total is None else min(budget, (self.total - step) * self.each())
 
     def due(self, step: int, elapsed: float, left: float) -> bool:
         if self.again[1] < self.seconds / 100 or self.seconds == math.inf:

@@ -80,6 +80,7 @@ class RunFacts:
         self.writing = ThreadPoolExecutor(1, "samples")
         for point in run.points:  # of a run that is resumed
             self.note(point)
+        self.speed = math.nan  # that was another process, perhaps another machine
 
     # What training says
 
@@ -174,6 +175,8 @@ class RunFacts:
         trainer = self.trainer
         step, total = trainer.step, trainer.total
         remaining = (total - step) * trainer.seconds / step if total and step else None
+        if remaining is not None and trainer.recipe.minutes:
+            remaining = max(0.0, min(remaining, 60 * trainer.recipe.minutes - trainer.seconds))
         return {
             "phase": "finished" if self.finished else "training", "paused": "", "version": step,
             "step": step, "total": total, "round": None, "seconds": trainer.seconds,

@@ -49,7 +49,7 @@ export class Samples {
     this.outdated = false;
     this.samples = [...samples, ...meanwhile.filter(({ round }) => round > newest)];
     this.text.hidden = this.first.hidden = this.firstAbout.hidden = true;
-    setText(this.about, "Nothing yet: the first sample comes with the first evaluation.");
+    setText(this.about, "Nothing yet: the first sample comes with the next evaluation.");
     this.show(this.samples.length - 1);
   }
 

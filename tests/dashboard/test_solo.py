@@ -357,7 +357,8 @@ def test_a_run_that_is_resumed_shows_what_came_before(place):
                              point("train", 10, 3.0), point("eval", 20, 2.75)], 20)
     state = facts.state()
     assert (state["loss"], state["val_loss"], state["best_val_loss"]) == (3.0, 2.75, 2.5)
-    assert (state["evaluated"], state["speed"], state["step"]) == (20, 110.0, 20)
+    assert (state["evaluated"], state["step"]) == (20, 20)
+    assert math.isnan(state["speed"]), "that was another process, perhaps another machine"
     assert state["remaining"] == (100 - 20) * 10.0 / 20
     assert facts.history(None, None, 600)["rounds"] == [5, 10]
     with pytest.raises(gltch.GltchError, match="none yet"):
