@@ -111,8 +111,7 @@ class TrainConfig:
     steps: Optional[int] = option(
         None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
     minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
-    batch_size: int = option(
-        64, int, "sequences per step, over all processes; 16 for 2.7m on a CPU")
+    batch_size: int = option(64, int, "sequences per step, over all processes")
     optimizer: str = option(
         "muon", str, "of the matrices in the blocks (sgd: of everything)", ("muon", "adamw", "sgd"))
     learning_rate: Optional[float] = option(
@@ -1926,7 +1925,7 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
     config, usual, reference = PRESETS[args.size or "2.7m"]
     if args.dropout is not None:
         config = replace(config, dropout=args.dropout)
-    recipe = replace(recipe_here(usual, args), **given)
+    recipe = replace(usual, **given)
     reference = max(1, reference * usual.batch_size // recipe.batch_size)  # as many characters
     corpus = load_corpus(args.data) if args.data else None
     with contextlib.ExitStack() as opened:
@@ -1936,20 +1935,6 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
         if not is_main_process():
             return 128 + result.interrupted if result.interrupted else 0
         return tell(result, dashboard)
-
-
-# On a CPU, GLTCH-2.7M makes smaller steps and more of them: it learns more from the same text. A
-# GPU takes about as long for a small step as for a large one.
-CPU_STEPS: Dict[str, Any] = {
-    "batch_size": 16, "eval_every": 400, "sample_every": 2000, "log_every": 40}
-
-
-def recipe_here(usual: TrainConfig, args: argparse.Namespace) -> TrainConfig:
-    """The recipe of a size on this device, before the user's own settings."""
-    measured = args.size in (None, "2.7m") and args.batch_size is None
-    if measured and pick_device(args.device or "auto").type == "cpu":
-        return replace(usual, **CPU_STEPS)
-    return usual
 
 
 def is_main_process() -> bool:

@@ -133,8 +133,7 @@ class TrainConfig:
     steps: Optional[int] = option(
         None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
     minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
-    batch_size: int = option(
-        64, int, "sequences per step, over all processes; 16 for 2.7m on a CPU")
+    batch_size: int = option(64, int, "sequences per step, over all processes")
     optimizer: str = option(
         "muon", str, "of the matrices in the blocks (sgd: of everything)", ("muon", "adamw", "sgd"))
     learning_rate: Optional[float] = option(

@@ -44,9 +44,9 @@ def gltch_main(capsys):
 
 
 @pytest.mark.parametrize("arguments, batch_size, steps", [
-    ([], 16, 12000),
-    (["--batch-size", "64"], 64, 3000),
-    (["--batch-size", "32"], 32, 6000),
+    ([], 64, 3000),
+    (["--batch-size", "16"], 16, 12000),
+    (["--size", "10m", "--batch-size", "32"], 32, 8000),
     (["--size", "10m"], 64, 4000),
 ])
 def test_however_it_is_cut_into_steps_the_full_run_sees_as_many_characters(
