@@ -918,23 +918,21 @@ def generate_batch(model: GLTCH, vocabulary: Vocabulary, prompt: str, count: int
 # ==================================================================================================
 
 
-# a, b, c of each step: Polar Express (2505.16932), which lifts the smallest singular values first.
-# As there, all but the last are made for a matrix of 1.01 times the size: rounding does no harm.
-QUINTIC = [(8.2052, -22.9019, 16.4607), (4.0664, -2.8612, 0.5184), (3.9096, -2.8234, 0.5250),
-           (3.2856, -2.4153, 0.4853)]
+# a, b, c of each step of Muon (kellerjordan.github.io/posts/muon)
+QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]
 
 
 def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, cols)
     """Roughly the nearest semi-orthogonal matrix of each: Newton-Schulz steps of a quintic whose
-    coefficients push all singular values towards 1 (Muon, kellerjordan.github.io/posts/muon).
+    coefficients push all singular values towards 1.
 
     A step multiplies x by a factor that depends on gram = x x^T alone. When x has twice the columns
-    of gram or more, two steps are cheaper on gram; more than two would lose digits in bf16.
+    of gram or more, three steps are cheaper on gram; more than three would lose digits in bf16.
     """
     tall = g.size(-2) > g.size(-1)
     x = (g.transpose(-2, -1) if tall else g).to(dtype)
-    x = x / (1.01 * x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    at_once = 2 if x.size(-1) >= 2 * x.size(-2) else 1
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    at_once = 3 if x.size(-1) >= 2 * x.size(-2) else 1
     for start in range(0, len(QUINTIC), at_once):
         x = steps_factor(x @ x.transpose(-2, -1), QUINTIC[start: start + at_once]) @ x
     return (x.transpose(-2, -1) if tall else x).to(g.dtype)

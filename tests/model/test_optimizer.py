@@ -7,15 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gltch_2_7m import (
-    GLTCH,
-    QUINTIC,
-    Config,
-    TrainConfig,
-    lr_factor,
-    make_optimizers,
-    orthogonalize,
-)
+from gltch_2_7m import GLTCH, Config, TrainConfig, lr_factor, make_optimizers, orthogonalize
 
 TINY = Config(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 quick = settings(deadline=None, max_examples=100)
@@ -107,10 +99,10 @@ def test_all_singular_values_become_about_one_and_directions_stay(rows, cols, sc
     x = orthogonalize(g[None], torch.float32)[0]
     assert x.shape == g.shape and x.dtype == g.dtype
     values = torch.linalg.svdvals(x)
-    assert 0.4 < values.min() and values.max() < 1.6
+    assert 0.6 < values.min() and values.max() < 1.3
     # Same singular vectors, same sign: what is left of U V^T is only the spread of the values.
-    assert torch.linalg.matrix_norm(x - nearest, 2) < 0.6
-    assert (x * nearest).sum() > 0.4 * n
+    assert torch.linalg.matrix_norm(x - nearest, 2) < 0.4
+    assert (x * nearest).sum() > 0.6 * n
 
 
 @pytest.mark.parametrize("rows, cols", [(6, 6), (4, 9), (9, 4)])
@@ -126,15 +118,15 @@ def test_products_in_bf16_are_good_enough():
     x = orthogonalize(g[None].float(), torch.bfloat16)[0]
     assert x.dtype == torch.float32
     values = torch.linalg.svdvals(x)
-    assert 0.4 < values.min() and values.max() < 1.65
-    assert torch.linalg.matrix_norm(x - nearest.float(), 2) < 0.65
+    assert 0.6 < values.min() and values.max() < 1.3
+    assert torch.linalg.matrix_norm(x - nearest.float(), 2) < 0.5
 
 
 def test_wide_matrices_with_hardly_any_rank_do_not_blow_up_in_bf16():
     g, _ = matrix_with(1 / torch.arange(1, 193, dtype=torch.float64), 192, 768)
     x = orthogonalize(g[None].float(), torch.bfloat16)[0]
     exact = orthogonalize(g[None], torch.float64)[0]
-    assert torch.linalg.svdvals(x).max() < 1.65
+    assert torch.linalg.svdvals(x).max() < 1.3
     assert (x - exact).norm() < 0.1 * exact.norm()
 
 
@@ -146,12 +138,12 @@ def test_no_gradient_gives_no_update():
 
 
 def reference_orthogonalize(g):
-    """X <- aX + b(XX^T)X + c(XX^T)^2 X, four times, for one matrix; tall ones lie down for it."""
+    """X <- aX + b(XX^T)X + c(XX^T)^2 X, five times, for one matrix; tall ones lie down for it."""
     if g.size(0) > g.size(1):
         return reference_orthogonalize(g.T).T
-    x = g / (1.01 * g.norm())
-    for a, b, c in QUINTIC:
-        x = a * x + b * (x @ x.T) @ x + c * (x @ x.T) @ (x @ x.T) @ x
+    x = g / g.norm()
+    for _ in range(5):
+        x = 3.4445 * x - 4.7750 * (x @ x.T) @ x + 2.0315 * (x @ x.T) @ (x @ x.T) @ x
     return x
 
 
@@ -180,7 +172,7 @@ def test_muon_equals_the_slow_way_matrix_by_matrix():
             expected[name], momentum[name] = reference_muon_step(
                 expected[name], parameters[name].grad, momentum[name], lr, decay,
                 split=3 if "qkv" in name else 1)
-            assert_close(parameters[name].detach(), expected[name], rtol=0, atol=1e-6)
+            assert_close(parameters[name].detach(), expected[name], rtol=0, atol=1e-7)
 
 
 def test_queries_keys_and_values_turn_independently():
