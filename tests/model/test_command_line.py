@@ -43,6 +43,22 @@ def gltch_main(capsys):
     return run
 
 
+@pytest.mark.parametrize("arguments, batch_size, steps", [
+    ([], 64, 3000),
+    (["--batch-size", "16"], 16, 12000),
+    (["--size", "10m", "--batch-size", "32"], 32, 8000),
+    (["--size", "10m"], 64, 4000),
+])
+def test_however_it_is_cut_into_steps_the_full_run_sees_as_many_characters(
+        monkeypatch, gltch_main, arguments, batch_size, steps):
+    def train(config, recipe, corpus, reference, **others):
+        raise gltch.GltchError(f"{recipe.batch_size} {reference} {recipe.eval_every}")
+
+    monkeypatch.setattr(gltch, "train", train)
+    done = gltch_main("--device", "cpu", *arguments, "--eval-every", "7")
+    assert done.stderr == f"gltch_2_7m.py: error: {batch_size} {steps} 7\n"
+
+
 # --- Help and typing errors, before PyTorch is there ----------------------------------------------
 
 

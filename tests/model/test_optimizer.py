@@ -122,6 +122,14 @@ def test_products_in_bf16_are_good_enough():
     assert torch.linalg.matrix_norm(x - nearest.float(), 2) < 0.5
 
 
+def test_wide_matrices_with_hardly_any_rank_do_not_blow_up_in_bf16():
+    g, _ = matrix_with(1 / torch.arange(1, 193, dtype=torch.float64), 192, 768)
+    x = orthogonalize(g[None].float(), torch.bfloat16)[0]
+    exact = orthogonalize(g[None], torch.float64)[0]
+    assert torch.linalg.svdvals(x).max() < 1.3
+    assert (x - exact).norm() < 0.1 * exact.norm()
+
+
 def test_no_gradient_gives_no_update():
     assert not orthogonalize(torch.zeros(2, 3, 4), torch.float32).any()
 
