@@ -61,6 +61,10 @@ class Violation(Exception):
 class Killed(Exception):
     """A process ended between two effects."""
 
+    def __init__(self, why: str = "killed"):
+        super().__init__(why)
+        self.why = why
+
 
 @dataclass(eq=False)
 class Lot:
@@ -278,8 +282,8 @@ class Peer(PeerHost):
         self.hive.touched[self] = None
         try:
             super().tell(what, *values, **more)
-        except Killed:
-            self.die("killed")
+        except Killed as killed:
+            self.die(killed.why)
 
     def carry_out(self, effect: Any) -> None:
         self.fuse -= 1
@@ -305,9 +309,8 @@ class Peer(PeerHost):
 
     def turned_away(self, refuse: effects.Refuse) -> None:
         self.hive.note(self.name, "turned away", (refuse.reason,))
-        self.why = "turned away"
         self.hang_up()
-        raise Killed
+        raise Killed("turned away")
 
     def lose_unsettled(self, why: str = "rejected") -> None:
         for lot in self.lots:
@@ -876,7 +879,7 @@ EXPECTED = (  # to have happened in a thousand runs
     "disk full at COMMIT", "disk full at INSERT", "disk full at a checkpoint",
     "disk full at a snapshot",
     "killed after the round was written, before anybody heard", "out of order", "peer killed",
-    "peer killed without its cache", "peer suspended for some rounds",
+    "peer killed without its cache", "peer suspended for some rounds", "peer turned away",
     "second connection of a peer", "some peers suspended for an hour",
     "some peers suspended for minutes", "training broke down", "twice",
     "two processes with one token", "update that came rounds late")
