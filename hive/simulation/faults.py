@@ -9,6 +9,7 @@ of faults that still leads to it, and what happened last.
 """
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import random
@@ -107,6 +108,22 @@ class Database:
         return self.real.execute(sql, values)
 
 
+class Reopened(Journal):
+    """What a process that was started again finds: what was written, and nothing remembered."""
+
+    def __init__(self, hive: Trial, before: Journal):
+        self.before = before
+        super().__init__(None)
+        before.close()
+        self.files = before.files
+        self._db = Database(hive, self._db)  # type: ignore[assignment]
+
+    def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
+        db = super()._connect(held)
+        self.before._db.backup(db)
+        return db
+
+
 class Shelf(Memory):
     """Where snapshots lie: full from some file on, as long as the disk is."""
 
@@ -166,7 +183,7 @@ class Coordinator(CoordinatorHost):
             if self.hive.dice.random() < 0.5:  # or it just falls silent
                 self.hive.notice(connection)
         self.connections.clear()
-        self.hive.is_down(self.journal)
+        self.hive.is_down()
 
     def arrive(self, connection: Connection, item: Any) -> None:
         for one in self.hive.disturbed(connection, item, self.held_back, self.take):
@@ -619,18 +636,19 @@ class Trial(Simulation):
         return bool(quiet) and all(self.last_round.get(peer, 0) > self.quiet_from
                                    for peer in self.peers if not peer.ended)
 
-    def is_down(self, journal: Journal) -> None:
+    def is_down(self) -> None:
         self.down = True
         seconds = self.dice.uniform(0.1, 90.0)
         self.until(self.clock.now + seconds)
-        self.clock.after(seconds, self.restart, journal)
+        self.clock.after(seconds, self.restart)
 
-    def restart(self, journal: Journal) -> None:
+    def restart(self) -> None:
         self.note("fault", "coordinator started again")
         self.down, self.restarts = False, self.restarts + 1
-        self.coordinator = Coordinator(self, journal)
+        self.journal = Reopened(self, self.journal)
+        self.coordinator = Coordinator(self, self.journal)
         outer = self.coordinator.outer
-        self.must(digest(outer.weights) == outer.hash == journal.head()[1] and (
+        self.must(digest(outer.weights) == outer.hash == self.journal.head()[1] and (
             self.latest is None or torch.equal(outer.weights, self.latest)),
             "a restart does not give the weights of the last round")
         self.coordinator.tell("begin")
