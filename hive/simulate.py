@@ -234,13 +234,16 @@ class Host:
         try:
             result = self.slow_work[do.what](*do.values)
         except GltchError as error:
-            self.tell("failed", do.ticket, error)
+            self.tell_end("failed", do.ticket, error)
         else:
-            self.tell("done", do.ticket, result)
+            self.tell_end("done", do.ticket, result)
         if lane and lane[0] is do:
             lane.popleft()
             if lane:
                 self.start(lane[0])
+
+    def tell_end(self, how: str, ticket: int, result: Any) -> None:
+        self.tell(how, ticket, result)
 
 
 class Connection:
@@ -322,7 +325,8 @@ class CoordinatorHost(Host):
             self.hive.bytes["up"] += item.end - item.begin
             self.tell("chunk", number, item.message, waiting=waiting)
         else:
-            self.tell("heard", number, received(item), waiting=waiting)
+            self.tell("heard", number, received(item), waiting=waiting,
+                      blobs=connection.down.blobs)
 
     def lose(self, connection: Connection) -> None:
         """It ended, or was found dead."""
