@@ -55,27 +55,13 @@ from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
 from hive.session.job import Job, nats
+from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import ProtocolError, pack, unpack
 
 COMMAND = "gltch-peer", __file__
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
-WAITED_SHARE = 0.25  # ... of all that was waited before
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
 MOST_AT_ONCE = 256  # messages that are read between two steps
-
-
-class Patience:
-    """How long to wait before each attempt to connect. A coordinator that was only started again is
-    found again soon, and one that is gone for long is left in peace."""
-
-    def __init__(self) -> None:
-        self.waited = 0.0
-
-    def next(self) -> float:
-        wait = min(max(FIRST_WAIT, WAITED_SHARE * self.waited), LONGEST_WAIT)
-        self.waited += wait
-        return wait
 
 
 class Stopped(Exception):
@@ -148,8 +134,7 @@ class Peer:
                     "; is it running, and is the address right?")
                 self.progress.say(f"waiting   no connection to {self.server} ({describe(error)}); "
                                   f"trying again{doubt}")
-            wait = self.patience.next()
-            self.sleep(max(asked, wait * random.uniform(0.5, 1.5)))  # not all at once
+            self.sleep(max(asked, self.patience.next(random.uniform)))
 
     def sleep(self, seconds: float) -> None:
         until = time.monotonic() + seconds

@@ -49,6 +49,7 @@ from hive.session import effects
 from hive.session.coordinator_session import CoordinatorSession, finite
 from hive.session.effects import Do, Moment
 from hive.session.job import Job, Limits
+from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
 from hive.session.rounds import LATE, REJECTED, Pace
@@ -58,7 +59,6 @@ from hive.simulation.virtual import Clock, Piece, Wire
 STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
 UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found dead
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before the next attempt to connect
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
 BEGINNING = 1.7e9  # unix seconds
 MADE = 16  # weights that peers share
@@ -234,13 +234,16 @@ class Host:
         try:
             result = self.slow_work[do.what](*do.values)
         except GltchError as error:
-            self.tell("failed", do.ticket, error)
+            self.tell_end("failed", do.ticket, error)
         else:
-            self.tell("done", do.ticket, result)
+            self.tell_end("done", do.ticket, result)
         if lane and lane[0] is do:
             lane.popleft()
             if lane:
                 self.start(lane[0])
+
+    def tell_end(self, how: str, ticket: int, result: Any) -> None:
+        self.tell(how, ticket, result)
 
 
 class Connection:
@@ -322,7 +325,8 @@ class CoordinatorHost(Host):
             self.hive.bytes["up"] += item.end - item.begin
             self.tell("chunk", number, item.message, waiting=waiting)
         else:
-            self.tell("heard", number, received(item), waiting=waiting)
+            self.tell("heard", number, received(item), waiting=waiting,
+                      blobs=connection.down.blobs)
 
     def lose(self, connection: Connection) -> None:
         """It ended, or was found dead."""
@@ -433,7 +437,7 @@ class PeerHost(Host):
             "forget": self.forget})
         self.session = self.new_session()
         self.connection: Optional[Connection] = None
-        self.wait = FIRST_WAIT  # before the next attempt to connect
+        self.patience = Patience()
         self.training: Optional[Training] = None
         self.ended = ""  # why it does not come back
         # what is measured
@@ -507,8 +511,7 @@ class PeerHost(Host):
             self.connected += self.clock.now - self.since
 
     def come_back(self) -> None:
-        self.clock.after(self.wait * self.rng.uniform(0.5, 1.5), self.connect)
-        self.wait = min(2 * self.wait, LONGEST_WAIT)
+        self.clock.after(self.patience.next(self.rng.uniform), self.connect)
 
     def leave(self, leave: effects.Leave) -> None:
         self.hang_up()
@@ -516,7 +519,7 @@ class PeerHost(Host):
         self.come_back()
 
     def settled(self, settled: effects.Settled) -> None:
-        self.wait = FIRST_WAIT
+        self.patience = Patience()
 
     def end(self, end: Union[effects.End, effects.Refuse]) -> None:
         self.ended = end.reason

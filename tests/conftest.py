@@ -39,6 +39,15 @@ def pytest_cmdline_main(config):
         config.option.numprocesses, config.option.dist = 2, "worksteal"
 
 
+def pytest_terminal_summary(terminalreporter):
+    """What a test wants to be seen also when it passes, such as the seeds that it drew."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, text in report.user_properties:
+                if name == "told":
+                    terminalreporter.write_line(text)
+
+
 # --------------------------------------------------------------------------------------------------
 # Marks
 # --------------------------------------------------------------------------------------------------

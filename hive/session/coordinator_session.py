@@ -486,7 +486,7 @@ class CoordinatorSession:
             self.stirred = True
             return
         near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
-        missed = self.ledger.updates_since(version) if near else []
+        missed = self._missed(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
                 sum(one.bytes for one in missed) < 4 * self.parameters):
             counted = self.ledger.last_counted(link.peer)
@@ -496,6 +496,12 @@ class CoordinatorSession:
                 self.effects.append(Send(link.number, commit_message(one, counted == one.number)))
             return
         self._tell_version(link)
+
+    def _missed(self, version: int) -> List[Made]:
+        """The rounds after this one. The newest may be on the disk before this session knows: it is
+        told to all at once."""
+        return [one for one in self.ledger.updates_since(version)
+                if one.number <= self.rounds.version]
 
     def _tell_version(self, link: Link) -> None:
         """Offer the newest weights as a whole."""

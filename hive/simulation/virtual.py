@@ -56,6 +56,7 @@ class Piece(NamedTuple):
 
 class Travelling(NamedTuple):
     item: Any
+    size: int
     begun: float  # its first byte went out
 
 
@@ -74,26 +75,35 @@ class Wire:
         self.free = 0.0  # when all that was sent is out
         self.open = True
         self.moving: Deque[Travelling] = deque()
+        self.bytes = self.pieces = self.blobs = 0  # of these
 
     def send(self, item: Any, size: int = 0) -> float:
         """Returns when it will be out."""
         now = self.clock.now
         begun = self.free if self.free > now else now
         self.free = begun + size / self.rate
-        self.moving.append(Travelling(item, begun))
+        self.moving.append(Travelling(item, size, begun))
+        self.bytes += size
         self.clock.at(self.free + self.delay, self._arrive)
         return self.free
 
     def send_blob(self, what: str, blob: str, content: bytes, offset: int) -> float:
         """Returns when its last byte will be out."""
+        self.blobs += offset < len(content)
         for begin in range(offset, len(content), self.piece):
             end = min(len(content), begin + self.piece)
+            self.pieces += 1
             self.send(Piece(what, blob, content, begin, end), end - begin)
         return max(self.clock.now, self.free)
 
     def _arrive(self) -> None:
         if self.open:
-            self.arrive(self.moving.popleft().item)
+            item, size, _ = self.moving.popleft()
+            self.bytes -= size
+            if isinstance(item, Piece):
+                self.pieces -= 1
+                self.blobs -= item.end == len(item.content)
+            self.arrive(item)
 
     @property
     def interrupted(self) -> bool:
@@ -116,3 +126,4 @@ class Wire:
                 self.arrive(front.item._replace(end=end))
         self.open = False
         self.moving.clear()
+        self.bytes = self.pieces = self.blobs = 0

@@ -14,8 +14,8 @@ MODULES = (
     "network.door", "network.guest", "network.tls", "network.dial", "dashboard.web",
     "dashboard.downloads", "network.answers", "network.throttle", "coordinator", "peer",
     "journal", "learning.outer", "session.coordinator_session", "session.reception",
-    "session.peer_session", "session.standing", "session.rounds", "session.uploads",
-    "session.protocol", "session.job", "gltch_2_7m")
+    "session.peer_session", "session.standing", "session.rounds", "session.patience",
+    "session.uploads", "session.protocol", "session.job", "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
     "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",

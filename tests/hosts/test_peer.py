@@ -269,14 +269,6 @@ def join(server, *options):
 WAITS = [0.5, 0.5, 0.5, 0.5, 0.5, 0.625, 0.78125, 0.9765625]  # a quarter of all before
 
 
-def test_waits_grow_to_half_a_minute_and_are_short_again_after_work():
-    patience = peer.Patience()
-    waits = [patience.next() for _ in range(40)]
-    assert waits[:8] == WAITS and waits == sorted(waits)
-    assert waits[-1] == peer.LONGEST_WAIT and 20 < sum(waits[:18]) < 60
-    assert peer.Patience().next() == peer.FIRST_WAIT
-
-
 def test_a_coordinator_that_drops_its_peers_at_once_is_asked_less_and_less(false, waits):
     def drop(self, connection):
         self.welcome(connection, make(TEXT))

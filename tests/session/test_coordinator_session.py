@@ -343,6 +343,28 @@ def test_nobody_hears_of_a_commit_before_it_is_on_the_disk(stage):
     assert first < committed
 
 
+def test_a_peer_that_is_behind_while_a_round_is_written_is_not_led_past_the_others(stage):
+    """The round is on the disk and the session has not heard that: who was told of it already would
+    be offered the weights of before."""
+    play, ann, bob = two_in_a_round(stage)
+    make_a_round(play, ann, bob)
+    for client in (ann, bob):
+        client.ready()
+        client.deliver()
+        play.do("add")
+    play.do("combine")
+    work = play.take("keep")
+    play.do_keep(*work.values)
+    assert play.journal.last == 2
+    late = Client(play, "cid").enter()
+    late.read = len(late.heard)
+    late.ready(0)
+    assert [said["version"] for said in late.heard[late.read:]] == [1]
+    play.tell("done", work.ticket, None)
+    assert [said["version"] for said in late.heard[late.read:]
+            if said["type"] == "commit"] == [1, 2]
+
+
 def test_a_round_is_combined_only_when_all_that_was_delivered_is_added(stage):
     """Whatever order the work ends in."""
     play, ann, bob = two_in_a_round(stage)

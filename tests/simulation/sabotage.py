@@ -118,6 +118,11 @@ def always_counted(*values: Any) -> Any:
     return commit_message(*values[:-1], True)
 
 
+def opened_without_looking(journal: Any, *values: Any, begin: Any = Journal.__init__) -> None:
+    begin(journal, *values)
+    journal._counted = {}
+
+
 def nothing(*_: Any, **__: Any) -> None:
     return None
 
@@ -127,6 +132,13 @@ SABOTAGES: Dict[str, Sabotage] = {
     "counts twice": Sabotage(
         "`last_counted` is always 0: an update offered again after it counted counts again",
         ((Journal, "last_counted", lambda journal, peer: 0),)),
+    "restart forgets": Sabotage(
+        "a coordinator that was started again does not read whose updates counted before",
+        ((Journal, "__init__", opened_without_looking),)),
+    "ahead of all": Sabotage(
+        "who is behind is told of a round that is on the disk before the coordinator's session "
+        "knows (a mistake that was found this way)",
+        ((COORDINATOR, "_missed", lambda session, version: session.ledger.updates_since(version)),)),
     "told too early": Sabotage(
         "peers hear that a round is committed before it is in the journal",
         ((COORDINATOR, "_write", told_before_the_journal),)),
