@@ -575,7 +575,7 @@ class Trial(Simulation):
         draw = self.dice
         self.more = random.Random(f"more faults {seed}")  # came later, and changes no draw above
         # from the end of the coordinator's work to its news
-        self.gap = self.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 2.0))
+        self.gap = self.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7))
         self.down, self.set_by, self.calm_at = False, 0.0, 0.0
         self.full_until = self.fullness = 0.0
         self.covered: Counter[str] = Counter()
