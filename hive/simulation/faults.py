@@ -56,7 +56,7 @@ MOST_PEERS = 6  # with clones
 MOST_EVENTS = 120_000  # of a run that never ends
 ENDLESS = 1_000_000  # rounds
 LAST_FAULT = 900  # events before it, at most
-SHORT = 0.45  # of these in a run of a few rounds, so that it is not over before
+SHORT = 0.3  # of these in a run of a few rounds, so that it is not over before
 
 
 class Violation(Exception):
