@@ -192,7 +192,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((COORDINATOR, "_close", two_connections),)),
 }
 QUICK = ("counts twice", "told too early", "all counted", "never forgets", "no settling",
-         "carries on", "any update", "members stay")  # found in one run
+         "carries on", "any update", "members stay")  # found in a few runs
 
 
 def main(names: Any) -> int:
