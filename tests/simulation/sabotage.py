@@ -135,11 +135,6 @@ SABOTAGES: Dict[str, Sabotage] = {
     "restart forgets": Sabotage(
         "a coordinator that was started again does not read whose updates counted before",
         ((Journal, "__init__", opened_without_looking),)),
-    "ahead of all": Sabotage(
-        "who is behind is told of a round that is on the disk before the coordinator's session "
-        "knows (a mistake that was found this way)",
-        ((COORDINATOR, "_missed", lambda session, version:
-          session.ledger.updates_since(version)),)),
     "told too early": Sabotage(
         "peers hear that a round is committed before it is in the journal",
         ((COORDINATOR, "_write", told_before_the_journal),)),
