@@ -46,7 +46,7 @@ from hive_watched import (
 )
 
 from gltch_2_7m import PRESETS, GltchError
-from hive.coordinator import apply_bytes
+from hive.books import apply_bytes
 from hive.journal import Journal
 
 STARTING = 0.2  # of the kills come while the coordinator starts

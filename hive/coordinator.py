@@ -34,9 +34,9 @@ from gltch_2_7m import (
     pick_precision,
     save_checkpoint,
 )
-from hive.journal import Journal, Record
-from hive.learning.codec import CODECS, from_bytes, to_bytes, unflatten
-from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.books import Books
+from hive.journal import Journal
+from hive.learning.codec import CODECS, to_bytes, unflatten
 from hive.network.sockets import Frame, Socket
 from hive.session import protocol
 from hive.session.coordinator_session import EVALUATIONS, UPDATES, CoordinatorSession, Link
@@ -123,21 +123,16 @@ class Connection:
 
 class Coordinator:
     """A run: its session, and all that a session does not know. The worker threads only touch
-    `outer`, `journal` and the evaluation model, each from one thread."""
+    the books and the evaluation model, each from one thread."""
 
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
         self.job, self.journal, self.corpus, self.folder = job, journal, corpus, folder
         self.key = key
-        version, *_ = journal.head()
-        weights = from_bytes(journal.weights_at(version, apply_bytes))
-        usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
-        self.outer = Outer(weights, job.sync, usual)
-        known, state = journal.newest_extra()
-        self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)),
-                           (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
+        self.books = Books(job, journal)
+        weights = self.books.outer.weights
         self.session = CoordinatorSession(
-            job, journal, weights, self.outer.hash, parameters=len(weights),
+            job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=CODECS[job.sync.up].size(len(weights)),
             token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
             text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
@@ -159,8 +154,9 @@ class Coordinator:
             Pause: self.pause,
             Do: self.do, Event: self.tell, Say: self.say, Finish: self.finish, Fail: self.fail}
         self.tasks: Dict[str, Callable[..., Any]] = {
-            "remember_peer": journal.remember_peer, "add": self.outer.add,
-            "combine": self.combine, "keep": self.keep, "snapshot": self.snapshot,
+            "remember_peer": journal.remember_peer, "add": self.books.outer.add,
+            "combine": self.books.combine, "keep": self.books.keep,
+            "snapshot": self.books.snapshot,
             "evaluate": self.evaluate, "keep_evaluation": self.keep_evaluation,
             "keep_checkpoint": self.keep_checkpoint}
 
@@ -320,19 +316,6 @@ class Coordinator:
 
         task.add_done_callback(ended)
 
-    # Slow work, in the thread of the updates
-
-    def combine(self) -> Optional[Committed]:
-        return self.outer.step() if self.outer.weight else None
-
-    def keep(self, record: Record, committed: Committed) -> None:
-        """The round is durable when this returns."""
-        self.journal.commit(record)
-        self.outer.accept(committed)
-
-    def snapshot(self) -> None:
-        self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
-
     # Slow work, in the thread of the evaluations
 
     def evaluate(self, weights: Tensor, version: int, step: int
@@ -401,10 +384,6 @@ def require_announceable(job: Job) -> None:
     except ProtocolError:
         raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
                          "message to a peer can name: leave out what is not text.") from None
-
-
-def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
-    return to_bytes(apply_update(from_bytes(weights), codec, update))
 
 
 def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,

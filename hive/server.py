@@ -47,10 +47,10 @@ from gltch_2_7m import (
     typed,
     write_atomically,
 )
+from hive.books import apply_bytes
 from hive.coordinator import (
     TEXT,
     Coordinator,
-    apply_bytes,
     checkpoint,
     require_announceable,
 )

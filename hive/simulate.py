@@ -40,9 +40,10 @@ from gltch_2_7m import (
     option,
     require,
 )
+from hive.books import Books
 from hive.journal import Journal, Record
 from hive.learning.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
-from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
+from hive.learning.outer import Committed, apply_update
 from hive.learning.sync import SYNCS, Sync
 from hive.learning.worker import Work
 from hive.session import effects
@@ -283,22 +284,21 @@ class CoordinatorHost(Host):
             effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
             effects.Say: lambda said: None, effects.Finish: self.finish,
             effects.Pause: self.pause})
+        self.books = Books(hive.job, journal)
         self.slow_work.update({
             "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
-            "keep": self.keep, "snapshot": self.snapshot, "evaluate": self.evaluate,
+            "keep": self.keep, "snapshot": self.books.snapshot, "evaluate": self.evaluate,
             "keep_evaluation": lambda version, loss, seconds, text:
                 journal.add_evaluation(version, loss, seconds),
             "keep_checkpoint": lambda state, names: None})
-        version = journal.head()[0]
-        self.outer = hive.make_outer(journal)
+        weights = self.books.outer.weights
         self.session = CoordinatorSession(
-            hive.job, journal, self.outer.weights, self.outer.hash,
-            parameters=len(self.outer.weights), update_bytes=hive.update_bytes,
+            hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
+            update_bytes=hive.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: b"",
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
-        assert version == self.session.rounds.version
 
     def tell(self, what: str, *values: Any, **more: Any) -> None:
         super().tell(what, *values, **more)
@@ -364,18 +364,14 @@ class CoordinatorHost(Host):
         return self.hive.commit_seconds if do.what == "combine" else 0.0
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
-        return self.outer.add(codec, content, weight, steps)
+        return self.books.outer.add(codec, content, weight, steps)
 
     def combine(self) -> Optional[Committed]:
-        return self.outer.step() if self.outer.weight else None
+        return self.books.combine()
 
     def keep(self, record: Record, committed: Committed) -> None:
-        self.journal.commit(record)
-        self.outer.accept(committed)
+        self.books.keep(record, committed)
         self.kept = record
-
-    def snapshot(self) -> None:
-        self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
 
     def evaluate(self, weights: Tensor, version: int, step: int
                  ) -> Tuple[float, float, str, Dict[str, Any]]:
@@ -699,9 +695,6 @@ class Simulation:
     def token(self) -> str:
         return f"{self.tokens_rng.getrandbits(256):064x}"
 
-    def make_outer(self, journal: Journal) -> Outer:
-        return restored(journal, self.job)
-
     def run(self, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
         """Until the run is over. Raises GltchError when training breaks down."""
         self.on_round = on_round
@@ -788,21 +781,6 @@ class Simulation:
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,
             self.tokens(), self.interrupted, self.disagreements, asdict(self.sync))
-
-
-def restored(journal: Journal, job: Job) -> Outer:
-    """The outer step as it was when the newest round was written down."""
-    version = journal.head()[0]
-    usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
-    outer = Outer(from_bytes(journal.weights_at(version, apply_bytes)), job.sync, usual)
-    known, state = journal.newest_extra()
-    outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)),
-                  (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
-    return outer
-
-
-def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
-    return to_bytes(apply_update(from_bytes(weights), codec, update))
 
 
 def simulate(settings: Settings, on_round: Optional[Callable[[Row], None]] = None) -> Summary:

@@ -15,7 +15,8 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from torch import Tensor
 
 from gltch_2_7m import require
-from hive.coordinator import Coordinator, apply_bytes, now
+from hive.books import apply_bytes
+from hive.coordinator import Coordinator, now
 from hive.dashboard.downloads import Snapshot
 from hive.dashboard.weights_file import header
 from hive.journal import Journal

@@ -23,6 +23,7 @@ from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Set, T
 import torch
 
 from gltch_2_7m import GltchError, Unwritable
+from hive.books import apply_bytes
 from hive.journal import FOR_NOW, Journal, Memory, Record
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
@@ -40,7 +41,6 @@ from hive.simulate import (
     PeerHost,
     Settings,
     Simulation,
-    apply_bytes,
     packed,
 )
 from hive.simulation.tasks import SyntheticTask, SyntheticWorker
@@ -701,7 +701,7 @@ class Trial(Simulation):
         self.down, self.restarts = False, self.restarts + 1
         self.journal = Reopened(self, self.journal)
         self.coordinator = Coordinator(self, self.journal)
-        outer = self.coordinator.outer
+        outer = self.coordinator.books.outer
         self.must(digest(outer.weights) == outer.hash == self.journal.head()[1] and (
             self.latest is None or torch.equal(outer.weights, self.latest)),
             "a restart does not give the weights of the last round")

@@ -8,8 +8,8 @@ ROOT = Path(__file__).resolve().parents[2]
 LAYERS = [  # the highest first; a name stands for all below it, unless that has a place of its own
     {"hive.server"},
     {"hive.dashboard"},
-    {"hive.coordinator", "hive.peer", "hive.simulate", "hive.simulation", "hive.cache",
-     "hive.machine"},
+    {"hive.coordinator", "hive.peer", "hive.simulate", "hive.simulation", "hive.books",
+     "hive.cache", "hive.machine"},
     {"hive.session"},
     {"hive.learning", "hive.journal", "hive.network"},
     {"hive"},

@@ -21,7 +21,7 @@ from shapes import assert_fits, assert_is_event
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, server
-from hive.coordinator import apply_bytes
+from hive.books import apply_bytes
 from hive.learning.codec import digest, encode, flatten, to_bytes
 from hive.session import protocol
 from hive.session.reception import MOST_REJECTED

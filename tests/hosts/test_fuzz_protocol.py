@@ -15,7 +15,8 @@ from hive_processes import LIMIT, Client, Place, until
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError
-from hive.coordinator import TEXT, apply_bytes
+from hive.books import apply_bytes
+from hive.coordinator import TEXT
 from hive.session import protocol
 from hive.session.job import LARGEST, MOST_PARAMETERS, Job, parameters_of
 from hive.session.protocol import (

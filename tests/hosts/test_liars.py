@@ -7,7 +7,7 @@ import torch
 from hive_processes import Place, until
 
 from hive import server
-from hive.coordinator import apply_bytes
+from hive.books import apply_bytes
 from hive.learning.codec import CODECS, encode, from_bytes
 from hive.learning.outer import HEAVIEST
 from hive.session import protocol

@@ -74,7 +74,7 @@ def test_sixteen_peers_converge_through_churn_and_stragglers_and_agree_bit_for_b
     journal, versions = hive.coordinator.journal, set()
 
     def look(row):
-        assert digest(hive.coordinator.outer.weights) == journal.at(row.round)[0]
+        assert digest(hive.coordinator.books.outer.weights) == journal.at(row.round)[0]
         for peer in hive.peers:
             held = peer.session.held
             if held.hash:
@@ -279,7 +279,7 @@ def test_peers_that_meet_at_every_step_are_one_process_with_all_their_batches(te
                       Runtime(torch.device("cpu")))
     losses = [trainer.train_step() for _ in range(12)]
     assert summary.rounds == summary.step == 12
-    assert_close(hive.coordinator.outer.weights, flatten(trainer.model), rtol=1e-4, atol=1e-6)
+    assert_close(hive.coordinator.books.outer.weights, flatten(trainer.model), rtol=1e-4, atol=1e-6)
     assert_close([row.loss for row in hive.rows], losses, rtol=1e-4, atol=1e-4)
     assert not torch.equal(flatten(trainer.model), hive.task.start)
 
