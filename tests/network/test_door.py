@@ -362,6 +362,7 @@ def test_a_peer_that_reads_nothing_may_not_even_send_a_few_pings(quiet):
     peer = Client(quiet, "deaf").enter()
     with contextlib.ExitStack() as over:
         over.callback(peer.vanish)
+        peer.socket.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         before = -1
         for _ in range(MOST_FETCHES):
             peer.say("fetch", blob=peer.weights, offset=0)

@@ -397,6 +397,16 @@ def test_a_welcome_says_whether_the_last_update_counted(hand, counted, answer):
     assert hand.session.carried == (0 if counted else 256)
 
 
+def test_an_update_of_another_identity_is_given_up(hand):
+    """Offered by a peer that did not make it, it might count twice."""
+    hand.offering()
+    hand.lose()
+    hand.meet()
+    assert kinds(hand.welcome(token="9" * 64, counted=0)) == ["ready"]
+    assert hand.session.pending is None and "counted" not in hand.learned
+    assert any(one.kind == "given up" for one in hand.effects() if isinstance(one, effects.Say))
+
+
 def test_what_counted_before_says_nothing_about_the_last_update(hand):
     hand.hold()
     hand.commit()
