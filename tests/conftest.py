@@ -142,6 +142,24 @@ def text_file(tmp_path_factory):
     return path
 
 
+@pytest.fixture
+def here(processes, tmp_path, text_file):
+    """A place for a hive of real processes, of one test."""
+    from hive_processes import Place
+    place = Place(tmp_path, text_file)
+    yield place
+    place.clean()
+
+
+@pytest.fixture(scope="module")
+def shared(processes, tmp_path_factory, text_file):
+    """A place for the hives that the tests of one file share."""
+    from hive_processes import Place
+    place = Place(tmp_path_factory.mktemp("hive"), text_file)
+    yield place
+    place.clean()
+
+
 @pytest.fixture(scope="session")
 def gltch_cli(processes):
     """Run the command line to its end; standard input is a pipe, empty unless given."""

@@ -123,13 +123,6 @@ def shared(processes, tmp_path_factory, text_file, chromium):
     place.clean()
 
 
-@pytest.fixture
-def here(processes, tmp_path, text_file):
-    place = Place(tmp_path, text_file)
-    yield place
-    place.clean()
-
-
 @pytest.fixture(scope="module")
 def busy(shared):
     """A hive with two real peers that train as long as the tests last."""

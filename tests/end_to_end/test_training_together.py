@@ -15,7 +15,7 @@ import pytest
 import torch
 from builders import make_token
 from conftest import PROGRAM, set_environment
-from hive_processes import LIMIT, ON_CPU, TINY, Place, free_ports, open_socket, until
+from hive_processes import LIMIT, ON_CPU, TINY, free_ports, open_socket, until
 from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
@@ -28,21 +28,6 @@ from hive.session.reception import MOST_REJECTED
 from hive.session.schema import Everybody, State
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
-
-
-@pytest.fixture
-def here(processes, tmp_path, text_file):
-    place = Place(tmp_path, text_file)
-    yield place
-    place.clean()
-
-
-@pytest.fixture(scope="module")
-def shared(processes, tmp_path_factory, text_file):
-    """A place for the hives that several tests share."""
-    place = Place(tmp_path_factory.mktemp("hive"), text_file)
-    yield place
-    place.clean()
 
 
 def join_here(hive, *options):

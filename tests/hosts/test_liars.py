@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hive_processes import Place, until
+from hive_processes import until
 
 from hive import server
 from hive.books import apply_bytes
@@ -16,20 +16,6 @@ from hive.session.protocol import ProtocolError
 from hive.session.reception import MOST_REJECTED
 
 CHARACTERS = 2 * 128  # of a step: two windows
-
-
-@pytest.fixture
-def here(processes, tmp_path, text_file):
-    place = Place(tmp_path, text_file)
-    yield place
-    place.clean()
-
-
-@pytest.fixture(scope="module")
-def shared(processes, tmp_path_factory, text_file):
-    place = Place(tmp_path_factory.mktemp("liars"), text_file)
-    yield place
-    place.clean()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 import torch
 from builders import make_job as make
 from builders import make_token
-from hive_processes import ON_CPU, Place, free_ports, until
+from hive_processes import ON_CPU, free_ports, until
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
@@ -28,13 +28,6 @@ from hive.session import peer_session, protocol
 TEXT = "To be, or not to be, that is the question. " * 40
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\x1bc\r\n\u202egnorw\u200b\x00 \ud800"
 HARMLESS = re.compile(r"[\x20-\x7e\n━─]*")
-
-
-@pytest.fixture
-def here(processes, tmp_path, text_file):
-    place = Place(tmp_path, text_file)
-    yield place
-    place.clean()
 
 
 class FalseCoordinator:
