@@ -313,7 +313,13 @@ if __name__ == "__main__":  # until PyTorch is loaded, Ctrl-C or a closed pipe e
 for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
     warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
 
-import torch  # noqa: E402
+try:
+    import torch
+except ModuleNotFoundError as missing:
+    if missing.name != "torch" or __name__ != "__main__":
+        raise
+    print("gltch_2_7m.py: error: PyTorch is missing: pip install torch requests", file=sys.stderr)
+    sys.exit(2)
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402

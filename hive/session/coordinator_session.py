@@ -445,8 +445,8 @@ class CoordinatorSession:
         self.uploads.leave(link.peer)
         self._call_next()
         self._tell("left", peer=link.peer)
-        waits = "" if self.peers or self.finished else "; nobody is left, the run waits"
-        self._say("left", f"{link.identity.name}{waits}")
+        waits = not (self.peers or self.finished or self.over)
+        self._say("left", f"{link.identity.name}" + waits * "; nobody is left, the run waits")
         self.stirred = True
 
     # What they say

@@ -105,6 +105,12 @@ def test_a_typing_error_is_one_sentence_at_once(gltch_cli, poison, arguments, wo
     assert_one_sentence(gltch_cli(*arguments, environment=poison), word, "--help")
 
 
+def test_without_pytorch_a_sentence_says_what_to_install(gltch_cli, poison, tmp_path):
+    (tmp_path / "poison" / "torch.py").write_text(
+        "raise ModuleNotFoundError('there is no torch', name='torch')")
+    assert_one_sentence(gltch_cli("info", environment=poison), "pip install torch requests")
+
+
 @posix
 def test_ctrl_c_while_pytorch_loads_ends_without_a_traceback(gltch_cli, poison, tmp_path):
     (tmp_path / "poison" / "torch.py").write_text(
