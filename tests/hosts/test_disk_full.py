@@ -10,7 +10,7 @@ from conftest import PROGRAM
 from hive_processes import LIMIT, Place, until
 
 MIB = 1 << 20
-DISK = 64  # MiB
+DISK = 256  # MiB; a round takes half a one, a snapshot 12, and a hive may make ten rounds a second
 SNAPSHOTS = 11  # rounds, after which one more snapshot than at the start is due
 
 
