@@ -61,6 +61,7 @@ from hive.session import effects, protocol
 from hive.session.effects import PeerEffect
 from hive.session.job import Job
 from hive.session.protocol import pack, unpack
+from hive.text import corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # rounds
@@ -267,7 +268,7 @@ class Untrained(Worker):
 
 
 def untrained(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Untrained:
-    return Untrained(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
+    return Untrained(job.config, replace(job.recipe, **recipe), corpus_of(job, content), runtime,
                      noise_seed=0)
 
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 
 from typing import Optional
 
-from hive.journal import Journal, Record
+from hive.journal import Journal
 from hive.learning.codec import from_bytes, to_bytes
 from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
 from hive.session.job import Job
+from hive.session.record import Record
 
 
 class Books:

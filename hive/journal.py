@@ -30,7 +30,7 @@ import sqlite3
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import (
     Any,
@@ -40,7 +40,6 @@ from typing import (
     Iterable,
     Iterator,
     List,
-    NamedTuple,
     Optional,
     Sequence,
     Set,
@@ -49,6 +48,7 @@ from typing import (
 )
 
 from gltch_2_7m import GltchError, Unwritable, opened, require, write_atomically, writing
+from hive.session.record import Contribution, Made, Record
 
 FORMAT = 1  # of journal.db; kept in its user_version
 WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
@@ -84,48 +84,6 @@ FOR_NOW = ("database or disk is full", "disk I/O error", "unable to open databas
            "attempt to write a readonly database", "database is locked")
 
 Apply = Callable[[bytes, str, bytes], bytes]  # (weights, codec, update) -> new weights
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """What one peer brought to one round."""
-
-    peer: str
-    name: str
-    steps: int
-    tokens: int
-    loss: float  # nats per character
-    weight: float  # its share in the combined update
-    bytes: int  # uploaded
-    verdict: str  # "counted", "late" or "rejected"
-    reason: str = ""  # for a person
-
-
-@dataclass(frozen=True)
-class Record:
-    """One committed round."""
-
-    number: int  # the version it produced, >= 1
-    base: str  # SHA-256 of the flat fp32 weights before, hexadecimal
-    result: str  # ... and after
-    codec: str  # name of the codec of `update`
-    update: bytes  # the encoded outer update, exactly as broadcast
-    step: int  # global step after this round
-    loss: float  # token-weighted training loss, nats per character; NaN if nothing was measured
-    opened: float  # unix seconds
-    committed: float
-    contributions: Tuple[Contribution, ...]
-
-
-class Made(NamedTuple):
-    """A committed round, as far as a peer is told of it."""
-
-    number: int
-    codec: str
-    result: str  # SHA-256 of the weights after
-    update: str  # SHA-256
-    bytes: int  # of the update
-    step: int
 
 
 OF_A_ROUND = [f.name for f in fields(Record) if f.name not in ("update", "contributions")]

@@ -4,12 +4,18 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import torch
 
-from gltch_2_7m import GltchError, Runtime, TrainConfig, require
+from gltch_2_7m import GltchError, Runtime, TrainConfig, narrowest, parameters_of, require
 from hive.session.job import Job
+
+# What training takes, in numbers of four bytes; measured, and rather too little than too much.
+TRAINING_COPIES = 7  # weights, gradients, running mean, optimizer, and what a step needs of them
+HIVE_COPIES = 4  # weights, feedback, the update and its bytes
+BLOCK_ACTIVATIONS = 20  # of one block for one character, per unit of width
+LOGITS = 3  # for one character, per character of the vocabulary
 
 
 def require_websockets(what: str) -> None:
@@ -37,6 +43,32 @@ def device_name(runtime: Runtime) -> str:
     return name if runtime.world == 1 else f"{runtime.world} x {name}"
 
 
+class Memory(NamedTuple):
+    """Bytes."""
+
+    training: int  # where the arithmetic happens
+    holding: int  # in main memory besides: the text, and vectors as long as the network
+
+
+def memory_of(job: Job, recipe: TrainConfig, runtime: Runtime) -> Memory:
+    """About what each process of a peer takes with this recipe, before anything is built."""
+    config, count = job.config, parameters_of(job.config)
+    width, context, cpu = config.n_embd, config.block_size, runtime.device.type == "cpu"
+    at_once = recipe.batch_size // runtime.world  # see Trainer.micro_batches
+    if recipe.low_memory:
+        at_once = at_once // 8
+    elif cpu:
+        at_once = min(at_once, 4096 // context)
+    block = BLOCK_ACTIVATIONS * width  # per character
+    kept = config.n_layer * width + block if recipe.low_memory else config.n_layer * block
+    activations = max(1, at_once) * context * (kept + LOGITS * config.vocab_size)
+    number = torch.empty(0, dtype=narrowest(config.vocab_size)).element_size()
+    return Memory(
+        training=4 * TRAINING_COPIES * count
+        + (4 if cpu or runtime.precision == "fp32" else 2) * activations,
+        holding=4 * HIVE_COPIES * count + (1 + 2 * number) * job.text_bytes)
+
+
 def free_memory(device: torch.device) -> Optional[int]:
     """Bytes that are free on a device, or at least all it has; None where that cannot be told."""
     if device.type == "cuda":
@@ -55,7 +87,7 @@ def free_memory(device: torch.device) -> Optional[int]:
 
 def require_memory(job: Job, recipe: TrainConfig, runtime: Runtime) -> None:
     """Raises GltchError when the job would take more memory than there is."""
-    training, holding = job.memory(recipe, runtime)
+    training, holding = memory_of(job, recipe, runtime)
     main, needs = torch.device("cpu"), {}
     if runtime.device.type == "cuda":
         needs[runtime.device], needs[main] = training, holding

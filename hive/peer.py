@@ -58,6 +58,7 @@ from hive.session.job import Job, nats
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import ProtocolError, pack, unpack
+from hive.text import corpus_of
 
 COMMAND = "gltch-peer", __file__
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
@@ -289,7 +290,7 @@ class Peer:
         self.feedback.settle(counted)
 
     def forget(self) -> None:
-        self.feedback.residual.zero_()
+        self.feedback.forget()
 
     # What is shown
 
@@ -307,7 +308,7 @@ class Peer:
 
 
 def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
-    return Worker(job.config, replace(job.recipe, **recipe), job.corpus(content), runtime,
+    return Worker(job.config, replace(job.recipe, **recipe), corpus_of(job, content), runtime,
                   noise_seed=random.SystemRandom().randrange(2**31))
 
 

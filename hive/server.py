@@ -67,6 +67,7 @@ from hive.session import protocol
 from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS
 from hive.session.rounds import Pace
+from hive.text import corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "gltch-hive", __file__
@@ -197,7 +198,7 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
         require(value == before[name], f"The run in {folder} was started with another "
                 f"--{name.replace('_', '-')}: leave it out to go on, or start another run with "
                 "--name.")
-    return job, job.corpus((folder / TEXT).read_bytes())
+    return job, corpus_of(job, (folder / TEXT).read_bytes())
 
 
 def settings_of(job: Job) -> Dict[str, Any]:

@@ -41,7 +41,7 @@ from gltch_2_7m import (
     require,
 )
 from hive.books import Books
-from hive.journal import Journal, Record
+from hive.journal import Journal
 from hive.learning.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
 from hive.learning.sync import SYNCS, Sync
@@ -53,6 +53,7 @@ from hive.session.job import Job, Limits
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
+from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED, Pace
 from hive.simulation.tasks import RealTask, SyntheticTask, steps_that_fit
 from hive.simulation.virtual import Clock, Piece, Wire
@@ -561,7 +562,7 @@ class PeerHost(Host):
             self.unsettled = 0
 
     def forget(self) -> None:
-        self.feedback.residual.zero_()
+        self.feedback.forget()
         self.lose_unsettled()
 
     def lose_unsettled(self) -> None:

@@ -240,3 +240,8 @@ class ErrorFeedback:
         if counted and codec:
             self.residual.sub_(decode(codec, content, len(self.residual)))
         self.sent = "", b""
+
+    def forget(self) -> None:
+        """Nothing of what was left unsent may come any more."""
+        self.residual.zero_()
+        self.sent = "", b""

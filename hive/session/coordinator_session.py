@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import Contribution, Made, Record
 from hive.session import messages, protocol
 from hive.session.effects import (
     Close,
@@ -36,6 +35,7 @@ from hive.session.library import Library
 from hive.session.log import Log
 from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Arrival, Identity, Later, Reception
+from hive.session.record import Contribution, Made, Record
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.schema import Member, PeerState
 from hive.session.standing import RECENT, Standing, believed_tokens, least_seconds

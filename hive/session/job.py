@@ -1,24 +1,16 @@
 """What a hive trains: one description that the coordinator keeps and every peer receives."""
 from __future__ import annotations
 
-import codecs
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Dict, NamedTuple, Optional
-
-import torch
+from typing import Any, Dict, Optional
 
 from gltch_2_7m import (
-    CHUNK,
     Config,
-    Corpus,
     GltchError,
-    Runtime,
     TrainConfig,
     Vocabulary,
-    encode_chunks,
     is_number,
-    narrowest,
     parameters_of,
     require,
 )
@@ -30,11 +22,6 @@ from hive.session.protocol import BLOB_BYTES, Digest, Whole
 LARGEST = {"vocab_size": 0x110000, "block_size": 1 << 16, "n_layer": 256, "n_head": 256,
            "n_embd": 1 << 14}  # what a peer agrees to build
 MOST_PARAMETERS = 1 << 30
-# What training takes, in numbers of four bytes; measured, and rather too little than too much.
-TRAINING_COPIES = 7  # weights, gradients, running mean, optimizer, and what a step needs of them
-HIVE_COPIES = 4  # weights, feedback, the update and its bytes
-BLOCK_ACTIVATIONS = 20  # of one block for one character, per unit of width
-LOGITS = 3  # for one character, per character of the vocabulary
 
 
 @dataclass(frozen=True)
@@ -79,13 +66,6 @@ def nats(loss: float) -> str:
     return "-" if math.isnan(loss) else f"{loss:.3f}"
 
 
-class Memory(NamedTuple):
-    """Bytes."""
-
-    training: int  # where the arithmetic happens
-    holding: int  # in main memory besides: the text, and vectors as long as the network
-
-
 @dataclass(frozen=True)
 class Job:
     """Network, recipe, way of synchronizing, text and end of a run."""
@@ -104,32 +84,6 @@ class Job:
     @property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.characters)
-
-    def corpus(self, content: bytes) -> Corpus:
-        """The text of the run from its bytes. Raises GltchError when it is another one."""
-        pieces = (content[i: i + CHUNK] for i in range(0, len(content), CHUNK))
-        chunks = codecs.iterdecode(pieces, "utf-8", "replace")
-        ids, characters, digest = encode_chunks(chunks, self.characters)
-        require(digest == self.text, "The text is not the one this hive trains on.")
-        return Corpus("the text of the hive", ids, Vocabulary(characters), digest)
-
-    def memory(self, recipe: TrainConfig, runtime: Runtime) -> Memory:
-        """About what each process of a peer takes with this recipe, before anything is built."""
-        config, count = self.config, parameters_of(self.config)
-        width, context, cpu = config.n_embd, config.block_size, runtime.device.type == "cpu"
-        at_once = recipe.batch_size // runtime.world  # see Trainer.micro_batches
-        if recipe.low_memory:
-            at_once = at_once // 8
-        elif cpu:
-            at_once = min(at_once, 4096 // context)
-        block = BLOCK_ACTIVATIONS * width  # per character
-        kept = config.n_layer * width + block if recipe.low_memory else config.n_layer * block
-        activations = max(1, at_once) * context * (kept + LOGITS * config.vocab_size)
-        number = torch.empty(0, dtype=narrowest(config.vocab_size)).element_size()
-        return Memory(
-            training=4 * TRAINING_COPIES * count
-            + (4 if cpu or runtime.precision == "fp32" else 2) * activations,
-            holding=4 * HIVE_COPIES * count + (1 + 2 * number) * self.text_bytes)
 
     def as_json(self) -> Dict[str, Any]:
         return asdict(self)

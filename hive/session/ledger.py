@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, List, Protocol, Tuple
 
-from hive.journal import Made
+from hive.session.record import Made
 
 
 class Ledger(Protocol):

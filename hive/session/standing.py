@@ -8,7 +8,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional
 
 from gltch_2_7m import Config, parameters_of
-from hive.journal import Record
+from hive.session.record import Record
 from hive.session.rounds import LATE
 from hive.session.schema import Contributed, Ranked
 

@@ -24,7 +24,7 @@ import torch
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.books import apply_bytes
-from hive.journal import FOR_NOW, Journal, Memory, Record
+from hive.journal import FOR_NOW, Journal, Memory
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
 from hive.learning.worker import Work
@@ -33,6 +33,7 @@ from hive.session.coordinator_session import MOST_TRANSFERS, MOST_WAITING, REMEM
 from hive.session.effects import Do, Moment
 from hive.session.peer_session import MOST_KEPT, Identity, PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of, unpack
+from hive.session.record import Record
 from hive.simulate import (
     BEGINNING,
     CLOSED,

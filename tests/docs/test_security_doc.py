@@ -20,8 +20,7 @@ NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
     "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
-    "session.peer_session.PROGRESS_SECONDS", "session.job.TRAINING_COPIES",
-    "session.job.HIVE_COPIES", "session.job.BLOCK_ACTIVATIONS", "session.job.LOGITS",
+    "session.peer_session.PROGRESS_SECONDS",
     "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",
     "journal.FORMAT", "journal.DIGEST", "network.tls.PARTIAL_CHAIN", "gltch_2_7m.REFERENCE_STEPS",
     "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}

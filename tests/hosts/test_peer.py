@@ -480,7 +480,7 @@ def test_a_job_larger_than_the_free_memory_is_refused_before_anything_is_fetched
     monkeypatch.setattr(machine, "free_memory", lambda device: 2 * 10**9)
     assert join(false(offer)) == 2
     said = capsys.readouterr().err
-    need = machine.size(sum(BIG.memory(BIG.recipe, CPU)))
+    need = machine.size(sum(machine.memory_of(BIG, BIG.recipe, CPU)))
     assert f"takes about {need} of memory, and 2.0 GB are free: use a smaller --batch-size" in said
     assert "--low-memory, or another machine" in said and not asked
 
@@ -492,16 +492,16 @@ def test_where_nobody_can_tell_how_much_memory_is_free_none_is_missed(monkeypatc
 
 def test_the_options_that_the_sentence_names_help():
     at_once = TrainConfig(batch_size=64)
-    full = BIG.memory(at_once, CPU).training
-    assert BIG.memory(replace(at_once, batch_size=1), CPU).training < full
-    assert BIG.memory(replace(at_once, low_memory=True), CPU).training < full
+    full = machine.memory_of(BIG, at_once, CPU).training
+    assert machine.memory_of(BIG, replace(at_once, batch_size=1), CPU).training < full
+    assert machine.memory_of(BIG, replace(at_once, low_memory=True), CPU).training < full
 
 
 def test_a_text_that_would_fill_the_memory_is_part_of_the_count():
     small = make(TEXT)
     large = replace(small, text_bytes=2**31)
-    assert (large.memory(large.recipe, CPU).holding
-            - small.memory(small.recipe, CPU).holding) >= 2 * (2**31 - small.text_bytes)
+    assert (machine.memory_of(large, large.recipe, CPU).holding
+            - machine.memory_of(small, small.recipe, CPU).holding) >= 2 * (2**31 - small.text_bytes)
 
 
 @linux

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import Contribution, Journal, Record, worth_keeping
+from hive.journal import Journal, worth_keeping
+from hive.session.record import Contribution, Record
 
 RUN = {"name": "first light", "config": {"n_layer": 6, "dropout": 0.1}, "codec": "add"}
 WEIGHTS = bytes(range(32))

@@ -472,3 +472,12 @@ def test_the_update_given_to_error_feedback_stays_as_it_was():
     feedback.encode("q4", update)
     feedback.settle(counted=True)
     assert torch.equal(update, normal(200))
+
+
+def test_what_is_forgotten_does_not_come_back():
+    feedback = ErrorFeedback(200)
+    feedback.encode("q4", normal(200, 1))
+    feedback.forget()
+    feedback.settle(counted=True)  # of what was sent before
+    assert torch.equal(feedback.residual, torch.zeros(200))
+    assert feedback.encode("q4", normal(200, 2)) == encode("q4", normal(200, 2))

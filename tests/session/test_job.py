@@ -26,6 +26,7 @@ from hive.learning.codec import CODECS
 from hive.learning.sync import SYNCS, Sync
 from hive.session.job import LARGEST, MOST_PARAMETERS, Job, Limits, parameters_of
 from hive.session.protocol import MESSAGE_BYTES, pack, unpack
+from hive.text import corpus_of
 
 quick = settings(deadline=None, max_examples=50)
 HASH = "0123456789abcdef" * 4
@@ -289,7 +290,7 @@ def test_a_run_is_never_expected_to_end_before_the_step_it_has_come_to(limits, s
 
 
 def test_the_text_of_the_job_is_read_in_its_vocabulary():
-    corpus = make().corpus(TEXT.encode())
+    corpus = corpus_of(make(), TEXT.encode())
     assert corpus.vocabulary.decode(corpus.ids.tolist()) == TEXT
     assert corpus.vocabulary.characters == make().characters
     assert corpus.digest == make().text
@@ -301,7 +302,7 @@ def test_the_text_of_the_job_is_read_in_its_vocabulary():
 ], ids=["shorter", "twice", "one word", "empty", "windows", "another", "binary", "half an emoji"])
 def test_another_text_is_refused(content):
     with pytest.raises(GltchError) as error:
-        make().corpus(content)
+        corpus_of(make(), content)
     assert sentence(error)
 
 
@@ -309,7 +310,7 @@ def test_a_text_with_characters_outside_the_vocabulary_is_refused():
     other = TEXT + "~"
     job = replace(make(), text=hashlib.sha256(other.encode()).hexdigest())
     with pytest.raises(GltchError, match="'~'"):
-        job.corpus(other.encode())
+        corpus_of(job, other.encode())
 
 
 def test_the_vocabulary_of_the_job_numbers_its_characters_in_order():
@@ -320,5 +321,5 @@ def test_the_vocabulary_of_the_job_numbers_its_characters_in_order():
 def test_a_text_is_read_in_pieces_that_may_end_within_a_character():
     text = "naïve 漢字 🙂\n" * 60_000
     assert len(text.encode()) > 3 * CHUNK
-    corpus = make(text).corpus(text.encode())
+    corpus = corpus_of(make(text), text.encode())
     assert corpus.digest == make(text).text and len(corpus.ids) == len(text)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GLTCH, PRESETS, Config, Runtime
-from hive.journal import Contribution, Journal, Record, sha256
+from hive.journal import Journal, sha256
 from hive.machine import device_name
+from hive.session.record import Contribution, Record
 from hive.session.standing import RECENT, Standing, flops_per_character, kind_of
 
 PEERS = {"p1": "Ada", "p2": "Bob", "p3": "Cyd"}

@@ -1,0 +1,47 @@
+"""What is written down of a round: the session makes it, and the journal keeps it."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Tuple
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one peer brought to one round."""
+
+    peer: str
+    name: str
+    steps: int
+    tokens: int
+    loss: float  # nats per character
+    weight: float  # its share in the combined update
+    bytes: int  # uploaded
+    verdict: str  # "counted", "late" or "rejected"
+    reason: str = ""  # for a person
+
+
+@dataclass(frozen=True)
+class Record:
+    """One committed round."""
+
+    number: int  # the version it produced, >= 1
+    base: str  # SHA-256 of the flat fp32 weights before, hexadecimal
+    result: str  # ... and after
+    codec: str  # name of the codec of `update`
+    update: bytes  # the encoded outer update, exactly as broadcast
+    step: int  # global step after this round
+    loss: float  # token-weighted training loss, nats per character; NaN if nothing was measured
+    opened: float  # unix seconds
+    committed: float
+    contributions: Tuple[Contribution, ...]
+
+
+class Made(NamedTuple):
+    """A committed round, as far as a peer is told of it."""
+
+    number: int
+    codec: str
+    result: str  # SHA-256 of the weights after
+    update: str  # SHA-256
+    bytes: int  # of the update
+    step: int
