@@ -67,8 +67,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WARM_UP = 3  # rounds
 MIB = 2**20
 START = ("import sys; sys.path.insert(0, {root!r}); from hive import server; "
-         "from hive.session import coordinator_session; "
-         "coordinator_session.EVALUATION_SHARE = {share}; sys.exit(server.main())")
+         "from hive.session import evaluation; "
+         "evaluation.EVALUATION_SHARE = {share}; sys.exit(server.main())")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -39,7 +39,7 @@ from hive.journal import Journal
 from hive.learning.codec import CODECS, to_bytes, unflatten
 from hive.network.sockets import Frame, Socket
 from hive.session import protocol
-from hive.session.coordinator_session import EVALUATIONS, UPDATES, CoordinatorSession, Link
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import (
     Close,
     Do,
@@ -55,9 +55,11 @@ from hive.session.effects import (
 )
 from hive.session.events import Events
 from hive.session.job import Job, nats
+from hive.session.links import Link
 from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
+from hive.session.work import EVALUATIONS, UPDATES
 
 TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
 LAST_SECONDS = 2.0  # to take the last words before a connection is closed
@@ -291,7 +293,7 @@ class Coordinator:
 
     def tell(self, kind: str, fields: Dict[str, Any]) -> None:
         if kind == "joined":
-            fields = {"peer": self.about(self.session.peers[fields["peer"]["peer"]])}
+            fields = {"peer": self.about(self.session.links.peers[fields["peer"]["peer"]])}
         self.events.add(kind, **fields)
         if kind == "committed":
             self.show(fields)
@@ -351,13 +353,13 @@ class Coordinator:
         self.progress.line(
             step / total if total else 0.0,
             f"round {committed['version']:,}  step {done}  loss {nats(committed['loss'])}  "
-            f"val {nats(session.val_loss)}  "
+            f"val {nats(session.evaluation.val_loss)}  "
             f"{sum(one['tokens'] for one in counted) / seconds:,.0f} chars/s  "
-            f"{len(counted)} of {len(session.peers)} peers",
-            always=bool(session.finished))
+            f"{len(counted)} of {len(session.links.peers)} peers",
+            always=bool(session.run.finished))
 
     def sent(self, number: int, what: str, size: int) -> None:
-        link = self.session.links[number]
+        link = self.session.links.proved[number]
         self.events.add("transfer", peer=link.peer, direction="down", content=what, bytes=size)
 
     def about(self, link: Link) -> Peer:

@@ -321,8 +321,8 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     elif coordinator.key:
         key = f" --key {coordinator.key}"
     job, session = coordinator.job, coordinator.session
-    say(f"run       {coordinator.folder}: {job.size}, {session.parameters:,} parameters, "
-        f"{job.mode}, round {session.rounds.version}, step {session.step:,}")
+    say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
+        f"{job.mode}, round {session.rounds.version}, step {session.run.step:,}")
     if not secure and args.host not in LOCAL:
         say("warning   Nothing here is encrypted: whoever is on the way between this machine and a "
             "peer can read the text, the weights and what brings a peer's identity back, and change"
@@ -393,8 +393,8 @@ def run(args: argparse.Namespace) -> int:
         pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
         coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
                                   pace=pace, least=args.min_peers)
-        session = coordinator.session
-        require(not session.finished, f"The run in {folder} is complete: {session.finished}. "
+        session, done = coordinator.session, coordinator.session.run
+        require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
                 f"Start another with --name, or let it write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:
@@ -402,8 +402,8 @@ def run(args: argparse.Namespace) -> int:
     if ended_by:
         say(f"\nStopped after round {session.rounds.version}; the same command goes on.")
         return 128 + ended_by
-    say(f"The run is over: {session.finished}. Validation loss {session.val_loss:.4f} nats "
-        f"per character. Let it write:\n{sampling(folder)}")
+    say(f"The run is over: {done.finished}. Validation loss {session.evaluation.val_loss:.4f} "
+        f"nats per character. Let it write:\n{sampling(folder)}")
     return 0
 
 

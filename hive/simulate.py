@@ -702,7 +702,7 @@ class Simulation:
         self.coordinator.tell("begin")
         for peer in self.peers:
             peer.connect()
-        while not self.coordinator.session.finished:
+        while not self.coordinator.session.run.finished:
             assert self.clock.step(), "nothing is left to happen: the hive stands still"
         return self.summary()
 
@@ -724,8 +724,8 @@ class Simulation:
     def one_less(self, reason: str) -> None:
         """A peer has ended for good."""
         left = any(not peer.ended for peer in self.peers)
-        require(left or bool(self.coordinator.session.finished), "No peer is left: training breaks "
-                f"down on all of them; use a lower --learning-rate. {reason}")
+        require(left or bool(self.coordinator.session.run.finished), "No peer is left: training "
+                f"breaks down on all of them; use a lower --learning-rate. {reason}")
 
     def send(self, wire: Wire, message: Message) -> None:
         """Packed for real, or handed across as it is."""
@@ -748,11 +748,11 @@ class Simulation:
             self.updates[verdict] += self.refused[verdict]
         up, down, weights = (self.bytes[way] - self.before[way] for way in self.bytes)
         self.before = dict(self.bytes)
-        measured = session.evaluated == record.number
+        measured = session.evaluation.evaluated == record.number
         self.rows.append(Row(
             record.number, record.step, round(self.clock.now, 3), len(counted), self.refused[LATE],
             self.refused[REJECTED], finite(record.loss),
-            finite(session.val_loss) if measured else None, up, down + weights,
+            finite(session.evaluation.val_loss) if measured else None, up, down + weights,
             sum(peer.connection is not None for peer in self.peers)))
         self.refused.clear()
         if self.on_round:
@@ -776,8 +776,8 @@ class Simulation:
         connected = sum(peer.connected + (now - peer.since if peer.connection else 0.0)
                         for peer in self.peers)
         return Summary(
-            session.finished, session.rounds.version, session.step, round(now, 3),
-            finite(session.loss), finite(session.val_loss), finite(self.start_loss),
+            session.run.finished, session.rounds.version, session.run.step, round(now, 3),
+            finite(session.run.loss), finite(session.evaluation.val_loss), finite(self.start_loss),
             sum(peer.seconds for peer in self.peers) / max(connected, 1e-9),
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,

@@ -51,47 +51,49 @@ class HiveFacts:
         self.fixed: Fixed = {
             "session": self.events.session, "mode": "hive", "unit": "round",
             "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
-            "parameters": coordinator.session.parameters, "context": job.config.block_size,
+            "parameters": coordinator.session.run.parameters, "context": job.config.block_size,
             "vocabulary": len(job.characters),
             "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
 
     def state(self) -> State:
         """What the dashboard shows: measured, never invented."""
         session = self.coordinator.session
-        contributors = session.standing.contributors.values()
+        contributors, evaluation = session.standing.contributors.values(), session.evaluation
         return {
             **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
-            "finished": session.finished, "started": session.standing.started,
-            "loss": session.loss, "val_loss": session.val_loss, "best_val_loss": session.best,
-            "evaluated": session.evaluated, "snapshots": None,
+            "finished": session.run.finished, "started": session.standing.started,
+            "loss": session.run.loss, "val_loss": evaluation.val_loss,
+            "best_val_loss": evaluation.best, "evaluated": evaluation.evaluated, "snapshots": None,
             "updates": {"counted": sum(about["counted"] for about in contributors),
                         "late": sum(about["late"] for about in contributors),
                         "rejected": sum(about["rejected"] for about in contributors)},
             "peers": self.there()}
 
     def there(self) -> List[Peer]:
-        return [self.coordinator.about(link) for link in self.coordinator.session.peers.values()]
+        peers = self.coordinator.session.links.peers.values()
+        return [self.coordinator.about(link) for link in peers]
 
     def measured(self) -> Measured:
         """The numbers of the run that change all the time."""
         session = self.coordinator.session
-        standing, rounds = session.standing, session.rounds
-        speed = standing.speed if session.peers else 0.0
-        plan = rounds.plan if session.peers else None  # a round that nobody makes waits
-        paused = session.unwritten.get("round", "")
-        phase: Phase = ("paused" if paused else "finished" if session.finished
+        peers = session.links.peers
+        standing, rounds, run = session.standing, session.rounds, session.run
+        speed = standing.speed if peers else 0.0
+        plan = rounds.plan if peers else None  # a round that nobody makes waits
+        paused = session.work.unwritten.get("round", "")
+        phase: Phase = ("paused" if paused else "finished" if run.finished
                  else "committing" if rounds.closed else "training" if plan else "waiting")
-        fastest = max(session.peers.values(), key=lambda link: link.speed, default=None)
+        fastest = max(peers.values(), key=lambda link: link.speed, default=None)
         if fastest and not fastest.speed:  # nobody has delivered yet
             fastest = None
         left = rounds.train_until - now().steady
-        steps = session.total and session.total - session.step
+        steps = run.total and run.total - run.step
         return {
-            "phase": phase, "paused": paused, "version": rounds.version, "step": session.step,
-            "total": session.total,
+            "phase": phase, "paused": paused, "version": rounds.version, "step": run.step,
+            "total": run.total,
             "round": plan and {"quota": plan.quota, "seconds": plan.seconds,
                                "left": max(0.0, left)},
-            "seconds": session.seconds, "tokens": standing.tokens, "speed": speed,
+            "seconds": run.seconds, "tokens": standing.tokens, "speed": speed,
             "remaining": standing.remaining(steps) if plan and not paused else None,
             "flops": speed * flops_per_character(session.job.config),
             "fastest": {"name": fastest.identity.name, "speed": fastest.speed} if fastest else None,
@@ -104,7 +106,7 @@ class HiveFacts:
         before: Dict[str, Peer] = {}
         measured = -math.inf
         while True:
-            doing = {peer: session.doing(link) for peer, link in session.peers.items()}
+            doing = {peer: session.doing(link) for peer, link in session.links.peers.items()}
             for peer, (state, steps, quota) in doing.items():
                 if told.get(peer) != doing[peer]:
                     self.events.add("peer", peer=peer, state=state, steps=steps, quota=quota)
@@ -117,7 +119,7 @@ class HiveFacts:
             await asyncio.sleep(PEER_SECONDS)
 
     def peers(self) -> Everybody:
-        there = self.coordinator.session.peers
+        there = self.coordinator.session.links.peers
         return {"peers": self.there(),
                 "contributors": [{**about, "connected": about["peer"] in there}
                                  for about in self.coordinator.session.standing.ranking()]}
@@ -151,7 +153,7 @@ class HiveFacts:
                  "round": number, "step": step}
         if val_loss is not None:
             about["val_loss"] = val_loss
-        weights: Optional[Tensor] = session.weights if number == newest else None
+        weights: Optional[Tensor] = session.run.weights if number == newest else None
 
         def content() -> bytes:
             flat = (self.archive.weights_at(number, apply_bytes) if weights is None

@@ -8,89 +8,38 @@ the end of a round, an evaluation, the end of the run.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.session import messages, protocol
-from hive.session.effects import (
-    Close,
-    CoordinatorEffect,
-    Do,
-    Event,
-    Fail,
-    Finish,
-    Moment,
-    Pause,
-    Proved,
-    Say,
-    Send,
-    SendBlob,
-)
+from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
+from hive.session.evaluation import Evaluation
+from hive.session.intake import Delivery, Intake
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Library
-from hive.session.log import Log
+from hive.session.links import Link, Links
 from hive.session.protocol import Message, ProtocolError, Receiver, demand
-from hive.session.reception import Arrival, Identity, Later, Reception
-from hive.session.record import Contribution, Made, Record
+from hive.session.reception import Later, Reception
+from hive.session.record import Made, Record
+from hive.session.reply import Reply
 from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.session.run import Run
 from hive.session.schema import Member, PeerState
-from hive.session.standing import RECENT, Standing, believed_tokens, least_seconds
+from hive.session.snapshots import Snapshots
+from hive.session.standing import Standing
 from hive.session.uploads import Uploads, Wanted
+from hive.session.work import UPDATES, SlowWork, Writing
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 MOST_WAITING = 256  # messages for one peer
-SNAPSHOT_EVERY = 10  # rounds
-EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
-RETRY_SECONDS = 2.0  # until what could not be written is tried again
-MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
 MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
-LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
-UPDATES, EVALUATIONS = "updates", "evaluations"  # lanes
-
-
-@dataclass
-class Link:
-    """A connection to a peer: what it says, holds and does. What travels is its host's matter."""
-
-    number: int
-    identity: Identity
-    joined: float  # unix seconds
-    counted_at: float  # when its work last counted
-    batch_size: int = 1
-    steps: int = 0  # of its task done so far
-    offer: Optional[messages.Offer] = None  # of the update that is on its way
-    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
-    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
-        default_factory=lambda: deque(maxlen=RECENT))
-
-    @property
-    def peer(self) -> str:
-        return self.identity.peer
-
-    @property
-    def speed(self) -> float:
-        """Characters per second while it trains, as it measured them; 0 before its first update.
-        Over as many updates as the hive's own speed, so that the two can be compared."""
-        seconds = sum(seconds for _, seconds in self.laps)
-        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
-
-
-class Delivery(NamedTuple):
-    """An update that is completely there, while it is being added."""
-
-    link: Link
-    said: messages.Offer
-    size: int
-    tokens: int
-    stale: int  # rounds that it came late
 
 
 class Combined(Protocol):
@@ -108,30 +57,14 @@ class Combined(Protocol):
     def result(self) -> str: ...
 
 
-class Measurement(NamedTuple):
-    """An evaluation that is being made."""
+@dataclass
+class Due:
+    """What is due when, in steady seconds."""
 
-    version: int
-    step: int
-    began: float
-
-
-class Work(NamedTuple):
-    """What the end of slow work leads to."""
-
-    then: Callable[[Any], None]
-    unwritable: Callable[[Unwritable], None]
-    rejected: Callable[[GltchError], None]
-
-
-class Writing(NamedTuple):
-    """What has to be written, sooner or later, and what that leads to."""
-
-    name: str  # for people
-    lane: str
-    what: str
-    values: Tuple[Any, ...]
-    then: Callable[[], None]
+    status: float = math.inf
+    round: float = math.inf  # it closes, or begins anew
+    farewell: float = math.inf  # the run ends, whoever has not heard it
+    stirred: bool = True  # something happened that may open or close a round: now
 
 
 class CoordinatorSession:
@@ -139,57 +72,34 @@ class CoordinatorSession:
                  parameters: int, update_bytes: int, token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
-        self.job, self.ledger, self.eval_every = job, ledger, eval_every
-        self.described = job.as_json()  # once, for all welcomes
-        self.parameters, self.pack_weights = parameters, pack_weights
-        self.now = Moment(0.0, 0.0)
-        self.effects: List[CoordinatorEffect] = []
-        self.ending = self.over = False  # the run is; nothing follows any more
+        self.job, self.ledger = job, ledger
+        self.reply = Reply()
+        self.due = Due()
+        self.work = SlowWork(self.reply)
         # who is there
         self.reception = Reception(job, ledger, token, key)
-        self.links: Dict[int, Link] = {}  # who is proved
-        self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
-        self.peers: Dict[str, Link] = {}  # the others
-        self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
+        self.links = Links()
         # the run
-        version, _, self.step = ledger.head()
+        version, _, step = ledger.head()
         past = ledger.history()
         self.standing = Standing(ledger.contributors(), ledger.reasons(), past)
-        self.seconds = sum(row["committed"] - row["opened"] for row in past)  # spent training
-        self.windows = self.standing.tokens // job.config.block_size % MOST_WINDOWS
-        self.loss = past[-1]["loss"] if past else math.nan
-        evaluations = ledger.evaluations()
-        self.val_loss = evaluations[-1][1] if evaluations else math.nan
-        self.best = min((loss for _, loss in evaluations), default=math.inf)
-        self.evaluated = evaluations[-1][0] if evaluations else -1
-        self.finished = (job.limits.reached(self.step, version, self.seconds)
-                         or self._good_enough(self.best))
+        self.run = Run(job, weights, parameters, step, past, self.standing.tokens)
+        self.evaluation = Evaluation(ledger.evaluations(), job.limits, eval_every, self.reply,
+                                     self.work, self._evaluated)
+        self.snapshots = Snapshots(self.work)
         # the round
         self.rounds = Rounds(version, weights_hash, pace or Pace(), least)
         self.uploads = Uploads(update_bytes)
-        self.contributions: List[Contribution] = []  # since the last round closed
-        self.adding: Dict[str, Delivery] = {}  # by peer
-        self.committing = False
-        self.opened: Optional[float] = None  # the round began
-        self.stirred = True  # something happened that may open or close a round
-        self._begin_round(version, weights, weights_hash)
-        self.library = Library(job.text, text, REMEMBERED_UPDATES)  # what peers may fetch
-        # slow work, and what is said of it
-        self.ticket = 0
-        self.works: Dict[int, Work] = {}
-        self.retries: Deque[Tuple[float, Writing]] = deque()  # the earliest first
-        self.unwritten: Dict[str, str] = {}  # what waits until it can be written, and why
-        self.snapshot_due = self.saving = False
-        self.measuring: Optional[Measurement] = None
-        self.log = Log(LINES, LINES_RATE)
-        # what is due when
-        self.status_at = self.round_at = self.patience = math.inf
-        self.evaluation_at = -math.inf
+        self.intake = Intake(parameters, job.config.block_size)
+        self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
+        self.run.stand_at(version)
+        self.run.finish(self.evaluation.good_enough(self.evaluation.best))
+        self._begin_round(version, weights_hash)
 
     # What its host tells
 
     def begin(self, now: Moment) -> List[CoordinatorEffect]:
-        self.status_at = now.steady + STATUS_SECONDS
+        self.due.status = now.steady + STATUS_SECONDS
         return self._react(now)
 
     def connected(self, link: int, address: str, now: Moment) -> List[CoordinatorEffect]:
@@ -217,13 +127,10 @@ class CoordinatorSession:
         return self._react(now, self._leave, link)
 
     def done(self, ticket: int, result: Any, now: Moment) -> List[CoordinatorEffect]:
-        return self._react(now, self.works.pop(ticket).then, result)
+        return self._react(now, self.work.done, ticket, result)
 
     def failed(self, ticket: int, error: GltchError, now: Moment) -> List[CoordinatorEffect]:
-        work = self.works.pop(ticket)
-        if isinstance(error, Unwritable):
-            return self._react(now, work.unwritable, error)
-        return self._react(now, work.rejected, error)
+        return self._react(now, self.work.failed, ticket, error)
 
     def wake(self, now: Moment) -> List[CoordinatorEffect]:
         return self._react(now)
@@ -235,24 +142,22 @@ class CoordinatorSession:
     @property
     def deadline(self) -> float:
         """When `wake` wants to be called."""
-        if self.over:
+        if self.reply.over:
             return math.inf
-        retry = self.retries[0][0] if self.retries else math.inf
-        evaluation = self.evaluation_at if self._evaluation_waits() else math.inf
-        return min(self.reception.deadline, retry, evaluation, self.round_at, self.status_at,
-                   self.patience)
+        evaluation = self.evaluation.at if self._evaluation_waits() else math.inf
+        return min(self.reception.deadline, self.work.deadline, evaluation, self.due.round,
+                   self.due.status, self.due.farewell)
 
     # How it answers
 
     def _react(self, now: Moment, act: Optional[Callable[..., None]] = None,
                *values: Any) -> List[CoordinatorEffect]:
-        self.now = now
+        self.reply.now = now
         if act:
             act(*values)
-        if not self.over:
+        if not self.reply.over:
             self._follow_up()
-        effects, self.effects = self.effects, []
-        return effects
+        return self.reply.take()
 
     def _attempt(self, number: int, act: Callable[..., None], *values: Any) -> None:
         """The one place where what goes wrong in a conversation has its consequences."""
@@ -265,189 +170,152 @@ class CoordinatorSession:
         except Unwritable:  # a round that cannot be written says so by itself
             self._turn_away(number)
         except GltchError as error:  # the record is damaged
-            self._fail(error)
+            self.reply.fail(error)
 
     def _refuse(self, number: int, reason: str) -> None:
-        link, stranger = self.links.get(number), self.reception.strangers.get(number)
+        link, stranger = self.links.proved.get(number), self.reception.strangers.get(number)
         who = link.identity.name if link else stranger.address if stranger else ""
         if who:  # or it is gone already
-            self._say("refused", f"{who}: {reason}")
-            self._send(number, "refused", reason=reason)
+            self.reply.say("refused", f"{who}: {reason}")
+            self.reply.send(number, "refused", reason=reason)
             self._close(number, 1008)
 
     def _turn_away(self, number: int) -> None:
         self._close(number, 1013, "The coordinator's disk takes nothing just now.")
 
     def _close(self, number: int, code: int, reason: str = "") -> None:
-        if number in self.links or number in self.reception.strangers:  # or it is gone already
-            self.effects.append(Close(number, code, reason))
+        here = number in self.links.proved or number in self.reception.strangers
+        if here:  # or it is gone already
+            self.reply.add(Close(number, code, reason))
             self._leave(number)
-
-    def _send(self, number: int, kind: str, **values: Any) -> None:
-        self.effects.append(Send(number, {"type": kind, **values}))
 
     def _send_all(self, kind: str, **values: Any) -> None:
         message = {"type": kind, **values}  # one, so that it need not be packed for each
-        self.effects += [Send(link.number, message) for link in self.peers.values()]
-
-    def _tell(self, kind: str, **fields: Any) -> None:
-        self.effects.append(Event(kind, fields))
-
-    def _say(self, kind: str, text: str) -> None:
-        """A line in the log, unless there were too many of this kind lately."""
-        line = self.log.line(kind, text, self.now.steady)
-        if line is not None:
-            self.effects.append(Say(kind, line))
-
-    def _fail(self, error: Exception) -> None:
-        self.effects.append(Fail(error))
-        self.over = True
-
-    # Slow work
-
-    def _ask(self, lane: str, what: str, *values: Any, then: Callable[[Any], None],
-             unwritable: Optional[Callable[[Unwritable], None]] = None,
-             rejected: Optional[Callable[[GltchError], None]] = None) -> None:
-        self.ticket += 1
-        self.works[self.ticket] = Work(then, unwritable or self._fail, rejected or self._fail)
-        self.effects.append(Do(self.ticket, lane, what, values))
-
-    def _write(self, writing: Writing) -> None:
-        """Have something written; while the disk does not take it, try again and again."""
-        self._ask(writing.lane, writing.what, *writing.values, then=partial(self._written, writing),
-                  unwritable=partial(self._try_later, writing))
-
-    def _written(self, writing: Writing, _: None) -> None:
-        if self.unwritten.pop(writing.name, ""):
-            self._say("goes on", f"the {writing.name} is written")
-        writing.then()
-
-    def _try_later(self, writing: Writing, error: Unwritable) -> None:
-        reason = f"{error} The run goes on when there is room."
-        if self.unwritten.get(writing.name) != reason:
-            self.unwritten[writing.name] = reason
-            self._say("waiting", reason)
-        self.retries.append((self.now.steady + RETRY_SECONDS, writing))
+        for link in self.links.peers.values():
+            self.reply.add(Send(link.number, message))
 
     # What is due now
 
     def _follow_up(self) -> None:
+        now = self.reply.now.steady
         self._time_out_strangers()
-        self._retry()
+        self.work.retry()
         self._send_status()
-        if self.stirred or self.now.steady >= self.round_at:
+        if self.due.stirred or now >= self.due.round:
             self._see_to_the_round()
         self._combine()
-        if self._evaluation_waits() and self.now.steady >= self.evaluation_at:
+        if self._evaluation_waits() and now >= self.evaluation.at:
             self._evaluate()
-        if self.finished:
+        if self.run.finished:
             self._wind_up()
 
     def _time_out_strangers(self) -> None:
-        for number in self.reception.too_late(self.now.steady):
+        for number in self.reception.too_late(self.reply.now.steady):
             self._close(number, 1008, "The handshake took too long.")
 
-    def _retry(self) -> None:
-        while self.retries and self.retries[0][0] <= self.now.steady:
-            self._write(self.retries.popleft()[1])
-
     def _send_status(self) -> None:
-        if self.now.steady < self.status_at:
-            return
-        self.status_at = self.now.steady + STATUS_SECONDS
-        self._send_all("status", version=self.rounds.version, peers=len(self.peers),
-                       loss=finite(self.loss), val_loss=finite(self.val_loss))
-        self._call_next()  # somebody may have stalled
+        now = self.reply.now.steady
+        if now >= self.due.status:
+            self.due.status = now + STATUS_SECONDS
+            self._send_all("status", version=self.rounds.version, peers=len(self.links.peers),
+                           loss=finite(self.run.loss), val_loss=finite(self.evaluation.val_loss))
+            self._call_next()  # somebody may have stalled
 
     def _see_to_the_round(self) -> None:
-        self.stirred = False
-        if not self.finished:
+        now = self.reply.now.steady
+        self.due.stirred = False
+        if not self.run.finished:
             self._hand_out_tasks()
-            if self.rounds.close(self.now.steady):
-                self._tell("closed", version=self.rounds.version)
+            if self.rounds.close(now):
+                self.reply.show("closed", version=self.rounds.version)
         deadline = self.rounds.deadline
-        self.round_at = deadline if deadline > self.now.steady else math.inf
+        self.due.round = deadline if deadline > now else math.inf
 
-    def _stop(self) -> None:
-        self.over = True
-        self._ask(UPDATES, "snapshot", then=lambda _: self._finish(""))
+    def _evaluation_waits(self) -> bool:
+        return not self.run.finished and self.evaluation.waits(self.rounds.version)
+
+    def _evaluate(self) -> None:
+        self.evaluation.begin(self.run.weights, self.rounds.version, self.run.step)
+
+    def _evaluated(self) -> None:
+        self.run.finish(self.evaluation.good_enough(self.evaluation.val_loss))
+        self.due.stirred = True
 
     # The end of the run
 
+    def _stop(self) -> None:
+        self.reply.over = True
+        self.work.ask(UPDATES, "snapshot", then=lambda _: self.reply.finish(""))
+
     def _wind_up(self) -> None:
         """One thing after the other: the last commit, evaluation and snapshot, farewell."""
-        if self.rounds.closed or self.measuring:
+        if self.rounds.closed or self.evaluation.measuring:
             return
-        if self.evaluated != self.rounds.version:
+        farewell = self.due.farewell
+        if self.evaluation.evaluated != self.rounds.version:
             self._evaluate()
-        elif not self.ending:
-            self.ending = True
-            self._tell("finished", reason=self.finished)
-            self._write(Writing("snapshot", UPDATES, "snapshot", (), self._say_farewell))
-        elif self.patience <= self.now.steady or self.patience < math.inf and not self.peers:
-            self._finish(self.finished)
+        elif not self.run.announced:
+            self.run.announced = True
+            self.reply.show("finished", reason=self.run.finished)
+            self.work.write(Writing("snapshot", UPDATES, "snapshot", (), self._say_farewell))
+        elif farewell <= self.reply.now.steady or farewell < math.inf and not self.links.peers:
+            self.reply.finish(self.run.finished)
 
     def _say_farewell(self) -> None:
-        self.patience = self.now.steady + FAREWELL_SECONDS
-        self._send_all("finished", reason=self.finished)
-
-    def _finish(self, reason: str) -> None:
-        self.effects.append(Finish(reason))
-        self.over = True
+        self.due.farewell = self.reply.now.steady + FAREWELL_SECONDS
+        self._send_all("finished", reason=self.run.finished)
 
     # Peers come
 
     def _challenge(self, number: int, address: str) -> None:
-        challenge = self.reception.challenge(number, address, self.now.steady)
-        self.effects.append(Send(number, challenge))
+        challenge = self.reception.challenge(number, address, self.reply.now.steady)
+        self.reply.add(Send(number, challenge))
 
     def _on_hello(self, number: int, hello: Any) -> None:
-        here = [link.identity for link in self.links.values()]
+        here = [link.identity for link in self.links.proved.values()]
         arrival = self.reception.meet(number, hello, here, self.standing.contributors,
-                                      self.now.steady)
-        self.arriving[number] = arrival
-        self.links[number] = Link(number, arrival.identity, self.now.unix, self.now.steady)
-        self.effects.append(Proved(number))
+                                      self.reply.now.steady)
+        self.links.prove(number, arrival, self.reply.now)
+        self.reply.add(Proved(number))
 
     def _write_down(self, number: int) -> None:
         """It has a place; its identity has to be known when it comes back."""
-        if number in self.arriving:
-            (peer, name, device, _), _, token_hash, _ = self.arriving[number]
-            self._ask(UPDATES, "remember_peer", peer, name, token_hash, device, self.now.unix,
-                      then=lambda _: self._attempt(number, self._enter, number),
-                      unwritable=lambda _: self._turn_away(number))
+        if number in self.links.arriving:
+            (peer, name, device, _), _, token_hash, _ = self.links.arriving[number]
+            self.work.ask(UPDATES, "remember_peer", peer, name, token_hash, device,
+                          self.reply.now.unix,
+                          then=lambda _: self._attempt(number, self._enter, number),
+                          unwritable=lambda _: self._turn_away(number))
 
     def _enter(self, number: int) -> None:
         """From now on it takes part. A connection of the same process that was not yet found dead
         makes way."""
-        if number not in self.arriving:
+        if number not in self.links.arriving:
             return  # it did not wait
-        (peer, name, device, _), token, _, proof = self.arriving.pop(number)
+        (peer, name, device, _), token, _, proof = self.links.arriving.pop(number)
         counted = self.ledger.last_counted(peer)
-        if peer in self.peers:
-            self._close(self.peers[peer].number, 1000)
-        link = self.peers[peer] = self.links[number]
-        self.standing.join(peer, name, device, self.now.unix)
+        if peer in self.links.peers:
+            self._close(self.links.peers[peer].number, 1000)
+        link = self.links.peers[peer] = self.links.proved[number]
+        self.standing.join(peer, name, device, self.reply.now.unix)
         self.rounds.join(peer)
-        self._tell("joined", peer=self.about(link))
-        self._say("joined", f"{name} ({device})")
-        self._send(number, "welcome", proof=proof, peer=peer, name=name, token=token,
-                   counted=counted, job=self.described)
+        self.reply.show("joined", peer=self.about(link))
+        self.reply.say("joined", f"{name} ({device})")
+        self.reply.send(number, "welcome", proof=proof, peer=peer, name=name, token=token,
+                   counted=counted, job=self.reception.described)
 
     def _leave(self, number: int) -> None:
         self.reception.strangers.pop(number, None)
-        self.arriving.pop(number, None)
-        link = self.links.pop(number, None)
-        if link is None or self.peers.get(link.peer) is not link:
+        link = self.links.leave(number)
+        if link is None:
             return
-        del self.peers[link.peer]
         self.rounds.leave(link.peer)
         self.uploads.leave(link.peer)
         self._call_next()
-        self._tell("left", peer=link.peer)
-        waits = not (self.peers or self.finished or self.over)
-        self._say("left", f"{link.identity.name}" + waits * "; nobody is left, the run waits")
-        self.stirred = True
+        self.reply.show("left", peer=link.peer)
+        waits = not (self.links.peers or self.run.finished or self.reply.over)
+        self.reply.say("left", link.identity.name + waits * "; nobody is left, the run waits")
+        self.due.stirred = True
 
     # What they say
 
@@ -474,26 +342,26 @@ class CoordinatorSession:
 
     def _speaker(self, number: int, waiting: int) -> Optional[Link]:
         """None: this connection was closed, and what still comes from it is of no interest."""
-        demand(number not in self.arriving, "A peer waits for its welcome.")
+        demand(number not in self.links.arriving, "A peer waits for its welcome.")
         demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
-        return self.links.get(number)
+        return self.links.proved.get(number)
 
     def _on_ready(self, link: Link, said: messages.Ready) -> None:
         """The peer holds these weights. If they are old it gets what is missing."""
         link.batch_size = said["batch_size"]
         version, weights = said["version"], said["weights"]
         if weights and self.rounds.ready(link.peer, version, weights):
-            self.stirred = True
+            self.due.stirred = True
             return
         near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
         missed = self._missed(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
-                sum(one.bytes for one in missed) < 4 * self.parameters):
+                sum(one.bytes for one in missed) < 4 * self.run.parameters):
             counted = self.ledger.last_counted(link.peer)
             for one in missed:
                 if one.update not in self.library:
                     self._remember(one.update, self.ledger.update(one.number)[1])
-                self.effects.append(Send(link.number, commit_message(one, counted == one.number)))
+                self.reply.add(Send(link.number, commit_message(one, counted == one.number)))
             return
         self._tell_version(link)
 
@@ -505,22 +373,22 @@ class CoordinatorSession:
 
     def _tell_version(self, link: Link) -> None:
         """Offer the newest weights as a whole."""
-        self.library.offer_weights(self.rounds.weights, partial(self.pack_weights, self.weights))
-        self._send(link.number, "version", version=self.rounds.version,
-                   weights=self.rounds.weights, step=self.step,
+        self.library.offer_weights(self.rounds.weights, self.run.weights)
+        self.reply.send(link.number, "version", version=self.rounds.version,
+                   weights=self.rounds.weights, step=self.run.step,
                    counted=self.ledger.last_counted(link.peer))
 
     def _on_fetch(self, blobs: int, link: Link, said: messages.Fetch) -> None:
         blob, offset = said["blob"], said["offset"]
         found = self.library.find(blob)
         if found is None:  # it took so long that this is history; it will ask for what is new
-            self._send(link.number, "gone", blob=blob)
+            self.reply.send(link.number, "gone", blob=blob)
             return
         demand(offset <= len(found.content), "A transfer cannot begin behind its end.")
         link.fetched[blob] += 1
         demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
-        self.effects.append(SendBlob(link.number, found.what, blob, found.content, offset))
+        self.reply.add(SendBlob(link.number, found.what, blob, found.content, offset))
 
     def _on_progress(self, link: Link, said: messages.Progress) -> None:
         link.steps = said["steps"]
@@ -530,20 +398,20 @@ class CoordinatorSession:
 
     def _remember(self, blob: str, content: bytes) -> None:
         for old in self.library.remember(blob, content):
-            for link in self.peers.values():
+            for link in self.links.peers.values():
                 link.fetched.pop(old, None)
 
     # Updates arrive
 
     def _on_offer(self, link: Link, said: messages.Offer) -> None:
-        if link.peer in self.adding:
+        if link.peer in self.intake.adding:
             return  # it reconnected; the verdict comes when it is reached
         if (link.peer in self.rounds.delivered
                 or self.ledger.last_counted(link.peer) > said["version"]):
             # It reconnected before it heard; the commit will tell, or is already on its way.
             self._send_verdict(link, said, Verdict(ACCEPTED))
             return
-        now = self.now.steady
+        now = self.reply.now.steady
         verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now)
         wrong = self._implausible(said)
         if verdict.verdict == ACCEPTED and wrong:
@@ -568,20 +436,20 @@ class CoordinatorSession:
 
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
-        self._send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
+        self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
             self._deliver(link, said, receiver)
 
     def _call_next(self) -> None:
         """Those who wait with an update may send it when others have done so."""
-        for peer, receiver in self.uploads.turns(self.now.steady):
-            self._send(self.peers[peer].number, "send", blob=receiver.blob, offset=0)
+        for peer, receiver in self.uploads.turns(self.reply.now.steady):
+            self.reply.send(self.links.peers[peer].number, "send", blob=receiver.blob, offset=0)
 
     def _on_chunk(self, link: Link, content: bytes) -> None:
-        receiver = self.uploads.add(link.peer, content, self.now.steady)
+        receiver = self.uploads.add(link.peer, content, self.reply.now.steady)
         if receiver is None or link.offer is None:
             raise ProtocolError("A chunk came that belongs to no transfer.")
-        self._tell("transfer", peer=link.peer, direction="up", content="update",
+        self.reply.show("transfer", peer=link.peer, direction="up", content="update",
                    bytes=len(content))
         if receiver.complete:
             self._deliver(link, link.offer, receiver)
@@ -593,215 +461,126 @@ class CoordinatorSession:
         self.uploads.drop(link.peer)
         self._call_next()
         content = receiver.result()
-        now = self.now.steady
+        now = self.reply.now.steady
         stale = self.rounds.version - said["version"]
         verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
                                       now)
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
-        self.opened = now if self.opened is None else self.opened
-        tokens = self._believed(link, said)
-        weight = tokens / (1 + stale)  # what starts from old weights fits the new ones less
-        delivery = self.adding[link.peer] = Delivery(link, said, len(content), tokens, stale)
-        self._ask(UPDATES, "add", said["codec"], content, weight, said["steps"],
-                  then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
-
-    def _believed(self, link: Link, said: messages.Offer) -> int:
-        """Characters that it trained on, as far as it was asked to and had the time for it. What it
-        carried over from updates that came too late was asked for earlier."""
-        made = said["steps"] * link.batch_size * self.job.config.block_size
-        claimed = min(said["tokens"], max(made, self.asked[link.peer]))
-        return believed_tokens(claimed, self.now.steady - link.counted_at, self.parameters)
+        delivery = self.intake.take(link, said, len(content), stale, now)
+        self.work.ask(UPDATES, "add", said["codec"], content, delivery.weight, said["steps"],
+                      then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
 
     def _count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight, to what the round will commit."""
-        link, said, size, tokens, stale = delivery
-        del self.adding[link.peer]
-        loss = math.nan if said["loss"] is None else said["loss"]
-        least = least_seconds(tokens, self.parameters)
-        link.laps.append((tokens, max(said["seconds"], least)))
-        self.asked.pop(link.peer, None)
-        self.reception.please(link.peer)
-        self.contributions.append(Contribution(
-            link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",
-            f"{stale} rounds late" if stale else ""))
-        self._send_verdict(link, said, Verdict(ACCEPTED))
-        self.stirred = True
+        self.intake.count(delivery, weight)
+        self.reception.please(delivery.link.peer)
+        self._send_verdict(delivery.link, delivery.said, Verdict(ACCEPTED))
+        self.due.stirred = True
 
     def _reject(self, delivery: Delivery, error: GltchError) -> None:
         """It was not added: it would do the weights no good."""
         link, said, *_ = delivery
-        del self.adding[link.peer]
+        del self.intake.adding[link.peer]
         self.rounds.reject(link.peer)
-        self.stirred = True
-        current = self.peers.get(link.peer, link)  # it may have another connection by now
+        self.due.stirred = True
+        current = self.links.peers.get(link.peer, link)  # it may have another connection by now
         self._attempt(current.number, self._judge, current, said, Verdict(REJECTED, str(error)))
 
     def _judge(self, link: Link, said: messages.Offer, verdict: Verdict) -> None:
         """Tell a peer, and write down, that its update does not count. Raises ProtocolError when
         that was one too many."""
         self.uploads.drop(link.peer)
-        once = [c for c in self.contributions
-                if (c.peer, c.verdict) != (link.peer, verdict.verdict)]
-        self.contributions = [*once, Contribution(
-            link.peer, link.identity.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
-            verdict.verdict, verdict.reason)]
-        self.standing.refuse(link.peer, verdict.verdict, verdict.reason, self.now.unix)
-        self._tell("refused", peer=link.peer, verdict=verdict.verdict, reason=verdict.reason)
+        self.intake.refuse(link, said, verdict)
+        self.standing.refuse(link.peer, verdict.verdict, verdict.reason, self.reply.now.unix)
+        self.reply.show("refused", peer=link.peer, verdict=verdict.verdict, reason=verdict.reason)
         self._send_verdict(link, said, verdict)
         if verdict.verdict == REJECTED:
-            self._say("rejected", f"{link.identity.name}: {verdict.reason}")
-            pause = self.reception.disappoint(link.peer, verdict.reason, self.now.steady)
-            if link.number in self.links:  # or it did not wait for the verdict
-                self.effects.append(Pause(link.number, pause))
+            self.reply.say("rejected", f"{link.identity.name}: {verdict.reason}")
+            pause = self.reception.disappoint(link.peer, verdict.reason, self.reply.now.steady)
+            if link.number in self.links.proved:  # or it did not wait for the verdict
+                self.reply.add(Pause(link.number, pause))
 
     def _send_verdict(self, link: Link, said: messages.Offer, verdict: Verdict) -> None:
-        current = self.peers.get(link.peer)  # it may be gone, or have another connection by now
-        if current:
-            self._send(current.number, "verdict", version=said["version"],
+        current = self.links.peers.get(link.peer)
+        if current:  # it may be gone, or have another connection by now
+            self.reply.send(current.number, "verdict", version=said["version"],
                        verdict=verdict.verdict, reason=verdict.reason)
 
     # Rounds
 
-    def _begin_round(self, version: int, weights: Any, name: str) -> None:
-        self.weights = weights
-        self.total = self.job.limits.total(self.step, version, self.seconds)
-        self.rounds.open_round(version, name,
-                               self.job.sync.quota(self.step, self.total, self.job.recipe),
-                               self.total and max(1, self.total - self.step))
-        self.opened = None
+    def _begin_round(self, version: int, weights_hash: str) -> None:
+        self.rounds.open_round(version, weights_hash, self.run.quota, self.run.left)
+        self.intake.opened = None
         self.uploads.forget(version - STALEST)
-        self.stirred = True
+        self.due.stirred = True
 
     def _hand_out_tasks(self) -> None:
         before = self.rounds.plan
-        tasks = self.rounds.tasks(self.now.steady)
+        tasks = self.rounds.tasks(self.reply.now.steady)
         plan = self.rounds.plan
         if plan is not None and plan is not before:  # also when nobody made it and all begin again
-            self.opened = self.now.steady
-            self._tell("opened", version=self.rounds.version, quota=plan.quota,
+            self.intake.opened = self.reply.now.steady
+            self.reply.show("opened", version=self.rounds.version, quota=plan.quota,
                        seconds=plan.seconds)
         for peer, task in tasks.items():
-            link = self.peers[peer]
-            link.steps = 0
-            self._send(link.number, "train", version=task.version, weights=self.rounds.weights,
-                       step=self.step, total=self.total, quota=task.quota, seconds=task.seconds,
-                       window=self.windows)
-            self.windows = (self.windows + task.quota * link.batch_size) % MOST_WINDOWS
-            self.asked[peer] += task.quota * link.batch_size * self.job.config.block_size
+            link = self.links.peers[peer]
+            self.intake.ask(link, task.quota)
+            self.reply.send(link.number, "train", version=task.version,
+                            weights=self.rounds.weights, step=self.run.step, total=self.run.total,
+                            quota=task.quota, seconds=task.seconds,
+                            window=self.run.give_windows(task.quota * link.batch_size))
 
     def _combine(self) -> None:
         """Once the round is closed and everything that was delivered in it has been added."""
-        if self.rounds.closed and not self.adding and not self.committing:
-            self.committing = True
-            self._ask(UPDATES, "combine", then=self._keep)
+        if self.rounds.closed and not self.intake.adding and not self.intake.committing:
+            self.intake.committing = True
+            self.work.ask(UPDATES, "combine", then=self._keep)
 
     def _keep(self, committed: Optional[Combined]) -> None:
         """Have the round written down; None: nothing of it could be used, it goes on."""
         if committed is None:
-            self.committing, self.stirred = False, True
+            self.intake.committing, self.due.stirred = False, True
             self.rounds.reopen()
             return
-        contributions, self.contributions = tuple(self.contributions), []
+        contributions, now = self.intake.close(), self.reply.now
         counted = [c for c in contributions if c.verdict == "counted"]
-        self.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
-        step = self.step + max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
+        self.run.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
+        steps = max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
+        length = self.intake.length(now.steady, self.rounds.longest)
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
-                        committed.update, step, self.loss, self.now.unix - self._length(),
-                        self.now.unix, contributions)
-        self._write(Writing("round", UPDATES, "keep", (record, committed),
-                            partial(self._commit, record, committed.weights)))
-
-    def _length(self) -> float:
-        """Seconds of the round so far, at most as long as it was planned: a machine that slept did
-        not train, and the clock on the wall may be set."""
-        passed = 0.0 if self.opened is None else self.now.steady - self.opened
-        return min(passed, self.rounds.longest)
+                        committed.update, self.run.step + steps, self.run.loss, now.unix - length,
+                        now.unix, contributions)
+        self.work.write(Writing("round", UPDATES, "keep", (record, committed),
+                                partial(self._commit, record, committed.weights)))
 
     def _commit(self, record: Record, weights: Any) -> None:
         """The round is on the disk, so peers may hear that their updates counted: those who are
         here now; whoever comes later hears it from the ledger, which knows nothing sooner."""
-        self.committing = False
+        self.intake.committing = False
         self.standing.count(record)
-        self.step, self.seconds = record.step, self.seconds + record.committed - record.opened
         name = protocol.name_of(record.update)  # once, not for every peer
         self._remember(name, record.update)
         counted = {c.peer for c in record.contributions if c.verdict == "counted"}
         made = Made(record.number, record.codec, record.result, name, len(record.update),
                     record.step)
         said = {each: commit_message(made, each) for each in (False, True)}
-        for link in self.peers.values():
+        for link in self.links.peers.values():
             if link.peer in counted:
-                link.counted_at = self.now.steady
+                link.counted_at = self.reply.now.steady
             link.fetched.pop(name, None)  # an update may be the same as an earlier one
-            self.effects.append(Send(link.number, said[link.peer in counted]))
-        self.finished = self.finished or self.job.limits.reached(self.step, record.number,
-                                                                 self.seconds)
-        self._begin_round(record.number, weights, record.result)
-        self._tell(
-            "committed", version=record.number, step=record.step, total=self.total,
+            self.reply.add(Send(link.number, said[link.peer in counted]))
+        self.run.advance(record, weights)
+        self._begin_round(record.number, record.result)
+        self.reply.show(
+            "committed", version=record.number, step=record.step, total=self.run.total,
             loss=record.loss, opened=record.opened, committed=record.committed,
             contributions=[{
                 "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
                 "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
             } for c in record.contributions])
-        self.snapshot_due = self.snapshot_due or record.number % SNAPSHOT_EVERY == 0
-        self._snapshot()
-
-    def _snapshot(self) -> None:
-        """While the peers train. It only shortens the way back after a restart: when it cannot be
-        written, the next round tries again."""
-        def saved(_: None) -> None:
-            self.saving = self.snapshot_due = False
-
-        def not_saved(error: Unwritable) -> None:
-            self.saving = False
-            self._say("snapshot", f"{error} The next round tries again.")
-
-        if self.snapshot_due and not self.saving:
-            self.saving = True
-            self._ask(UPDATES, "snapshot", then=saved, unwritable=not_saved)
-
-    # Evaluation
-
-    def _evaluation_waits(self) -> bool:
-        """Are there weights to measure that have not been measured?"""
-        version, every = self.rounds.version, self.eval_every
-        return (not self.measuring and not self.finished and version != self.evaluated
-                and (every is None or version > 0 and version % every == 0))
-
-    def _evaluate(self) -> None:
-        """Validation loss, a sample and a checkpoint of the weights as they are now."""
-        self.measuring = Measurement(self.rounds.version, self.step, self.now.steady)
-        self._ask(EVALUATIONS, "evaluate", self.weights, self.rounds.version, self.step,
-                  then=partial(self._keep_evaluation, self.measuring))
-
-    def _keep_evaluation(self, about: Measurement, result: Tuple[float, float, str, Any]) -> None:
-        self.val_loss, seconds, text, state = result
-        names = ["best.pt", "last.pt"] if self.val_loss < self.best else ["last.pt"]
-        checkpoint = Writing("checkpoint", EVALUATIONS, "keep_checkpoint", (state, names),
-                             partial(self._end_evaluation, about, text))
-        self._write(Writing("evaluation", EVALUATIONS, "keep_evaluation",
-                            (about.version, self.val_loss, seconds, text),
-                            partial(self._write, checkpoint)))
-
-    def _end_evaluation(self, about: Measurement, text: str) -> None:
-        self.measuring, self.evaluated = None, about.version
-        self.best = min(self.best, self.val_loss)
-        self._tell("evaluated", version=about.version, step=about.step, val_loss=self.val_loss,
-                   best_val_loss=self.best, text=text)
-        self.finished = self.finished or self._good_enough(self.val_loss)
-        if self.eval_every is None:  # so that evaluations take no more than a share of the time
-            share = EVALUATION_SHARE if self.job.limits.target_loss is None else 1.0
-            self.evaluation_at = self.now.steady + (self.now.steady - about.began) * (1 / share - 1)
-        self.stirred = True
-
-    def _good_enough(self, val_loss: float) -> str:
-        target = self.job.limits.target_loss
-        if target is None or not val_loss <= target:
-            return ""
-        return f"the target loss of {target:g} is reached, with {val_loss:.4f}"
+        self.snapshots.after_round(record.number)
 
     # What others may know
 

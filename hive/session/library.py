@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Callable, List, NamedTuple, Optional
+from typing import Any, Callable, List, NamedTuple, Optional
 
 
 class Found(NamedTuple):
@@ -13,8 +13,10 @@ class Found(NamedTuple):
 class Library:
     """The text, the newest weights that were asked for, and the latest updates, at most `most`."""
 
-    def __init__(self, text: str, read_text: Callable[[], bytes], most: int):
-        self.text, self.read_text, self.most = text, read_text, most
+    def __init__(self, text: str, read_text: Callable[[], bytes],
+                 pack_weights: Callable[[Any], bytes], most: int):
+        self.text, self.read_text, self.pack_weights = text, read_text, pack_weights
+        self.most = most
         self.read = b""  # of the text, once somebody wants it
         self.weights, self.whole = "", b""  # their name, and what is in them
         self.updates: OrderedDict[str, bytes] = OrderedDict()
@@ -31,10 +33,10 @@ class Library:
         content = self.updates.get(blob)
         return None if content is None else Found("update", content)
 
-    def offer_weights(self, name: str, pack: Callable[[], bytes]) -> None:
+    def offer_weights(self, name: str, weights: Any) -> None:
         """One copy, however many download it."""
         if name != self.weights:
-            self.weights, self.whole = name, pack()
+            self.weights, self.whole = name, self.pack_weights(weights)
 
     def remember(self, update: str, content: bytes) -> List[str]:
         """Returns which ones are forgotten for it."""

@@ -61,6 +61,7 @@ class Arrival(NamedTuple):
 class Reception:
     def __init__(self, job: Job, ledger: Ledger, token: Callable[[], str], key: str):
         self.job, self.ledger, self.token, self.key = job, ledger, token, key
+        self.described = job.as_json()  # once, for all welcomes
         self.strangers: OrderedDict[int, Stranger] = OrderedDict()  # the oldest first
         self.rejections: Counter[str] = Counter()  # by peer: in a row
         self.barred: Dict[str, float] = {}  # by peer: until when

@@ -183,7 +183,7 @@ class Coordinator(CoordinatorHost):
         if self.fuse == 0:
             raise Killed
         if isinstance(effect, effects.Send):
-            self.hive.check_said(effect, self.session.links.get(effect.link))
+            self.hive.check_said(effect, self.session.links.proved.get(effect.link))
             self.check_version(effect)
         super().carry_out(effect)
         if isinstance(effect, (effects.Send, effects.SendBlob)):
@@ -225,12 +225,12 @@ class Coordinator(CoordinatorHost):
         session, must, there = self.session, self.hive.must, len(self.connections)
         if not session:  # it was killed
             return
-        must(len(session.links) + len(session.reception.strangers) <= there,
+        must(len(session.links.proved) + len(session.reception.strangers) <= there,
              "connections that are gone are remembered")
-        must(len(session.works) <= 4 * there + 8, "too much slow work is under way")
-        peers, uploads = session.peers.keys(), session.uploads
+        must(len(session.work.under_way) <= 4 * there + 8, "too much slow work is under way")
+        peers, uploads = session.links.peers.keys(), session.uploads
         must(session.rounds.members.keys() == peers, "a round waits for somebody who is gone")
-        must(session.arriving.keys() <= session.links.keys(),
+        must(session.links.arriving.keys() <= session.links.proved.keys(),
              "a welcome is kept for somebody who is gone")
         must(uploads.queue.keys() <= peers, "somebody who is gone waits for a place")
         must(all(peer in peers for peer, one in uploads.begun.items() if one.connected),
@@ -249,7 +249,7 @@ class Coordinator(CoordinatorHost):
         connection = self.connections.get(link)
         if connection:
             down, must = connection.down, self.hive.must
-            most = MOST_TRANSFERS * max(4 * self.session.parameters, self.hive.update_bytes)
+            most = MOST_TRANSFERS * max(4 * self.session.run.parameters, self.hive.update_bytes)
             said = len(down.moving) - down.pieces
             must(said <= MOST_WAITING + REMEMBERED_UPDATES and down.blobs <= MOST_TRANSFERS
                  and down.bytes <= most + said * self.hive.message_limit,

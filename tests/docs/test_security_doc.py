@@ -15,10 +15,12 @@ MODULES = (
     "dashboard.downloads", "network.answers", "network.throttle", "coordinator", "peer",
     "journal", "learning.outer", "session.coordinator_session", "session.reception",
     "session.peer_session", "session.standing", "session.rounds", "session.patience",
-    "session.uploads", "session.protocol", "session.job", "gltch_2_7m")
+    "session.uploads", "session.protocol", "session.job", "session.reply", "session.work",
+    "session.run", "session.evaluation", "session.snapshots", "session.intake", "session.links",
+    "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
-    "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
-    "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",
+    "session.coordinator_session.STATUS_SECONDS", "session.snapshots.SNAPSHOT_EVERY",
+    "session.evaluation.EVALUATION_SHARE", "session.work.RETRY_SECONDS",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
     "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",

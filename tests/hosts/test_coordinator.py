@@ -103,7 +103,7 @@ def test_a_peer_is_served_from_its_hello_to_its_goodbye(coordinator):
         await serving
         assert socket.closed == (1000, "")
         assert coordinator.journal.identities("ann")[0][0] == welcome["peer"]
-        assert not coordinator.connections and not coordinator.session.links
+        assert not coordinator.connections and not coordinator.session.links.proved
         assert coordinator.bytes_up and coordinator.bytes_down
 
     play(coordinator, story)
@@ -121,7 +121,7 @@ def test_a_mistake_of_ours_costs_one_connection_and_is_told(coordinator, monkeyp
             await socket.hello()
             with pytest.raises(KeyError):
                 await serving
-        assert not coordinator.connections and not coordinator.session.links
+        assert not coordinator.connections and not coordinator.session.links.proved
         another = Socket()
         serving = asyncio.ensure_future(coordinator.serve(another))
         await another.hello()
@@ -174,7 +174,7 @@ def test_who_finds_no_place_is_not_written_down(coordinator):
         serving = asyncio.ensure_future(coordinator.serve(socket))
         await socket.hello()
         await socket.asked.wait()
-        while coordinator.session.links:
+        while coordinator.session.links.proved:
             await asyncio.sleep(0.01)
         await socket.close()
         await serving
@@ -247,7 +247,7 @@ def test_what_goes_wrong_in_slow_work_ends_the_run(coordinator, error):
 
 def test_a_run_that_is_stopped_keeps_a_snapshot(coordinator):
     async def story():
-        while coordinator.session.evaluated < 0:
+        while coordinator.session.evaluation.evaluated < 0:
             await asyncio.sleep(0.01)
 
     kept = []

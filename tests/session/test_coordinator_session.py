@@ -14,7 +14,7 @@ from shapes import assert_fits
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
 from hive.session import coordinator_session as rules
-from hive.session import protocol, reception
+from hive.session import protocol, reception, snapshots
 from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import (
     Close,
@@ -29,10 +29,14 @@ from hive.session.effects import (
     Send,
     SendBlob,
 )
+from hive.session.evaluation import EVALUATION_SHARE
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
+from hive.session.reply import LINES
 from hive.session.rounds import Pace
+from hive.session.run import MOST_WINDOWS
 from hive.session.schema import EVENTS
+from hive.session.work import RETRY_SECONDS
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
 FULL = Unwritable("journal.db could not be used: database or disk is full.")
@@ -322,7 +326,7 @@ def test_a_round_by_hand(stage):
     assert [client.hear("train")["version"] for client in (ann, bob)] == [1, 1]
     assert play.journal.head() == (1, sha(1), 1)
     assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
-    assert play.session.loss == 2.0 and play.session.standing.tokens == 64
+    assert play.session.run.loss == 2.0 and play.session.standing.tokens == 64
     assert [len(play.events(kind)) for kind in ("opened", "closed", "committed")] == [2, 1, 1]
 
 
@@ -439,15 +443,15 @@ def test_a_round_that_cannot_be_written_is_tried_again_and_nobody_hears_of_it_be
     for _ in range(3):
         work = play.works[0]
         play.fail("keep", FULL)
-        assert "disk is full" in play.session.unwritten["round"]
+        assert "disk is full" in play.session.work.unwritten["round"]
         assert not play.works
-        play.passes(rules.RETRY_SECONDS)
+        play.passes(RETRY_SECONDS)
         assert [(again.what, again.values) for again in play.works] == [("keep", work.values)]
         assert play.works[0].ticket != work.ticket
     assert "commit" not in [message["type"] for message in ann.heard]
     play.do("keep")
     assert ann.hear("commit")["counted"] and bob.hear("commit")["counted"]
-    assert not play.session.unwritten
+    assert not play.session.work.unwritten
     assert len(play.lines("waiting")) == 1 and play.lines("goes on") == ["the round is written"]
 
 
@@ -462,7 +466,7 @@ def test_a_damaged_journal_still_ends_the_run(stage):
 
 def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(stage, monkeypatch):
     """"Too many open files" ended the run."""
-    monkeypatch.setattr(rules, "SNAPSHOT_EVERY", 3)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_EVERY", 3)
     play, *both = two_in_a_round(stage)
     due = []
     for number in range(1, 7):
@@ -479,12 +483,12 @@ def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(stage
 def test_an_evaluation_that_cannot_be_written_is_tried_again(play):
     play.do("evaluate")
     play.fail("keep_evaluation", FULL)
-    play.passes(rules.RETRY_SECONDS)
+    play.passes(RETRY_SECONDS)
     play.do("keep_evaluation")
     play.fail("keep_checkpoint", FULL)
-    play.passes(rules.RETRY_SECONDS)
+    play.passes(RETRY_SECONDS)
     play.do("keep_checkpoint")
-    assert play.session.evaluated == 0 and play.session.best == 3.0
+    assert play.session.evaluation.evaluated == 0 and play.session.evaluation.best == 3.0
     assert play.lines("goes on") == ["the evaluation is written", "the checkpoint is written"]
 
 
@@ -492,7 +496,7 @@ def test_an_identity_that_cannot_be_written_is_not_told(play):
     client = Client(play, "ann")
     play.fail("remember_peer", FULL)
     assert client.closed == (1013, "The coordinator's disk takes nothing just now.")
-    assert not play.session.links and not play.events("joined")
+    assert not play.session.links.proved and not play.events("joined")
     assert [message["type"] for message in client.heard] == ["challenge"]
 
 
@@ -581,7 +585,7 @@ def test_a_link_may_be_lost_at_any_step_and_the_round_is_made_without_it(stage, 
     said = [effect for effect in play.effects[before:]
             if isinstance(effect, (Send, SendBlob, Close)) and effect.link == lost.number]
     assert not said
-    assert set(play.session.peers) == set(play.session.rounds.members)
+    assert set(play.session.links.peers) == set(play.session.rounds.members)
     counted = ("lost", "counted") in play.contributions(1)
     assert counted == (step is lose_while_it_is_added)
 
@@ -654,14 +658,14 @@ def test_a_wrong_key_is_refused_and_leaves_nothing_behind(stage):
     assert client.closed == (1008, "")
     assert "192.0.2.1: eve: The key is wrong" in play.lines("refused")[0]
     assert not any(isinstance(effect, Proved) for effect in play.effects)
-    assert play.waiting() == ["evaluate"] and not play.session.links
-    assert Client(play, "ann", key="right").enter().peer in play.session.peers
+    assert play.waiting() == ["evaluate"] and not play.session.links.proved
+    assert Client(play, "ann", key="right").enter().peer in play.session.links.peers
 
 
 def test_a_peer_is_written_down_before_it_is_welcome(play):
     client = Client(play, "ann")
     assert [message["type"] for message in client.heard] == ["challenge"]
-    assert not play.session.peers and not play.events("joined")
+    assert not play.session.links.peers and not play.events("joined")
     client.enter()
     assert [name for name, _ in play.journal.identities("ann")] == [client.peer]
 
@@ -669,7 +673,7 @@ def test_a_peer_is_written_down_before_it_is_welcome(play):
 def test_who_found_no_place_is_not_written_down(play, monkeypatch):
     monkeypatch.setattr(play.session, "admitted", play.session.lost)
     Client(play, "ann")
-    assert "remember_peer" not in play.waiting() and not play.session.links
+    assert "remember_peer" not in play.waiting() and not play.session.links.proved
 
 
 def test_a_peer_waits_for_its_welcome(play):
@@ -677,7 +681,7 @@ def test_a_peer_waits_for_its_welcome(play):
     client.say("goodbye")
     assert "waits for its welcome" in client.hear("refused")["reason"]
     play.do("remember_peer")
-    assert not play.session.peers
+    assert not play.session.links.peers
 
 
 def test_a_new_connection_of_a_process_replaces_the_old_one(play):
@@ -685,12 +689,12 @@ def test_a_new_connection_of_a_process_replaces_the_old_one(play):
     again = Client(play, "ann", token=ann.token).enter()
     assert (again.peer, again.name) == (ann.peer, "ann")
     assert ann.closed == (1000, "")
-    assert list(play.session.peers.values()) == [play.session.links[again.number]]
+    assert list(play.session.links.peers.values()) == [play.session.links.proved[again.number]]
     before = len(play.effects)
     ann.say("progress", version=0, steps=3)
     ann.send(b"late")
     ann.lose()
-    assert play.effects[before:] == [] and play.session.peers[again.peer].steps == 0
+    assert play.effects[before:] == [] and play.session.links.peers[again.peer].steps == 0
 
 
 def test_another_process_with_the_same_token_becomes_another_peer(play):
@@ -715,7 +719,7 @@ def test_whose_updates_are_all_rejected_is_barred_for_a_while(play):
         ann.deliver()
         play.fail("add", GltchError("It is not finite."))
     assert f"{reception.MOST_REJECTED} updates in a row" in ann.hear("refused")["reason"]
-    assert ann.closed == (1008, "") and not play.session.peers
+    assert ann.closed == (1008, "") and not play.session.links.peers
     again = Client(play, "ann", token=ann.token)
     assert "may come back in 10 minutes" in again.hear("refused")["reason"]
     play.passes(reception.BARRED_SECONDS)
@@ -792,12 +796,12 @@ def test_too_many_lines_of_one_kind_are_counted_and_not_written(play):
     for number in range(10_000):
         play.tell("connected", 0, "192.0.2.1")
         play.tell("broken", 0, f"nonsense {number}")
-    assert len(play.lines("refused")) == rules.LINES
+    assert len(play.lines("refused")) == LINES
     assert play.lines("joined")
     play.passes(10.0)
     play.tell("connected", 0, "192.0.2.1")
     play.tell("broken", 0, "at last")
-    assert f"and {10_000 - rules.LINES:,} more" in play.lines("refused")[-1]
+    assert f"and {10_000 - LINES:,} more" in play.lines("refused")[-1]
 
 
 def test_who_asks_for_more_than_it_reads_has_to_leave(play):
@@ -837,7 +841,7 @@ def test_an_update_that_is_the_same_as_an_earlier_one_may_be_fetched_again(stage
 def test_who_says_goodbye_leaves(play):
     ann, = enter(play, "ann")
     ann.say("goodbye")
-    assert ann.closed == (1000, "") and not play.session.links
+    assert ann.closed == (1000, "") and not play.session.links.proved
     assert play.lines("left") == ["ann; nobody is left, the run waits"]
 
 
@@ -871,7 +875,7 @@ def test_evaluations_take_no_more_than_a_share_of_the_time(stage):
     ann, = start(play, "ann")
     make_a_round(play, ann)
     assert play.waiting() == []
-    pause = 3.0 * (1 / rules.EVALUATION_SHARE - 1)
+    pause = 3.0 * (1 / EVALUATION_SHARE - 1)
     play.passes(0.9 * pause)
     assert play.waiting() == []
     play.passes(0.2 * pause)
@@ -898,14 +902,14 @@ def test_a_machine_that_slept_did_not_train(stage):
     play.steady += 3600.0
     play.unix += 1e6
     make_a_round(play, ann)
-    assert play.session.seconds == pytest.approx(longest) and longest < 130
+    assert play.session.run.seconds == pytest.approx(longest) and longest < 130
 
 
 def test_the_counter_of_windows_never_leaves_the_protocol(play):
-    play.session.windows = rules.MOST_WINDOWS - 1
+    play.session.run.windows = MOST_WINDOWS - 1
     ann, = start(play, "ann")
-    assert ann.hear("train")["window"] == rules.MOST_WINDOWS - 1
-    assert 0 <= play.session.windows < rules.MOST_WINDOWS
+    assert ann.hear("train")["window"] == MOST_WINDOWS - 1
+    assert 0 <= play.session.run.windows < MOST_WINDOWS
 
 
 # --- The end --------------------------------------------------------------------------------------
@@ -950,7 +954,7 @@ def test_a_run_ends_when_the_loss_is_low_enough_but_not_in_the_middle_of_a_commi
     play.do("add"), play.do("combine")
     for what in ("evaluate", "keep_evaluation", "keep_checkpoint"):
         play.do(what)
-    assert "is reached" in play.session.finished
+    assert "is reached" in play.session.run.finished
     assert play.waiting() == ["keep"]
     play.do("keep")
     assert ann.hear("commit")["counted"] and play.waiting() == ["evaluate"]
@@ -975,7 +979,7 @@ def test_a_session_goes_on_where_the_journal_ends(stage):
     tokens = play.session.standing.tokens
     play.journal.close()
     play = stage(least=2)
-    assert (play.session.rounds.version, play.session.step) == (1, 1)
+    assert (play.session.rounds.version, play.session.run.step) == (1, 1)
     assert play.session.standing.tokens == tokens
     again = Client(play, "ann", token=ann.token).enter()
     assert again.heard[-1]["counted"] == 1

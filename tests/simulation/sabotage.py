@@ -24,6 +24,7 @@ from hive.session.peer_session import PeerSession
 from hive.session.protocol import Receiver
 from hive.session.rounds import ACCEPTED, Rounds, Verdict
 from hive.session.uploads import Uploads
+from hive.session.work import SlowWork
 from hive.simulation import faults
 
 FIRST, MOST = 0, 200  # seeds
@@ -48,12 +49,11 @@ class Sabotage(NamedTuple):
         return None, ""
 
 
-def told_before_the_journal(session: Any, writing: Any, write: Any = CoordinatorSession._write
-                            ) -> None:
+def told_before_the_journal(work: Any, writing: Any, write: Any = SlowWork.write) -> None:
     if writing.name == "round":
         writing.then()
         writing = writing._replace(then=lambda: None)
-    write(session, writing)
+    write(work, writing)
 
 
 def keep_what_it_carried(session: Any) -> None:
@@ -111,7 +111,7 @@ def two_connections(session: Any, number: int, code: int, reason: str = "",
     if code != 1000:  # a replaced connection, or one that said goodbye
         close(session, number, code, reason)
     else:
-        session.effects.append(Close(number, code, reason))
+        session.reply.add(Close(number, code, reason))
 
 
 def always_counted(*values: Any) -> Any:
@@ -137,7 +137,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((Journal, "__init__", opened_without_looking),)),
     "told too early": Sabotage(
         "peers hear that a round is committed before it is in the journal",
-        ((COORDINATOR, "_write", told_before_the_journal),)),
+        ((SlowWork, "write", told_before_the_journal),)),
     "all counted": Sabotage(
         "every peer hears \"counted\" with every commit",
         ((coordinator_session, "commit_message", always_counted),)),
@@ -165,7 +165,7 @@ SABOTAGES: Dict[str, Sabotage] = {
          (PEER, "hold", hold_anything))),
     "no retries": Sabotage(
         "what could not be written because the disk was full is never tried again",
-        ((COORDINATOR, "_retry", nothing),)),
+        ((SlowWork, "retry", nothing),)),
     "deaf to welcome": Sabotage(
         "a peer that comes back ignores what `welcome` says of its last update",
         ((PEER, "on_welcome", welcome_that_never_counted),)),

@@ -218,7 +218,7 @@ def test_in_lockstep_every_peer_makes_every_step_of_the_schedule():
     assert summary.seconds == pytest.approx(50 * 0.5)
     assert summary.tokens == {"trained": 4 * 50 * 64, "counted": 4 * 50 * 64, "carried": 0,
                               "lost": 0}
-    assert hive.coordinator.session.windows == 4 * 50 * 64, "no window twice"
+    assert hive.coordinator.session.run.windows == 4 * 50 * 64, "no window twice"
     assert set(behind) == {1}
 
 

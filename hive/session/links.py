@@ -1,0 +1,57 @@
+"""Who is connected to a coordinator. Connections have numbers, peers have names."""
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Deque, Dict, Optional, Tuple
+
+from hive.session import messages
+from hive.session.effects import Moment
+from hive.session.reception import Arrival, Identity
+from hive.session.standing import RECENT
+
+
+@dataclass
+class Link:
+    """A connection to a peer: what it says, holds and does. What travels is its host's matter."""
+
+    number: int
+    identity: Identity
+    joined: float  # unix seconds
+    counted_at: float  # when its work last counted
+    batch_size: int = 1
+    steps: int = 0  # of its task done so far
+    offer: Optional[messages.Offer] = None  # of the update that is on its way
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
+    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
+        default_factory=lambda: deque(maxlen=RECENT))
+
+    @property
+    def peer(self) -> str:
+        return self.identity.peer
+
+    @property
+    def speed(self) -> float:
+        """Characters per second while it trains, as it measured them; 0 before its first update.
+        Over as many updates as the hive's own speed, so that the two can be compared."""
+        seconds = sum(seconds for _, seconds in self.laps)
+        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
+
+
+class Links:
+    def __init__(self) -> None:
+        self.proved: Dict[int, Link] = {}  # all that are known to be peers
+        self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
+        self.peers: Dict[str, Link] = {}  # the others
+
+    def prove(self, number: int, arrival: Arrival, now: Moment) -> None:
+        self.arriving[number] = arrival
+        self.proved[number] = Link(number, arrival.identity, now.unix, now.steady)
+
+    def leave(self, number: int) -> Optional[Link]:
+        """The connection is gone. Returns it if its peer is gone too, and has no other by now."""
+        self.arriving.pop(number, None)
+        link = self.proved.pop(number, None)
+        if link is None or self.peers.get(link.peer) is not link:
+            return None
+        return self.peers.pop(link.peer)
