@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import hive.peer
 from gltch_2_7m import SHAKESPEARE_CHARACTERS
-from hive.session.peer_session import PeerSession, Pending
+from hive.session.peer_session import PeerSession
+from hive.session.update import Outgoing
 
 ROOT = Path(__file__).resolve().parent.parent
 KEY = "only for this benchmark"
@@ -163,20 +164,20 @@ class WatchedSession(PeerSession):
 
     diary: TextIO
 
-    def note(self, what: str, pending: Pending) -> None:
+    def note(self, what: str, update: Outgoing) -> None:
         print(json.dumps({
-            "what": what, "update": pending.blob, "version": pending.version,
-            "steps": pending.work.steps, "loss": pending.work.loss, "at": time.time(),
+            "what": what, "update": update.blob, "version": update.version,
+            "steps": update.work.steps, "loss": update.work.loss, "at": time.time(),
         }), file=self.diary, flush=True)
 
     def make_offer(self) -> None:
-        assert self.pending is not None
-        self.note("made", self.pending)
+        assert self.outgoing is not None
+        self.note("made", self.outgoing)
         super().make_offer()
 
     def settle(self, counted: bool) -> None:
-        if self.pending:
-            self.note("counted" if counted else "not counted", self.pending)
+        if self.outgoing:
+            self.note("counted" if counted else "not counted", self.outgoing)
         super().settle(counted)
 
 

@@ -122,16 +122,16 @@ class Peer:
                     return
             except Answered as answer:
                 # Before a coordinator that is starting again, a proxy may know no such page.
-                restarting = answer.status == 404 and self.session.joined
+                restarting = answer.status == 404 and self.session.talk.joined
                 require(answer.passing or restarting, answer.sentence(self.server))
                 asked = answer.wait
                 self.progress.say(f"waiting   {self.server} has no place for this peer now "
                                   f"({answer}); trying again")
             except Distrusted as error:
-                require(self.session.joined, str(error))
+                require(self.session.talk.joined, str(error))
                 self.progress.say(f"waiting   {error}")
             except (*self.lost, Broken) as error:
-                doubt = "" if self.session.joined else (
+                doubt = "" if self.session.talk.joined else (
                     "; is it running, and is the address right?")
                 self.progress.say(f"waiting   no connection to {self.server} ({describe(error)}); "
                                   f"trying again{doubt}")
@@ -176,7 +176,7 @@ class Peer:
             elif isinstance(effect, effects.Say):
                 self.progress.say(f"{effect.kind:<10}{effect.text}")
             elif isinstance(effect, effects.Keep):
-                cache.keep_identity(self.session.hive, self.session.asked_name, *effect)
+                cache.keep_identity(self.session.hive, self.session.about.name, *effect)
             elif isinstance(effect, effects.Settled):
                 self.patience = Patience()
             elif isinstance(effect, effects.StopTraining):

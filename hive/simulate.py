@@ -461,8 +461,8 @@ class PeerHost(Host):
     @property
     def carried(self) -> int:
         """Tokens that have not counted yet; whether they did, this peer may not have heard."""
-        pending = self.session.pending
-        return 0 if pending and self.last_counted > pending.version else self.session.carried
+        update = self.session.outgoing
+        return 0 if update and self.last_counted > update.version else self.session.carried
 
     # Connections
 

@@ -29,9 +29,10 @@ from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
 from hive.learning.worker import Work
 from hive.session import effects
+from hive.session.conversation import MOST_KEPT
 from hive.session.coordinator_session import MOST_TRANSFERS, MOST_WAITING, REMEMBERED_UPDATES
 from hive.session.effects import Do, Moment
-from hive.session.peer_session import MOST_KEPT, Identity, PeerSession
+from hive.session.peer_session import Identity, PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of, unpack
 from hive.session.record import Record
 from hive.simulate import (
@@ -523,12 +524,13 @@ class Peer(PeerHost):
         must(session.carried == sum(lot.tokens for lot in self.lots),
              f"{self.name} carries {session.carried} tokens and should carry "
              f"{sum(lot.tokens for lot in self.lots)}")
-        must(len(session.inbox) <= MOST_KEPT, "an inbox is too full")
-        must(session.partial is None or len(session.partial.content) <= 4 * len(self.moves),
+        must(len(session.talk.inbox) <= MOST_KEPT, "an inbox is too full")
+        begun = session.download.partial
+        must(begun is None or len(begun.content) <= 4 * len(self.moves),
              "a download is too long")
-        if self.changed and not session.pending and not session.work:
+        if self.changed and not session.outgoing and not session.work.under_way:
             self.changed = False
-            residual = self.feedback.residual if session.job else self.moves
+            residual = self.feedback.residual if session.network.job else self.moves
             must(torch.allclose(residual, self.moves, atol=1e-4, equal_nan=True),
                  f"{self.name}'s error feedback is not what was trained and never counted")
 

@@ -16,6 +16,7 @@ MODULES = (
     "journal", "learning.outer", "session.coordinator_session", "session.reception",
     "session.peer_session", "session.standing", "session.rounds", "session.patience",
     "session.uploads", "session.protocol", "session.job", "session.reply", "session.work",
+    "session.conversation", "session.download", "session.update",
     "session.run", "session.evaluation", "session.snapshots", "session.intake", "session.links",
     "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats

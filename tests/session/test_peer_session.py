@@ -10,10 +10,10 @@ from gltch_2_7m import GltchError, parameters_of
 from hive.learning.codec import CODECS
 from hive.learning.worker import Work
 from hive.session import effects, protocol
+from hive.session.conversation import MOST_KEPT
 from hive.session.effects import Moment
 from hive.session.peer_session import (
     MOST_FAILURES,
-    MOST_KEPT,
     SILENCE_SECONDS,
     Identity,
     PeerSession,
@@ -241,7 +241,7 @@ def test_a_whole_round_word_by_word(hand):
     after = protocol.name_of(applied(WEIGHTS, COMMITTED))
     assert (ready["version"], ready["weights"]) == (1, after)
     assert hand.learned == ["begin", "load", "counted", "load"]
-    assert hand.session.carried == 0 and hand.session.pending is None
+    assert hand.session.carried == 0 and hand.session.outgoing is None
     assert hand.effects() == []
 
 
@@ -309,7 +309,7 @@ def test_what_is_said_while_training_is_answered_in_order_afterwards(hand):
     hand.train()
     for peers in range(1, 1000):
         hand.hear("status", version=0, peers=peers, loss=None, val_loss=2.5)
-    assert len(hand.session.inbox) == 1  # the newest
+    assert len(hand.session.talk.inbox) == 1  # the newest
     hand.hear("finished", reason="enough")
     hand.trained()
     assert hand.effects() == [effects.StopTraining(), effects.End("enough")]
@@ -322,7 +322,7 @@ def test_chunks_arrive_while_something_else_takes_time(hand):
     hand.commit()
     hand.train(version=1, weights="1" * 64)
     hand.hear("verdict", version=0, verdict="accepted", reason="")
-    assert kinds(hand.give(COMMITTED)) == ["ready"] and not hand.session.inbox
+    assert kinds(hand.give(COMMITTED)) == ["ready"] and not hand.session.talk.inbox
 
 
 def test_an_update_is_not_offered_any_more_when_the_run_is_over(hand):
@@ -361,7 +361,7 @@ def test_another_blob_makes_an_interrupted_one_forgotten(hand, monkeypatch):
     hand.meet()
     hand.welcome()
     fetch, = hand.hear("version", version=9, weights="1" * 64, step=0, counted=0)
-    assert fetch["offset"] == 0 and hand.session.partial is None
+    assert fetch["offset"] == 0 and hand.session.download.partial is None
 
 
 @pytest.mark.parametrize("offset", [0, 100, SIZE])
@@ -403,7 +403,7 @@ def test_an_update_of_another_identity_is_given_up(hand):
     hand.lose()
     hand.meet()
     assert kinds(hand.welcome(token="9" * 64, counted=0)) == ["ready"]
-    assert hand.session.pending is None and "counted" not in hand.learned
+    assert hand.session.outgoing is None and "counted" not in hand.learned
     assert any(one.kind == "given up" for one in hand.effects() if isinstance(one, effects.Say))
 
 
@@ -500,7 +500,7 @@ def test_another_hive_at_the_same_address_is_met_as_a_stranger_and_trained_from_
     assert hand.meet(hive="other")["token"] is None
     other = {**JOB.as_json(), "hive": "other"}
     ready, = hand.welcome(job=other, token="5" * 64, counted=9)
-    assert ready["weights"] is None and hand.session.pending is None and not hand.session.carried
+    assert ready["weights"] is None and hand.session.outgoing is None and not hand.session.carried
     assert hand.learned.count("begin") == 2 and "counted" not in hand.learned
 
 
@@ -563,14 +563,14 @@ def test_a_rejected_update_is_forgotten(hand):
 def test_a_verdict_on_an_earlier_update_says_nothing_about_this_one(hand):
     hand.offering()
     assert hand.hear("verdict", version=7, verdict="rejected", reason="") == []
-    assert hand.session.pending and hand.learned == ["begin", "load"]
+    assert hand.session.outgoing and hand.learned == ["begin", "load"]
 
 
 def test_an_update_that_did_not_count_in_the_round_stays_on_its_way(hand):
     hand.offering()
     hand.commit(counted=False)
     assert hand.give(COMMITTED) == []
-    assert hand.session.pending and "counted" not in hand.learned
+    assert hand.session.outgoing and "counted" not in hand.learned
 
 
 @pytest.mark.parametrize("counted", [0, 1])
@@ -630,7 +630,7 @@ def test_what_is_gone_takes_no_memory(hand, monkeypatch):
     hand.hold()
     interrupted(hand)
     hand.hear("gone", blob=protocol.name_of(COMMITTED))
-    assert hand.session.partial is None
+    assert hand.session.download.partial is None
 
 
 def test_an_interrupted_download_goes_on_only_when_the_coordinator_says_so(hand, monkeypatch):
@@ -724,7 +724,7 @@ def test_a_lie_ends_the_conversation_with_one_clean_sentence_and_another_may_beg
     effect = hand.last()
     assert isinstance(effect, effects.Leave)
     assert re.fullmatch(r"[\x20-\x7e]{5,200}", effect.reason)
-    assert hand.session.held.version == 0 and len(hand.session.inbox) <= MOST_KEPT
+    assert hand.session.held.version == 0 and len(hand.session.talk.inbox) <= MOST_KEPT
     hand.answers()
     assert hand.train() == [] and hand.training is None  # it is over
     hand.lose()

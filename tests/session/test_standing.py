@@ -152,6 +152,7 @@ def test_a_restart_does_not_forget_when_a_peer_was_last_seen(place):
     assert restarted == live
 
 
+@settings(deadline=None)
 @given(ROUNDS)
 def test_shares_sum_to_one(rounds):
     standing = Standing(*sums(records_of(rounds)))

@@ -62,14 +62,14 @@ def keep_what_it_carried(session: Any) -> None:
 
 
 def settle_without_feedback(session: Any, counted: bool) -> None:
-    session.pending = None
+    session.outgoing = None
     if counted:
         session.carried = 0
 
 
 def settle_without_carried(session: Any, counted: bool) -> None:
     session.do("settle", counted)
-    session.pending = None
+    session.outgoing = None
 
 
 def go_on_from_own_weights(session: Any, said: Any, on_train: Any = PeerSession.on_train) -> None:
@@ -86,7 +86,7 @@ def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps:
 
 def take_accepted_for_counted(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict
                               ) -> None:
-    if said["verdict"] == ACCEPTED and session.pending:
+    if said["verdict"] == ACCEPTED and session.outgoing:
         session.settle(counted=True)
     on_verdict(session, said)
 
