@@ -308,8 +308,8 @@ def be_a_peer(address: str, pid: int, rounds: int) -> None:
     options = argparse.Namespace(server=address, name="real", data=None)
     with mock.patch.object(hive.peer, "make_worker", untrained), Interrupts(runtime) as interrupts:
         with contextlib.suppress(Stopped):
-            RealPeer(Process(pid), rounds, Crew(runtime), {"device": "cpu"}, options, "").run(
-                interrupts)
+            RealPeer(Process(pid), rounds, Crew(runtime), {"device": "cpu"}, options, "",
+                     interrupts).run()
 
 
 class RealPeerProcess:

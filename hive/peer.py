@@ -47,9 +47,9 @@ from gltch_2_7m import (
     typed,
 )
 from hive import cache
-from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import apply_update
-from hive.learning.worker import Crew, Work, Worker
+from hive.learning.worker import Crew, Learner, Work, Worker
 from hive.machine import device_name, require_memory, require_websockets, size
 from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
@@ -81,10 +81,10 @@ class Peer:
     """One peer over all its connections: sockets, processes and files around its session."""
 
     def __init__(self, crew: Crew, recipe: Dict[str, Any], options: argparse.Namespace, key: str,
-                 certificates: Optional[ssl.SSLContext] = None):
+                 interrupts: Interrupts, certificates: Optional[ssl.SSLContext] = None):
         from websockets.exceptions import WebSocketException
         self.lost = OSError, EOFError, WebSocketException
-        self.crew, self.recipe = crew, recipe
+        self.crew, self.recipe, self.interrupts = crew, recipe, interrupts
         self.server, self.certificates = options.server, certificates
         self.session = PeerSession(
             options.name, token=functools.partial(secrets.token_hex, 32), key=key,
@@ -93,8 +93,8 @@ class Peer:
             batch_size=recipe.get("batch_size"), server=self.server,
             recall=lambda hive: cache.recall(hive, options.name))
         self.works: Dict[str, Callable[..., Any]] = {
-            "text": self.text, "begin": self.begin, "whole": self.whole, "apply": self.apply,
-            "load": self.load, "train": self.train, "settle": self.settle, "forget": self.forget}
+            "text": self.text, "begin": self.begin, "whole": self.whole, "apply": self.apply}
+        self.learner: Optional[Learner] = None  # made for a job, with more work that can be done
         self.cached = False  # the text of the run
         self.patience = Patience()
         self.up = self.down = 0  # bytes
@@ -108,10 +108,9 @@ class Peer:
 
     # One connection after the other
 
-    def run(self, interrupts: Interrupts) -> None:
+    def run(self) -> None:
         """Until the run is over. Raises Stopped after Ctrl-C, GltchError when nothing helps."""
         from hive.network.dial import Answered, Distrusted, describe, open_connection
-        self.interrupts = interrupts
         while True:
             asked = 0.0  # seconds, by who answered
             try:
@@ -248,11 +247,15 @@ class Peer:
         """Build the network and the optimizer, in all processes of this peer."""
         self.crew.order(do="begin", job=job.as_json())
         self.crew.share(content)
-        self.worker = make_worker(job, content, self.recipe, self.crew.runtime)
+        worker = make_worker(job, content, self.recipe, self.crew.runtime)
         if not self.cached:
             cache.keep_text(job.text, content)
-        self.codec, count = job.sync.up, parameters_of(job.config)
-        self.feedback = ErrorFeedback(count, job.sync.beta)
+        count = parameters_of(job.config)
+        learner = self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
+        self.works.update(
+            load=functools.partial(self.load, learner),
+            train=functools.partial(self.train, learner),
+            settle=learner.feedback.settle, forget=learner.feedback.forget)
         return count
 
     def whole(self, content: bytes) -> Tuple[torch.Tensor, str]:
@@ -263,41 +266,35 @@ class Peer:
         weights = apply_update(weights, codec, update)
         return weights, digest(weights)
 
-    def load(self, weights: torch.Tensor) -> None:
+    def load(self, learner: Learner, weights: torch.Tensor) -> None:
         """Put the hive's weights into the network, in all processes of this peer."""
         self.crew.order(do="load")
         self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
-        self.worker.load(weights)
+        learner.worker.load(weights)
 
-    def train(self, task: Dict[str, Any], weights: torch.Tensor) -> Tuple[Work, bytes]:
+    def train(self, learner: Learner, task: Dict[str, Any], weights: torch.Tensor
+              ) -> Tuple[Work, bytes]:
         self.halt = False
         self.crew.order(do="train", **task)
-        work = self.worker.train(**task, stop=self.between_steps)
-        return work, self.feedback.encode(self.codec, self.worker.moved(weights))
+        losses = learner.worker.trainer.losses
+        return learner.train(task, weights, lambda steps: self.between_steps(steps, losses[-1]))
 
-    def between_steps(self, steps: int) -> bool:
+    def between_steps(self, steps: int, loss: float) -> bool:
         """Listen, show where we are, and say whether to stop. Raises nothing: the other processes
         of this peer stop after the same step."""
         for _ in range(MOST_AT_ONCE):
             if not self.listen(0.0):
                 break
-        loss = self.worker.trainer.losses[-1]
         self.carry_out(self.session.stepped(steps, loss, now()))
         self.show()
         return self.halt or self.trouble is not None or bool(self.interrupts.signal)
 
-    def settle(self, counted: bool) -> None:
-        self.feedback.settle(counted)
-
-    def forget(self) -> None:
-        self.feedback.forget()
-
     # What is shown
 
     def show(self) -> None:
-        if not self.session.held.hash:
+        if self.learner is None or not self.session.held.hash:
             return
-        trainer, figures = self.worker.trainer, self.session.figures
+        trainer, figures = self.learner.worker.trainer, self.session.figures
         total = trainer.total
         done = f"{trainer.step:,}/{total:,}" if total else f"{trainer.step:,}"
         self.progress.line(
@@ -378,7 +375,7 @@ def run(args: argparse.Namespace) -> int:
                                                          runtime))
             return 130 if interrupts.signal else 0
         try:
-            Peer(crew, recipe, args, key_of(args), certificates).run(interrupts)
+            Peer(crew, recipe, args, key_of(args), interrupts, certificates).run()
         except Stopped:
             say("\nLeft the hive.")
             return 128 + interrupts.signal

@@ -9,13 +9,13 @@ import contextlib
 import json
 import time
 from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor
 
 from gltch_2_7m import Config, Corpus, GltchError, Runtime, TrainConfig, Trainer
-from hive.learning.codec import flatten, from_bytes, to_bytes, unflatten
+from hive.learning.codec import ErrorFeedback, flatten, from_bytes, to_bytes, unflatten
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,20 @@ class Worker:
                 break
         tokens = len(losses) * self.batch_size * trainer.model.config.block_size
         return Work(len(losses), tokens, sum(losses) / len(losses), clock() - began)
+
+
+class Learner:
+    """A worker, and what leaves the machine of what it learns: codec and error feedback."""
+
+    def __init__(self, worker: Worker, codec: str, count: int, beta: float):
+        self.worker, self.codec = worker, codec
+        self.feedback = ErrorFeedback(count, beta)
+
+    def train(self, task: Dict[str, Any], weights: Tensor, stop: Callable[[int], bool]
+              ) -> Tuple[Work, bytes]:
+        """What came out of a task that starts from these weights (P,), and the update to send."""
+        work = self.worker.train(**task, stop=stop)
+        return work, self.feedback.encode(self.codec, self.worker.moved(weights))
 
 
 class Crew:
