@@ -203,7 +203,9 @@ def test_a_run_on_standard_input_asks_for_the_text_again(here, gltch_main, tmp_p
         assert_one_sentence(gltch_main(*command), "standard input", "--data")
 
 
-def test_offline_it_learns_from_the_built_in_text_and_says_so(gltch_main):
+def test_offline_it_learns_from_the_built_in_text_and_says_so(monkeypatch, gltch_main):
+    tiny = gltch.Config(block_size=16, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setitem(gltch.PRESETS, "1m", (tiny, *gltch.PRESETS["1m"][1:]))
     done = gltch_main(*SMALL_RUN, "--steps", 1)
     assert done.returncode == 0, done.stderr
     assert "could not be downloaded" in done.stderr and "built in" in done.stderr
