@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import os
 import random
 import secrets
@@ -57,7 +58,7 @@ from hive.machine import device_name, require_memory, require_websockets, size
 from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
-from hive.session.job import Job, nats
+from hive.session.job import Job
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import ProtocolError, pack, unpack
@@ -304,9 +305,15 @@ class Peer:
         done = f"{trainer.step:,}/{total:,}" if total else f"{trainer.step:,}"
         self.progress.line(
             trainer.step / total if total else 0.0,
-            f"round {self.session.held.version + 1:,}  step {done}  loss {nats(figures.loss)}  "
-            f"val {nats(figures.val_loss)}  {figures.speed:,.0f} chars/s  peers {figures.peers}  "
+            f"round {self.session.held.version + 1:,}  step {done}  "
+            + measured("loss", figures.loss) + measured("val", figures.val_loss)
+            + f"{figures.speed:,.0f} chars/s  peers {figures.peers}  "
             f"up {size(self.up)}  down {size(self.down)}")
+
+
+def measured(name: str, loss: float) -> str:
+    """Nothing before there is something to tell: in a new process, or in a new hive."""
+    return "" if math.isnan(loss) else f"{name} {loss:.3f}  "
 
 
 def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
