@@ -1682,8 +1682,8 @@ class Trainer:
 class Interrupts:
     """Ctrl-C (or a polite kill) asks for a stop after the current step; a second one insists."""
 
-    def __init__(self, runtime: Runtime, then: str = "saving"):
-        self.signal, self.then = 0, then
+    def __init__(self, runtime: Runtime, then: str = "Finishing this step and saving"):
+        self.signal, self.then = 0, then  # how it is answered
         self.insist = runtime.world == 1  # torchrun itself passes signals on twice
 
     def __enter__(self) -> Interrupts:
@@ -1702,7 +1702,7 @@ class Interrupts:
             more = "; a second Ctrl-C stops at once" if self.insist else ""
             if sys.stderr is not None:  # else 2 may be any file
                 with contextlib.suppress(OSError):  # nobody reads it: as in `show`
-                    os.write(2, f"\nFinishing this step and {self.then}{more}.\n".encode())
+                    os.write(2, f"\n{self.then}{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:

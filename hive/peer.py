@@ -65,6 +65,7 @@ from hive.session.protocol import ProtocolError, pack, unpack
 
 COMMAND = "gltch-peer", __file__
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
+LEAVING = "Leaving"  # what Ctrl-C is answered with while no step is trained
 MOST_AT_ONCE = 256  # messages that are read between two steps
 
 
@@ -275,7 +276,11 @@ class Peer:
     def train(self, task: Dict[str, Any], weights: torch.Tensor) -> Tuple[Work, bytes]:
         self.halt = False
         self.crew.order(do="train", **task)
-        work = self.worker.train(**task, stop=self.between_steps)
+        self.interrupts.then = "Finishing this step and leaving"
+        try:
+            work = self.worker.train(**task, stop=self.between_steps)
+        finally:
+            self.interrupts.then = LEAVING
         return work, self.feedback.encode(self.codec, self.worker.moved(weights))
 
     def between_steps(self, steps: int) -> bool:
@@ -381,7 +386,7 @@ def run(args: argparse.Namespace) -> int:
     if in_clear(args.server):
         say(f"warning   {in_clear(args.server)}")
     crew = Crew(runtime)
-    with Interrupts(runtime, "leaving") as interrupts:
+    with Interrupts(runtime, LEAVING) as interrupts:
         if runtime.rank:
             crew.follow(lambda job, content: make_worker(Job.from_json(job), content, recipe,
                                                          runtime))

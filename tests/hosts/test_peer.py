@@ -2,6 +2,7 @@
 import contextlib
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -251,6 +252,20 @@ def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
     assert join(false(wait)) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "round 1 " in line)
     assert re.fullmatch(r"round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
+
+
+@pytest.mark.parametrize("doing, answer", [
+    ("prepare", "\nLeaving; a second"),
+    ("put_to_work", "\nFinishing this step and leaving; a second")])
+def test_ctrl_c_is_answered_with_what_it_waits_for(false, capfd, doing, answer):
+    def interrupt(self, connection):
+        getattr(self, doing)(connection, make(TEXT))
+        signal.raise_signal(signal.SIGINT)
+        self.hear(connection, "goodbye")
+
+    assert join(false(interrupt)) == 130
+    said = capfd.readouterr().err
+    assert answer in said and said.endswith("Left the hive.\n")
 
 
 # --- Waiting --------------------------------------------------------------------------------------
