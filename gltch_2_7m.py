@@ -1969,7 +1969,8 @@ def tell(result: Result, dashboard: Any) -> int:
         return 128 + result.interrupted
     earlier = (f" It was {result.best_val_loss:.4f} before; best.pt holds that network."
                if result.best_val_loss < result.val_loss else "")
-    say(f"Trained {result.step} steps: validation loss {result.val_loss:.4f} nats per character "
+    steps = "1 step" if result.step == 1 else f"{result.step} steps"
+    say(f"Trained {steps}: validation loss {result.val_loss:.4f} nats per character "
         f"({result.val_loss / math.log(2):.4f} bits).{earlier} Let it write:\n"
         f"  {typed()} sample --checkpoint {result.folder}")
     if sys.stdin.isatty() and sys.stdout.isatty():

@@ -215,6 +215,7 @@ def test_gltch_data_names_the_text(monkeypatch, gltch_main, text_file):
     monkeypatch.setenv("GLTCH_DATA", str(text_file))
     done = gltch_main(*SMALL_RUN, "--steps", 1)
     assert done.returncode == 0 and "words.txt (GLTCH_DATA)" in done.stderr
+    assert "Trained 1 step:" in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["--steps 5", "--size 1m", "--name other", "--dropout 0.2",
