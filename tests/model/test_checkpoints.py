@@ -229,6 +229,23 @@ def test_a_complete_run_is_not_resumed(corpus):
         train(resume=str(folder))
 
 
+@pytest.mark.parametrize("resume", ["", "runs/newest"])
+def test_where_the_newest_run_is_complete_the_latest_unfinished_one_is_named(corpus, resume):
+    for number, name in enumerate(("begun", "begun later", "damaged", "of a hive", "newest")):
+        folder = train(TINY, replace(RECIPE, steps=2), corpus, name=name).folder
+        state = read_checkpoint(folder / "last.pt")
+        if name == "of a hive":
+            del state["optimizers"]
+        save_checkpoint(folder / "last.pt", {**state, "total": 2 if name == "newest" else 16})
+        if name == "damaged":
+            (folder / "last.pt").write_bytes(b"half of it")
+        os.utime(str(folder / "last.pt"), (number, number))
+    with pytest.raises(GltchError) as error:
+        train(resume=resume)
+    assert str(error.value) == (f"The run in {Path('runs', 'newest')} is complete: start another "
+                                f"one, or go on with --resume {Path('runs', 'begun later')}.")
+
+
 def test_resuming_with_another_text_is_refused(corpus, text_file, tmp_path):
     other = tmp_path / "other.txt"
     other.write_bytes(text_file.read_bytes()[::-1])
