@@ -1682,8 +1682,8 @@ class Trainer:
 class Interrupts:
     """Ctrl-C (or a polite kill) asks for a stop after the current step; a second one insists."""
 
-    def __init__(self, runtime: Runtime, then: str = "saving"):
-        self.signal, self.then = 0, then
+    def __init__(self, runtime: Runtime, then: str = "Finishing this step and saving"):
+        self.signal, self.then = 0, then  # how it is answered
         self.insist = runtime.world == 1  # torchrun itself passes signals on twice
 
     def __enter__(self) -> Interrupts:
@@ -1702,7 +1702,7 @@ class Interrupts:
             more = "; a second Ctrl-C stops at once" if self.insist else ""
             if sys.stderr is not None:  # else 2 may be any file
                 with contextlib.suppress(OSError):  # nobody reads it: as in `show`
-                    os.write(2, f"\nFinishing this step and {self.then}{more}.\n".encode())
+                    os.write(2, f"\n{self.then}{more}.\n".encode())
         self.signal = number
 
     def __exit__(self, *error: object) -> None:
@@ -1811,8 +1811,9 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
                 f"({', '.join(saved['paths'])}): give the same one with --data.")
         with intact(folder / "last.pt"):
             trainer.load_state(saved)
-        require(trainer.step != trainer.total,
-                f"The run in {folder} is complete: start another one.")
+        if trainer.step == trainer.total:
+            raise GltchError(f"The run in {folder} is complete: start another one"
+                             f"{unfinished()}.")
     parameters = sum(p.numel() for p in trainer.model.parameters())
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
@@ -1827,6 +1828,17 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
     runtime.mean(0)  # every process has looked for an earlier run before one begins to write
     run.start(trainer.step if saved else None)
     return trainer, run
+
+
+def unfinished() -> str:
+    """Where --resume can go on instead, in words; "" when there is no such run."""
+    found = Path("runs").glob("*/last.pt")
+    for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
+        with contextlib.suppress(GltchError):  # a damaged one is nothing to advise
+            saved = read_checkpoint(path)
+            if "optimizers" in saved and saved.get("step") != saved.get("total"):
+                return f", or go on with --resume {path.parent}"
+    return ""
 
 
 def measure(trainer: Trainer, run: Run) -> None:
@@ -1859,7 +1871,9 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     if resume is not None:
         path = find_checkpoint(resume, ("last.pt",))
         (saved, config, _), folder = look_into(path), path.parent
-        require("optimizers" in saved, f"{path} holds a finished network only: it cannot resume.")
+        if "optimizers" not in saved:
+            raise GltchError(f"{path} holds a finished network only: it cannot resume; start "
+                             f"another run{unfinished()}.")
         changes = {key: getattr(recipe, key) for key in ("device", "precision")
                    if getattr(recipe, key) != "auto"}
         with intact(path):
@@ -1969,7 +1983,8 @@ def tell(result: Result, dashboard: Any) -> int:
         return 128 + result.interrupted
     earlier = (f" It was {result.best_val_loss:.4f} before; best.pt holds that network."
                if result.best_val_loss < result.val_loss else "")
-    say(f"Trained {result.step} steps: validation loss {result.val_loss:.4f} nats per character "
+    steps = "1 step" if result.step == 1 else f"{result.step} steps"
+    say(f"Trained {steps}: validation loss {result.val_loss:.4f} nats per character "
         f"({result.val_loss / math.log(2):.4f} bits).{earlier} Let it write:\n"
         f"  {typed()} sample --checkpoint {result.folder}")
     if sys.stdin.isatty() and sys.stdout.isatty():

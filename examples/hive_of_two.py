@@ -4,11 +4,11 @@ import subprocess
 import sys
 
 port, *options = sys.argv[1:] or ["8765", "--size", "1m", "--minutes", "2"]
-
+if not port.isdigit():
+    sys.exit(f"The port comes first, then options of hive/server.py; {port!r} is no port.")
 
 def start(program: str, *words: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", f"hive.{program}", *words])
-
 
 with contextlib.suppress(KeyboardInterrupt), \
         start("server", "--port", port, "--min-peers", "2", *options) as server, \
@@ -17,3 +17,4 @@ with contextlib.suppress(KeyboardInterrupt), \
     if server.wait():  # it said what is wrong
         one.terminate()
         two.terminate()
+sys.exit(server.returncode)

@@ -1,9 +1,12 @@
 """Let a trained network write: python -m examples.write runs/mine "Once upon a time" """
 import sys
 
-from gltch_2_7m import generate, generate_batch, known_part, load
+from gltch_2_7m import GltchError, generate, generate_batch, known_part, load
 
-model, vocabulary = load(sys.argv[1] if len(sys.argv) > 1 else None)  # None: the newest run
+try:
+    model, vocabulary = load(sys.argv[1] if len(sys.argv) > 1 else None)  # None: the newest run
+except GltchError as error:  # one sentence that says what is wrong
+    sys.exit(f"error: {error}")
 prompt = known_part(vocabulary, sys.argv[2] if len(sys.argv) > 2 else "")
 
 print(prompt, end="")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import os
 import random
 import secrets
@@ -27,6 +28,9 @@ from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
+if __name__ == "__main__":
+    from hive import require_pytorch
+    require_pytorch("peer.py")
 
 import torch
 
@@ -54,7 +58,7 @@ from hive.machine import device_name, require_memory, require_websockets, size
 from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
-from hive.session.job import Job, nats
+from hive.session.job import Job
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import ProtocolError, pack, unpack
@@ -62,6 +66,7 @@ from hive.text import corpus_of
 
 COMMAND = "gltch-peer", __file__
 LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
+LEAVING = "Leaving"  # what Ctrl-C is answered with while no step is trained
 MOST_AT_ONCE = 256  # messages that are read between two steps
 
 
@@ -277,7 +282,11 @@ class Peer:
         self.halt = False
         self.crew.order(do="train", **task)
         losses = learner.worker.trainer.losses
-        return learner.train(task, weights, lambda steps: self.between_steps(steps, losses[-1]))
+        self.interrupts.then = "Finishing this step and leaving"
+        try:
+            return learner.train(task, weights, lambda steps: self.between_steps(steps, losses[-1]))
+        finally:
+            self.interrupts.then = LEAVING
 
     def between_steps(self, steps: int, loss: float) -> bool:
         """Listen, show where we are, and say whether to stop. Raises nothing: the other processes
@@ -299,9 +308,15 @@ class Peer:
         done = f"{trainer.step:,}/{total:,}" if total else f"{trainer.step:,}"
         self.progress.line(
             trainer.step / total if total else 0.0,
-            f"round {self.session.held.version + 1:,}  step {done}  loss {nats(figures.loss)}  "
-            f"val {nats(figures.val_loss)}  {figures.speed:,.0f} chars/s  peers {figures.peers}  "
+            f"round {self.session.held.version + 1:,}  step {done}  "
+            + measured("loss", figures.loss) + measured("val", figures.val_loss)
+            + f"{figures.speed:,.0f} chars/s  peers {figures.peers}  "
             f"up {size(self.up)}  down {size(self.down)}")
+
+
+def measured(name: str, loss: float) -> str:
+    """Nothing before there is something to tell: in a new process, or in a new hive."""
+    return "" if math.isnan(loss) else f"{name} {loss:.3f}  "
 
 
 def make_worker(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Worker:
@@ -369,7 +384,7 @@ def run(args: argparse.Namespace) -> int:
     if in_clear(args.server):
         say(f"warning   {in_clear(args.server)}")
     crew = Crew(runtime)
-    with Interrupts(runtime, "leaving") as interrupts:
+    with Interrupts(runtime, LEAVING) as interrupts:
         if runtime.rank:
             crew.follow(lambda job, content: make_worker(Job.from_json(job), content, recipe,
                                                          runtime))

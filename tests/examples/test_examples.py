@@ -49,6 +49,22 @@ def test_own_text_trains_and_write_writes(play, text_file):
     assert len(three) == 3 and all(text.startswith("Abc") for text in three)
 
 
+@pytest.mark.parametrize("name, arguments, sentence", [
+    ("own_text", [], "required: text"), ("own_text", ["words.txt", "many"], "invalid int value"),
+    ("own_text", ["nowhere.txt"], "nowhere.txt"), ("own_text", ["words.txt", "0"], "steps"),
+    ("write", [], "There is no run under runs/ yet"), ("write", ["nowhere"], "no checkpoint"),
+    ("hive_of_two", ["--rounds", "5"], "The port comes first"),
+    ("hive_of_two", ["99999"], "--port must be from 0 to 65535"),
+    ("hive_of_two", ["0", "--sise", "1m"], "unrecognized arguments: --sise")])
+def test_what_an_example_cannot_do_is_a_sentence(
+        clone, start, text_file, name, arguments, sentence):
+    shutil.copy(str(text_file), "words.txt")
+    process = start(sys.executable, "-m", f"examples.{name}", *arguments, cwd=str(clone))
+    printed, said = process.communicate(timeout=240)
+    assert process.returncode != 0 and printed == ""
+    assert sentence in said and "Traceback" not in said
+
+
 def test_hive_of_two_trains_two_peers_together(play, text_file):
     pytest.importorskip("websockets")
     from hive_processes import TINY, free_ports

@@ -2,6 +2,7 @@
 import contextlib
 import re
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -77,8 +78,8 @@ class FalseCoordinator:
         for chunk in protocol.chunks(blob, content):
             connection.send(chunk)
 
-    def put_to_work(self, connection, job, **task):
-        """All the way to a peer that trains."""
+    def prepare(self, connection, job):
+        """All the way to a peer that waits for a task; the name of its weights."""
         self.welcome(connection, job)
         self.give(connection, TEXT.encode())
         self.hear(connection, "ready")
@@ -88,6 +89,11 @@ class FalseCoordinator:
         connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=0))
         self.give(connection, weights)
         self.hear(connection, "ready")
+        return name
+
+    def put_to_work(self, connection, job, **task):
+        """All the way to a peer that trains."""
+        name = self.prepare(connection, job)
         connection.send(protocol.pack("train", **{
             "version": 0, "weights": name, "step": 0, "total": None, "quota": 10**6,
             "seconds": 1e6, "window": 0, **task}))
@@ -235,6 +241,31 @@ def test_nothing_that_a_web_server_answers_reaches_the_terminal_as_it_came(
     program = here.peer(answering(answer), "guest")
     until(lambda: program.process.poll() is not None or "waiting" in program.said(), program.said)
     assert HARMLESS.fullmatch(program.said()), ascii(program.said())
+
+
+def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
+    def wait(self, connection):
+        self.prepare(connection, make(TEXT))
+        connection.send(protocol.pack("status", **{**STATUS, "peers": 2}))
+        connection.send(protocol.pack("finished", reason="that was all"))
+
+    assert join(false(wait)) == 0
+    line = next(line for line in capsys.readouterr().err.splitlines() if "round 1 " in line)
+    assert re.fullmatch(r"round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
+
+
+@pytest.mark.parametrize("doing, answer", [
+    ("prepare", "\nLeaving; a second"),
+    ("put_to_work", "\nFinishing this step and leaving; a second")])
+def test_ctrl_c_is_answered_with_what_it_waits_for(false, capfd, doing, answer):
+    def interrupt(self, connection):
+        getattr(self, doing)(connection, make(TEXT))
+        signal.raise_signal(signal.SIGINT)
+        self.hear(connection, "goodbye")
+
+    assert join(false(interrupt)) == 130
+    said = capfd.readouterr().err
+    assert answer in said and said.endswith("Left the hive.\n")
 
 
 # --- Waiting --------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from gltch_2_7m import (
 )
 
 TINY = Config(block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.1)
-RECIPE = TrainConfig(steps=12, batch_size=4, eval_every=4, log_every=2, sample_every=6, warmup=3,
+RECIPE = TrainConfig(steps=12, batch_size=4, eval_every=4, log_every=2, sample_every=0, warmup=3,
                      precision="fp32", device="cpu")
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 
@@ -40,6 +40,15 @@ posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals"
 @pytest.fixture
 def corpus(text_file):
     return load_corpus([str(text_file)])
+
+
+@pytest.fixture
+def short_samples(monkeypatch):
+    """Most of the time of a tiny run goes into the characters that it writes."""
+    def write(model, vocabulary, prompt, length, **how):
+        return generate(model, vocabulary, prompt, 20, **how)  # more than its context
+
+    monkeypatch.setattr(gltch, "generate", write)
 
 
 def read_log(folder):
@@ -81,8 +90,9 @@ def assert_same_run(folder, other):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_interrupted_after_any_step_and_resumed_a_run_ends_the_same(
-        corpus, monkeypatch, precision, optimizer):
-    recipe, step_of = replace(RECIPE, precision=precision, optimizer=optimizer), Trainer.train_step
+        corpus, monkeypatch, short_samples, precision, optimizer):
+    recipe, step_of = replace(RECIPE, precision=precision, optimizer=optimizer,
+                              sample_every=6), Trainer.train_step
     straight = train(TINY, recipe, corpus, name="straight").folder
     every = 1 if (precision, optimizer) == ("fp32", "muon") else 4
     for stop in range(1, 12, every):
@@ -128,7 +138,7 @@ def crash_at(monkeypatch, number):
     return calls
 
 
-def test_dying_at_any_moment_and_resumed_a_run_ends_the_same(corpus, monkeypatch):
+def test_dying_at_any_moment_and_resumed_a_run_ends_the_same(corpus, monkeypatch, short_samples):
     recipe = replace(RECIPE, steps=8, sample_every=4)
     with monkeypatch.context() as patch:
         calls = crash_at(patch, 0)
@@ -217,6 +227,23 @@ def test_a_complete_run_is_not_resumed(corpus):
     folder = train(TINY, RECIPE, corpus).folder
     with pytest.raises(GltchError, match="complete"):
         train(resume=str(folder))
+
+
+@pytest.mark.parametrize("resume", ["", "runs/newest"])
+def test_where_the_newest_run_is_complete_the_latest_unfinished_one_is_named(corpus, resume):
+    for number, name in enumerate(("begun", "begun later", "damaged", "of a hive", "newest")):
+        folder = train(TINY, replace(RECIPE, steps=2), corpus, name=name).folder
+        state = read_checkpoint(folder / "last.pt")
+        if name == "of a hive":
+            del state["optimizers"]
+        save_checkpoint(folder / "last.pt", {**state, "total": 2 if name == "newest" else 16})
+        if name == "damaged":
+            (folder / "last.pt").write_bytes(b"half of it")
+        os.utime(str(folder / "last.pt"), (number, number))
+    with pytest.raises(GltchError) as error:
+        train(resume=resume)
+    assert str(error.value) == (f"The run in {Path('runs', 'newest')} is complete: start another "
+                                f"one, or go on with --resume {Path('runs', 'begun later')}.")
 
 
 def test_resuming_with_another_text_is_refused(corpus, text_file, tmp_path):

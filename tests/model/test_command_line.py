@@ -203,7 +203,9 @@ def test_a_run_on_standard_input_asks_for_the_text_again(here, gltch_main, tmp_p
         assert_one_sentence(gltch_main(*command), "standard input", "--data")
 
 
-def test_offline_it_learns_from_the_built_in_text_and_says_so(gltch_main):
+def test_offline_it_learns_from_the_built_in_text_and_says_so(monkeypatch, gltch_main):
+    tiny = gltch.Config(block_size=16, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setitem(gltch.PRESETS, "1m", (tiny, *gltch.PRESETS["1m"][1:]))
     done = gltch_main(*SMALL_RUN, "--steps", 1)
     assert done.returncode == 0, done.stderr
     assert "could not be downloaded" in done.stderr and "built in" in done.stderr
@@ -213,6 +215,7 @@ def test_gltch_data_names_the_text(monkeypatch, gltch_main, text_file):
     monkeypatch.setenv("GLTCH_DATA", str(text_file))
     done = gltch_main(*SMALL_RUN, "--steps", 1)
     assert done.returncode == 0 and "words.txt (GLTCH_DATA)" in done.stderr
+    assert "Trained 1 step:" in done.stderr
 
 
 @pytest.mark.parametrize("setting", ["--steps 5", "--size 1m", "--name other", "--dropout 0.2",

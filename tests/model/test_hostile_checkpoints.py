@@ -3,6 +3,7 @@ import json
 import math
 import pickletools
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -160,11 +161,15 @@ def hostile_safetensors(folder, state):
                 (folder / f"{name}.safetensors").write_bytes(content)
 
 
+def hostile_states(folder, state, names):
+    for name in names:
+        torch.save(STATES[name](dict(state)), str(folder / f"{name}.pt"))
+
+
 @pytest.fixture(scope="module")
 def hostile(checkpoint, tmp_path_factory):  # noqa: F811
     folder, state = tmp_path_factory.mktemp("hostile"), read_checkpoint(checkpoint)
-    for name, change in STATES.items():
-        torch.save(change(dict(state)), str(folder / f"{name}.pt"))
+    hostile_states(folder, state, STATES)
     hostile_archives(folder, state)
     hostile_safetensors(folder, state)
     return folder
@@ -205,13 +210,17 @@ def test_what_a_file_claims_is_refused_with_a_sentence_and_takes_no_memory(
                          r"it is damaged( \(.*\))?\.$", line), line
 
 
-def test_a_reason_is_given_where_there_is_one(hostile):
-    for name, reason in (("a billion layers", "do not make up a network of that shape"),
-                         ("a missing tensor", "do not make up"), ("another name", "norm.weight is"),
-                         ("a zip bomb", "compressed"), ("a name of something", "refers to"),
-                         ("more claimed than there is", "larger than its part of the file")):
+def test_a_reason_is_given_where_there_is_one(checkpoint, tmp_path):  # noqa: F811
+    states = {"a billion layers": "do not make up a network of that shape",
+              "a missing tensor": "do not make up", "another name": "norm.weight is",
+              "a name of something": "refers to"}
+    archives = {"a zip bomb": "compressed",
+                "more claimed than there is": "larger than its part of the file"}
+    hostile_states(tmp_path, read_checkpoint(checkpoint), states)
+    hostile_archives(tmp_path, read_checkpoint(checkpoint))
+    for name, reason in {**states, **archives}.items():
         with pytest.raises(GltchError, match=reason):
-            load(str(hostile / f"{name}.pt"))
+            load(str(tmp_path / f"{name}.pt"))
 
 
 def test_every_preset_has_far_fewer_values_than_a_checkpoint_may_have():
@@ -294,8 +303,17 @@ def test_info_shows_a_network_whose_weights_are_not_finite(spoiled, capsys):
 # --- Going on from a strange state ----------------------------------------------------------------
 
 
-def unfinished(text_file):
-    folder = train(TINY, RECIPE, load_corpus([str(text_file)])).folder
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, text_file):
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(tmp_path_factory.mktemp("trained"))
+        return train(TINY, RECIPE, load_corpus([str(text_file)])).folder.resolve()
+
+
+@pytest.fixture
+def unfinished(trained, tmp_path):
+    """A run's folder, and its state with some steps to go."""
+    folder = Path(shutil.copytree(str(trained), str(tmp_path / "unfinished")))
     return folder, changed(read_checkpoint(folder / "last.pt"), total=16)
 
 
@@ -303,15 +321,15 @@ def unfinished(text_file):
     {"config": {"n_layer": 10**9}}, {"optimizers": []}, {"optimizers": None}, {"losses": ["low"]},
     {"losses": 5}, {"seconds": "few"}, {"total": "all"}, {"step": -1}, {"recipe": {"steps": "x"}},
     {"recipe": []}, {"model": {}}, {"model": None}])
-def test_a_run_with_a_strange_state_is_not_resumed(text_file, parts):
-    folder, state = unfinished(text_file)
+def test_a_run_with_a_strange_state_is_not_resumed(unfinished, parts):
+    folder, state = unfinished
     save_checkpoint(folder / "last.pt", changed(state, **parts))
     with pytest.raises(GltchError, match="last.pt holds another kind of network, or it is damaged"):
         train(resume=str(folder))
 
 
-def test_an_optimizer_of_another_network_is_refused(text_file):
-    folder, state = unfinished(text_file)
+def test_an_optimizer_of_another_network_is_refused(unfinished):
+    folder, state = unfinished
     state["optimizers"][0]["state"][0]["momentum"] = torch.zeros(3, 3)
     save_checkpoint(folder / "last.pt", state)
     with pytest.raises(GltchError, match="optimizer belongs to another network"):

@@ -41,6 +41,16 @@ def test_the_version_is_the_newest_of_the_changelog():
     assert re.fullmatch(rf"{re.escape(version)} \(\d{{4}}-\d\d-\d\d\)", released[0])
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("command", ["hive/server.py", "-m hive.peer"])
+def test_without_pytorch_a_program_says_what_to_install(command):
+    done = subprocess.run([sys.executable, "-S", *command.split()],  # without installed packages
+                          cwd=str(ROOT), capture_output=True, encoding="utf-8", timeout=240)
+    name = "server.py" if "server" in command else "peer.py"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", (
+        f"{name}: error: PyTorch is missing: pip install torch requests websockets\n"))
+
+
 # --- What the user is told to type, within this process -------------------------------------------
 
 
