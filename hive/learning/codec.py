@@ -75,7 +75,7 @@ def blocks_of(vector: Tensor, size: int) -> Tensor:  # (P,) -> (ceil(P / size), 
 
 def inverse(scale: Tensor) -> Tensor:
     """1 / scale, and zero where that is no number."""
-    return (1 / scale).nan_to_num_(0, posinf=0)
+    return scale.reciprocal().nan_to_num_(0, posinf=0)
 
 
 class FP32:
@@ -110,8 +110,7 @@ class Q4:
         number = -(-count // BLOCK)
         packed = from_bytes(content[: -2 * number], torch.uint8).view(number, BLOCK // 2)
         unit = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1).float()
-        whole = torch.empty(number, BLOCK)
-        whole[:, : BLOCK // 2], whole[:, BLOCK // 2:] = packed & 15, packed >> 4
+        whole = torch.cat([packed & 15, packed >> 4], 1).float()
         return whole.sub_(8).mul_(unit).view(-1)[:count]
 
 
