@@ -11,7 +11,7 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple, cast
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Made, Record
@@ -148,6 +148,9 @@ class CoordinatorSession:
         # who is there
         self.reception = Reception(job, ledger, token, key)
         self.links: Dict[int, Link] = {}  # who is proved
+        self.answers: Dict[str, Callable[[Link, Any], None]] = {  # what is said is of its kind
+            "ready": self._on_ready, "offer": self._on_offer, "progress": self._on_progress,
+            "goodbye": self._on_goodbye}
         self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
         self.peers: Dict[str, Link] = {}  # the others
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
@@ -344,6 +347,8 @@ class CoordinatorSession:
             self._wind_up()
 
     def _time_out_strangers(self) -> None:
+        if self.now.steady < self.reception.deadline:
+            return
         for number in self.reception.too_late(self.now.steady):
             self._close(number, 1008, "The handshake took too long.")
 
@@ -458,13 +463,12 @@ class CoordinatorSession:
         link = self._speaker(number, waiting)
         if link is None:
             return
-        answers: Dict[str, Callable[[Link, Any], None]] = {  # unpacked, so of their kind
-            "ready": self._on_ready, "offer": self._on_offer,
-            "fetch": partial(self._on_fetch, blobs), "progress": self._on_progress,
-            "goodbye": self._on_goodbye}
         kind = said["type"]
-        demand(kind in answers, f"A peer does not send {kind} messages.")
-        answers[kind](link, said)
+        if kind == "fetch":
+            self._on_fetch(link, cast(messages.Fetch, said), blobs)
+            return
+        demand(kind in self.answers, f"A peer does not send {kind} messages.")
+        self.answers[kind](link, said)
 
     def _take_chunk(self, number: int, content: bytes, waiting: int) -> None:
         demand(number not in self.reception.strangers, "A control message was expected.")
@@ -510,7 +514,7 @@ class CoordinatorSession:
                    weights=self.rounds.weights, step=self.step,
                    counted=self.ledger.last_counted(link.peer))
 
-    def _on_fetch(self, blobs: int, link: Link, said: messages.Fetch) -> None:
+    def _on_fetch(self, link: Link, said: messages.Fetch, blobs: int) -> None:
         blob, offset = said["blob"], said["offset"]
         found = self.library.find(blob)
         if found is None:  # it took so long that this is history; it will ask for what is new

@@ -312,14 +312,15 @@ class PeerSession:
         else:
             self.keep(said)
         self.take_turns()
-        if self.training and self.over():
+        if self.work and self.training and self.over():
             self.effects.append(effects.StopTraining())
 
     def keep(self, said: Message) -> None:
         """For its turn. Of what is said while this peer is busy, the newest status and not too much
         else."""
-        demand(said["type"] in LATER, f"A coordinator does not send {said['type']} messages now.")
-        if said["type"] == "status":
+        kind = said["type"]
+        demand(kind in LATER, f"A coordinator does not send {kind} messages now.")
+        if kind == "status" and self.inbox:
             self.inbox = deque(one for one in self.inbox if one["type"] != "status")
         demand(len(self.inbox) < MOST_KEPT, "The coordinator says more than it hears.")
         self.inbox.append(said)
