@@ -11,7 +11,19 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple, cast
+from typing import (
+    Any,
+    Callable,
+    Deque,
+    Dict,
+    Iterable,
+    List,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Tuple,
+    cast,
+)
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Made, Record

@@ -120,12 +120,12 @@ class SyntheticWorker:
     def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
         world, distance, loss = self.task, self.distance, 0.0
         count, slope = len(distance), torch.empty_like(distance)
+        begins, fastest = len(world.noise) - count, world.recipe.matrix_learning_rate
         for step in range(task["step"], task["step"] + steps):
             torch.mul(world.curvature, distance, out=slope)
             loss += float(torch.dot(slope, distance)) / count / 2
-            begin = self.rng.randrange(len(world.noise) - count)
+            begin = self.rng.randrange(begins)
             slope.add_(world.noise[begin: begin + count])
-            rate = world.recipe.matrix_learning_rate * lr_factor(step, task["total"], world.recipe)
-            distance.sub_(slope, alpha=rate)
+            distance.sub_(slope, alpha=fastest * lr_factor(step, task["total"], world.recipe))
         require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
         return Work(steps, steps * self.batch_size, loss / steps, step_seconds * steps)
