@@ -64,10 +64,6 @@ def packed(item: Union[str, Message]) -> str:
         name: value for name, value in item.items() if name != "type"})
 
 
-def received(item: Union[str, Message]) -> Message:
-    return unpack(item) if isinstance(item, str) else item
-
-
 class CoordinatorHost(Host):
     """The coordinator's side: its journal, its outer step, its connections."""
 
@@ -122,8 +118,8 @@ class CoordinatorHost(Host):
             self.hive.bytes["up"] += item.end - item.begin
             self.tell("chunk", number, item.message, waiting=waiting)
         else:
-            self.tell("heard", number, received(item), waiting=waiting,
-                      blobs=connection.down.blobs)
+            said = unpack(item) if isinstance(item, str) else item
+            self.tell("heard", number, said, waiting=waiting, blobs=connection.down.blobs)
 
     def lose(self, connection: Connection) -> None:
         """It ended, or was found dead."""
@@ -281,7 +277,7 @@ class PeerHost(Host):
             self.hive.bytes[way] += item.end - item.begin
             self.tell("chunk", item.message)
         else:
-            self.tell("heard", received(item))
+            self.tell("heard", unpack(item) if isinstance(item, str) else item)
 
     def vanish(self, away: float) -> None:
         """The connection breaks, noticed at once by this peer and sometimes by the coordinator."""
