@@ -1,9 +1,9 @@
 """The coordinator's side of every conversation, and the rounds they make up: all its rules, pure.
 
 It is told what happened and answers with effects, in the order in which they must happen. It knows
-no sockets, clocks, threads or files, and never looks inside of weights: `coordinator.py` and
-`simulate.py` are its hosts. Every call ends with `_follow_up`, which sees what is due now: a task,
-the end of a round, an evaluation, the end of the run.
+no sockets, clocks, threads or files, and never looks inside of weights: its hosts are in
+`coordinator.py` and `simulation/hive.py`. Every call ends with `_follow_up`, which sees what is due
+now: a task, the end of a round, an evaluation, the end of the run.
 """
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ import math
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from functools import partial
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    Iterable,
-    List,
-    NamedTuple,
-    Optional,
-    Protocol,
-    Tuple,
-    cast,
-)
+from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Contribution, Made, Record
@@ -160,7 +148,7 @@ class CoordinatorSession:
         # who is there
         self.reception = Reception(job, ledger, token, key)
         self.links: Dict[int, Link] = {}  # who is proved
-        self.answers: Dict[str, Callable[[Link, Any], None]] = {  # what is said is of its kind
+        self.answers: Dict[str, Callable[[Link, Any], None]] = {
             "ready": self._on_ready, "offer": self._on_offer, "progress": self._on_progress,
             "goodbye": self._on_goodbye}
         self.arriving: Dict[int, Arrival] = {}  # of these, who has no welcome yet
@@ -468,7 +456,7 @@ class CoordinatorSession:
 
     # What they say
 
-    def _hear(self, number: int, said: Message, waiting: int, blobs: int) -> None:
+    def _hear(self, number: int, said: Any, waiting: int, blobs: int) -> None:
         if number in self.reception.strangers:
             self._on_hello(number, said)
             return
@@ -477,7 +465,7 @@ class CoordinatorSession:
             return
         kind = said["type"]
         if kind == "fetch":
-            self._on_fetch(link, cast(messages.Fetch, said), blobs)
+            self._on_fetch(link, said, blobs)
             return
         demand(kind in self.answers, f"A peer does not send {kind} messages.")
         self.answers[kind](link, said)

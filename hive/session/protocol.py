@@ -25,6 +25,7 @@ BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
 Message = Dict[str, Any]  # a control message, as `unpack` gives it
+HEXADECIMAL = frozenset("0123456789abcdef")
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
 
@@ -86,7 +87,7 @@ class Digest(NamedTuple):
     """Hexadecimal digits of a SHA-256, an HMAC or a random token."""
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+        return isinstance(value, str) and len(value) == 64 and HEXADECIMAL.issuperset(value)
 
 
 class Maybe(NamedTuple):
