@@ -401,12 +401,12 @@ class Simulation:
     between. `strict`: messages and chunks are packed, cut and unpacked for real."""
 
     chunk_bytes = CHUNK_BYTES
-    message_bytes = 0  # of a control message that is not packed
+    message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
 
     def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
         torch.set_num_threads(settings.threads)
         self.settings, self.sync = settings, settings.make_sync()
-        self.strict = self.packs = strict
+        self.strict = strict
         self.task = settings.make_task()
         self.seed = self.task.recipe.seed
         self.rng = random.Random(f"{self.seed} hive")
@@ -483,11 +483,11 @@ class Simulation:
 
     def send(self, wire: Wire, message: Message) -> None:
         """Packed for real, or handed across as it is."""
-        if self.packs:
+        if self.strict:
             text = packed(message)
-            wire.send(text, len(text))
+            wire.send(text, len(text) if self.message_bytes is None else self.message_bytes)
         else:
-            wire.send(message, self.message_bytes)
+            wire.send(message)
 
     # The table
 

@@ -1,12 +1,17 @@
 """Many runs under faults, by seed, and what a failure tells."""
 from __future__ import annotations
 
+import contextlib
 import json
+import tempfile
 import time
 from collections import Counter
-from typing import FrozenSet
+from pathlib import Path
+from typing import FrozenSet, Optional
 
 from hive.simulation.faults import Trial
+
+ON_DISK = 10  # one of so many runs has its journal in a real folder, the others in memory
 
 EXPECTED = (  # to have happened in a thousand runs
     "a peer suspended for an hour", "a peer suspended for minutes",
@@ -31,14 +36,18 @@ class Failure(Exception):
     """What went wrong with a seed, as text."""
 
 
-def play(seed: int, without: FrozenSet[str] = frozenset()) -> Trial:
-    """Raises Failure."""
-    trial = Trial(seed, without)
-    try:
-        trial.play()
-    except Exception as error:
-        last = f"seed {seed}: {type(error).__name__}: {error}"
-        raise Failure("\n".join([*trial.trouble.story(), last])) from error
+def play(seed: int, without: FrozenSet[str] = frozenset(), folder: Optional[Path] = None) -> Trial:
+    """With the journal in a folder that is empty, or where the seed says. Raises Failure."""
+    with contextlib.ExitStack() as opened:
+        if folder is None and seed % ON_DISK == 0:
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        trial = Trial(seed, without, folder)
+        opened.callback(lambda: trial.truth.journal.close())  # the one that is open at the end
+        try:
+            trial.play()
+        except Exception as error:
+            last = f"seed {seed}: {type(error).__name__}: {error}"
+            raise Failure("\n".join([*trial.trouble.story(), last])) from error
     return trial
 
 

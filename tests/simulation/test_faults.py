@@ -60,8 +60,10 @@ def test_a_broken_rule_is_found_at_once(name):
     assert count, sabotage.SABOTAGES[name].what
 
 
-def test_the_same_seed_is_the_same_run():
-    one, other = trials.play(5), trials.play(5)
+@pytest.mark.parametrize("seed", [5, 7117])
+def test_the_same_seed_is_the_same_run_also_with_its_journal_in_a_folder(seed, tmp_path):
+    """In 7117 the coordinator is killed and the disk is full."""
+    one, other = trials.play(seed), trials.play(seed, folder=tmp_path)
     assert one.trouble.story() == other.trouble.story()
     assert one.trouble.covered == other.trouble.covered
 
