@@ -51,7 +51,8 @@ def run_row(row: Row) -> Row:
         load_corpus,
         start_runtime,
     )
-    from hive.simulate import Settings, simulate
+    from hive.simulation.hive import simulate
+    from hive.simulation.settings import Settings
     torch.set_num_threads(1)
     if row["kind"] == "hive":
         settings = {key: value for key, value in row.items()

@@ -14,7 +14,6 @@ import hashlib
 from typing import Dict, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gltch_2_7m import GltchError, require
@@ -36,11 +35,12 @@ def to_bytes(values: Tensor) -> bytes:
 
 def from_bytes(content: bytes, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor of its own; raises GltchError when the length does not fit the type."""
-    size = torch.empty(0, dtype=dtype).element_size()
-    require(len(content) % size == 0, f"{len(content)} bytes are not a whole number of values.")
     if not content:
         return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(bytearray(content), dtype=dtype)
+    try:
+        return torch.frombuffer(bytearray(content), dtype=dtype)
+    except ValueError:
+        raise GltchError(f"{len(content)} bytes are not a whole number of values.") from None
 
 
 def flatten(model: nn.Module) -> Tensor:  # (P,) fp32 on the CPU
@@ -70,12 +70,12 @@ def digest(vector: Tensor) -> str:
 
 def blocks_of(vector: Tensor, size: int) -> Tensor:  # (P,) -> (ceil(P / size), size)
     missing = -len(vector) % size
-    return (F.pad(vector, (0, missing)) if missing else vector).reshape(-1, size)
+    return (torch.cat([vector, vector.new_zeros(missing)]) if missing else vector).reshape(-1, size)
 
 
 def inverse(scale: Tensor) -> Tensor:
     """1 / scale, and zero where that is no number."""
-    return (1 / scale).nan_to_num_(0, posinf=0)
+    return scale.reciprocal().nan_to_num_(0, posinf=0)
 
 
 class FP32:
@@ -103,16 +103,16 @@ class Q4:
         unit = (scratch.amax(1, keepdim=True) / 7).bfloat16()  # (N, 1)
         torch.mul(blocks, inverse(unit.float()), out=scratch)
         whole = scratch.round_().clamp_(-7, 7).add_(8).to(torch.uint8)
-        packed = whole[:, : BLOCK // 2] | whole[:, BLOCK // 2:] << 4
+        low, high = whole.split(BLOCK // 2, 1)
+        packed = (high << 4).bitwise_or_(low)
         return to_bytes(packed) + to_bytes(unit)
 
     def decode(self, content: bytes, count: int) -> Tensor:
         number = -(-count // BLOCK)
-        packed = from_bytes(content[: -2 * number], torch.uint8).view(number, BLOCK // 2)
-        unit = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1).float()
-        whole = torch.empty(number, BLOCK)
-        whole[:, : BLOCK // 2], whole[:, BLOCK // 2:] = packed & 15, packed >> 4
-        return whole.sub_(8).mul_(unit).view(-1)[:count]
+        packed, unit = from_bytes(content, torch.uint8).split([BLOCK // 2 * number, 2 * number])
+        packed, unit = packed.view(number, BLOCK // 2), unit.view(torch.bfloat16).view(number, 1)
+        whole = torch.cat([packed & 15, packed >> 4], 1).float()
+        return whole.sub_(8).mul_(unit.float()).view(-1)[:count]
 
 
 class Q2:

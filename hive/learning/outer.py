@@ -77,7 +77,7 @@ class Outer:
             update = decode(codec, content, len(self.weights))
         except GltchError as error:
             raise Rejected(str(error)) from None
-        length = float(update.norm())
+        length = float(torch.linalg.vector_norm(update))
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")

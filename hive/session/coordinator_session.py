@@ -1,9 +1,9 @@
 """The coordinator's side of every conversation, and the rounds they make up: all its rules, pure.
 
 It is told what happened and answers with effects, in the order in which they must happen. It knows
-no sockets, clocks, threads or files, and never looks inside of weights: `coordinator.py` and
-`simulate.py` are its hosts. Every call ends with `_follow_up`, which sees what is due now: a task,
-the end of a round, an evaluation, the end of the run.
+no sockets, clocks, threads or files, and never looks inside of weights: its hosts are in
+`coordinator.py` and `simulation/hive.py`. Every call ends with `_follow_up`, which sees what is due
+now: a task, the end of a round, an evaluation, the end of the run.
 """
 from __future__ import annotations
 
@@ -79,6 +79,9 @@ class CoordinatorSession:
         # who is there
         self.reception = Reception(job, ledger, token, key)
         self.links = Links()
+        self.answers: Dict[str, Callable[[Link, Any], None]] = {  # unpacked, so of their kind
+            "ready": self._on_ready, "offer": self._on_offer, "progress": self._on_progress,
+            "goodbye": self._on_goodbye}
         # the run
         version, _, step = ledger.head()
         past = ledger.history()
@@ -210,6 +213,8 @@ class CoordinatorSession:
             self._wind_up()
 
     def _time_out_strangers(self) -> None:
+        if self.reply.now.steady < self.reception.deadline:
+            return
         for number in self.reception.too_late(self.reply.now.steady):
             self._close(number, 1008, "The handshake took too long.")
 
@@ -319,20 +324,19 @@ class CoordinatorSession:
 
     # What they say
 
-    def _hear(self, number: int, said: Message, waiting: int, blobs: int) -> None:
+    def _hear(self, number: int, said: Any, waiting: int, blobs: int) -> None:
         if number in self.reception.strangers:
             self._on_hello(number, said)
             return
         link = self._speaker(number, waiting)
         if link is None:
             return
-        answers: Dict[str, Callable[[Link, Any], None]] = {  # unpacked, so of their kind
-            "ready": self._on_ready, "offer": self._on_offer,
-            "fetch": partial(self._on_fetch, blobs), "progress": self._on_progress,
-            "goodbye": self._on_goodbye}
         kind = said["type"]
-        demand(kind in answers, f"A peer does not send {kind} messages.")
-        answers[kind](link, said)
+        if kind == "fetch":
+            self._on_fetch(link, said, blobs)
+            return
+        demand(kind in self.answers, f"A peer does not send {kind} messages.")
+        self.answers[kind](link, said)
 
     def _take_chunk(self, number: int, content: bytes, waiting: int) -> None:
         demand(number not in self.reception.strangers, "A control message was expected.")
@@ -378,7 +382,7 @@ class CoordinatorSession:
                    weights=self.rounds.weights, step=self.run.step,
                    counted=self.ledger.last_counted(link.peer))
 
-    def _on_fetch(self, blobs: int, link: Link, said: messages.Fetch) -> None:
+    def _on_fetch(self, link: Link, said: messages.Fetch, blobs: int) -> None:
         blob, offset = said["blob"], said["offset"]
         found = self.library.find(blob)
         if found is None:  # it took so long that this is history; it will ask for what is new

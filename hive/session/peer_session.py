@@ -301,8 +301,9 @@ class PeerSession:
         else:
             self.talk.keep(said)
         self.take_turns()
-        if self.over():
+        if self.training and self.over():
             self.stop_training()
+
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""

@@ -25,6 +25,7 @@ BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step
 NAME_LENGTH = 32  # characters
 Message = Dict[str, Any]  # a control message, as `unpack` gives it
+HEXADECIMAL = frozenset("0123456789abcdef")
 CHUNK_HEADER = struct.Struct(">8sQ")  # start of the blob's SHA-256, offset of this chunk
 
 
@@ -86,7 +87,7 @@ class Digest(NamedTuple):
     """Hexadecimal digits of a SHA-256, an HMAC or a random token."""
 
     def holds(self, value: Any) -> bool:
-        return isinstance(value, str) and len(value) == 64 and set(value) <= set("0123456789abcdef")
+        return isinstance(value, str) and len(value) == 64 and HEXADECIMAL.issuperset(value)
 
 
 class Maybe(NamedTuple):
@@ -151,11 +152,13 @@ def unpack(text: str) -> Message:
     demand(kind in MESSAGES,
            f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
     fields = MESSAGES[kind]
-    demand(set(message) == {"type", *fields},
-           f"A {kind} message has the fields {', '.join(fields) or 'none'}; this one differs.")
+    if message.keys() != {"type", *fields}:
+        raise ProtocolError(f"A {kind} message has the fields {', '.join(fields) or 'none'}; this "
+                            "one differs.")
     for name, field in fields.items():
-        demand(field.holds(message[name]), f"The field {name} of a {kind} message must be {field}, "
-               f"not {str(message[name])[:60]!r}.")
+        if not field.holds(message[name]):  # the sentence costs more than the question
+            raise ProtocolError(f"The field {name} of a {kind} message must be {field}, "
+                                f"not {str(message[name])[:60]!r}.")
     return message
 
 
@@ -193,9 +196,10 @@ class Receiver:
         start, offset = CHUNK_HEADER.unpack_from(message)
         length = len(message) - CHUNK_HEADER.size
         demand(start == bytes.fromhex(self.blob)[:8], "A chunk belongs to no transfer.")
-        demand(offset == len(self.content) and 0 < length <= self.size - offset,
-               f"A chunk at {offset} with {length} bytes does not continue a transfer of which "
-               f"{len(self.content)} of {self.size} bytes are there.")
+        if offset != len(self.content) or not 0 < length <= self.size - offset:
+            raise ProtocolError(f"A chunk at {offset} with {length} bytes does not continue a "
+                                f"transfer of which {len(self.content)} of {self.size} bytes are "
+                                "there.")
         self.content += memoryview(message)[CHUNK_HEADER.size:]
         self.complete = len(self.content) == self.size
 

@@ -54,12 +54,6 @@ class Piece(NamedTuple):
                 + memoryview(self.content)[self.begin: self.end])
 
 
-class Travelling(NamedTuple):
-    item: Any
-    size: int
-    begun: float  # its first byte went out
-
-
 class Wire:
     """One direction of a connection: what is sent arrives in order, or the connection breaks.
 
@@ -74,7 +68,8 @@ class Wire:
         self.piece = chunk or max(CHUNK_BYTES, int(min(rate * PIECE_SECONDS, 1e12)))
         self.free = 0.0  # when all that was sent is out
         self.open = True
-        self.moving: Deque[Travelling] = deque()
+        # items, their bytes, and when the first of these went out
+        self.moving: Deque[Tuple[Any, int, float]] = deque()
         self.bytes = self.pieces = self.blobs = 0  # of these
 
     def send(self, item: Any, size: int = 0) -> float:
@@ -82,7 +77,7 @@ class Wire:
         now = self.clock.now
         begun = self.free if self.free > now else now
         self.free = begun + size / self.rate
-        self.moving.append(Travelling(item, size, begun))
+        self.moving.append((item, size, begun))
         self.bytes += size
         self.clock.at(self.free + self.delay, self._arrive)
         return self.free
@@ -108,22 +103,21 @@ class Wire:
     @property
     def interrupted(self) -> bool:
         """Is something of a blob on its way?"""
-        return any(isinstance(one.item, Piece) for one in self.moving)
+        return any(isinstance(item, Piece) for item, *_ in self.moving)
 
     @property
     def amid(self) -> bool:
         """Is a part of something there, and a part of it not?"""
-        front = self.moving[0] if self.moving else None
-        return front is not None and front.begun + self.delay < self.clock.now
+        return bool(self.moving) and self.moving[0][2] + self.delay < self.clock.now
 
     def cut(self) -> None:
         """What has not arrived by now never will."""
-        front = self.moving[0] if self.moving else None
-        if self.open and self.whole and front and isinstance(front.item, Piece):
-            arrived = (self.clock.now - self.delay - front.begun) * self.rate
-            end = front.item.begin + int(min(arrived, front.item.end - front.item.begin - 1))
-            if end > front.item.begin:
-                self.arrive(front.item._replace(end=end))
+        item, _, begun = self.moving[0] if self.moving else (None, 0, 0.0)
+        if self.open and self.whole and isinstance(item, Piece):
+            arrived = (self.clock.now - self.delay - begun) * self.rate
+            end = item.begin + int(min(arrived, item.end - item.begin - 1))
+            if end > item.begin:
+                self.arrive(item._replace(end=end))
         self.open = False
         self.moving.clear()
         self.bytes = self.pieces = self.blobs = 0

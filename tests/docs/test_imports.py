@@ -15,8 +15,6 @@ LAYERS = [  # the highest first; a name stands for all below it, unless that has
     {"hive"},
     {"gltch_2_7m"}]
 
-COMMANDS = {("hive.simulate", "hive.simulation.faults")}  # started by a command line, in its `main`
-
 
 def module_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
@@ -41,8 +39,7 @@ def imported(source, modules):
         yield from (name for name in named if name in modules)
 
 
-GRAPH = {module: sorted(other for other in set(imported(path.read_text("utf-8"), FILES))
-                        if (module, other) not in COMMANDS)
+GRAPH = {module: sorted(set(imported(path.read_text("utf-8"), FILES)))
          for module, path in FILES.items()}
 
 

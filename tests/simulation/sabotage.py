@@ -25,7 +25,7 @@ from hive.session.protocol import Receiver
 from hive.session.rounds import ACCEPTED, Rounds, Verdict
 from hive.session.uploads import Uploads
 from hive.session.work import SlowWork
-from hive.simulation import faults
+from hive.simulation import trials
 
 FIRST, MOST = 0, 200  # seeds
 
@@ -43,8 +43,8 @@ class Sabotage(NamedTuple):
                 changed.enter_context(mock.patch.object(owner, name, value))
             for count in range(1, most + 1):
                 try:
-                    faults.play(first + count - 1)
-                except faults.Failure as failure:
+                    trials.play(first + count - 1)
+                except trials.Failure as failure:
                     return count, str(failure)
         return None, ""
 

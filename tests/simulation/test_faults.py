@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hive.simulation import faults
+from hive.simulation import faults, faulty, trials, trouble, truth
 from tests.simulation import sabotage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ FIRST = 7000  # of the fixed seeds
 
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_once_does_not_come_back(seed):
-    faults.play(seed)
+    trials.play(seed)
 
 
 @pytest.mark.parametrize("seed", [12, 31, 100])
@@ -50,7 +50,7 @@ def test_a_thousand_hives_get_well_again_whatever_happened(record_property):
     record_property("told", "fresh fault seeds: python -m hive.simulate --faults "
                             f"--seed {fresh} --seeds {FRESH}")
     covered = play_seeds(FIRST, FIXED)
-    assert covered >= set(faults.EXPECTED), "a fault that never happened is a hole"
+    assert covered >= set(trials.EXPECTED), "a fault that never happened is a hole"
     play_seeds(fresh, FRESH)
 
 
@@ -60,17 +60,19 @@ def test_a_broken_rule_is_found_at_once(name):
     assert count, sabotage.SABOTAGES[name].what
 
 
-def test_the_same_seed_is_the_same_run():
-    one, other = faults.play(5), faults.play(5)
-    assert one.story() == other.story()
-    assert one.covered == other.covered
+@pytest.mark.parametrize("seed", [5, 7117])
+def test_the_same_seed_is_the_same_run_also_with_its_journal_in_a_folder(seed, tmp_path):
+    """In 7117 the coordinator is killed and the disk is full."""
+    one, other = trials.play(seed), trials.play(seed, folder=tmp_path)
+    assert one.trouble.story() == other.trouble.story()
+    assert one.trouble.covered == other.trouble.covered
 
 
 def test_a_failure_tells_the_seed_the_mixture_and_what_happened_last(monkeypatch, capsys):
-    monkeypatch.setattr(faults.Peer, "check", lambda peer: peer.hive.must(
-        peer.hive.covered["disk full at INSERT"] == 0, "the disk was full"))
+    monkeypatch.setattr(faulty.Peer, "check", lambda peer: truth.must(
+        peer.trouble.covered["disk full at INSERT"] == 0, "the disk was full"))
     seed = next(seed for seed in range(100) if "disk full" in faults.Trial(seed).kinds)
-    assert faults.main(seed, 1) == 1
+    assert trials.main(seed, 1) == 1
     told = capsys.readouterr().out
     assert f"seed {seed}: Violation: the disk was full\nsmallest mixture: disk full\n" in told
-    assert told.count("\n") > faults.LATEST
+    assert told.count("\n") > trouble.LATEST

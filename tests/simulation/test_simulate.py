@@ -16,7 +16,9 @@ from torch.testing import assert_close
 from gltch_2_7m import Config, GltchError, Runtime, TrainConfig, Trainer, load_corpus
 from hive.learning.codec import digest, flatten
 from hive.learning.sync import SYNCS
-from hive.simulate import Settings, Simulation, main, simulate
+from hive.simulate import main
+from hive.simulation.hive import Simulation, simulate
+from hive.simulation.settings import Settings
 from hive.simulation.tasks import RealWorker, steps_that_fit
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,544 @@
+"""A hive in virtual time: the sessions' hosts, the connections between them, what came of it.
+
+The sessions, the journal, the outer step, codecs, error feedback and inner training are the hive's
+own; only sockets, clocks and the disk are played.
+"""
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections import Counter, OrderedDict
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from gltch_2_7m import require
+from hive.books import Books
+from hive.journal import Journal
+from hive.learning.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.outer import Committed, apply_update
+from hive.learning.worker import Work
+from hive.session import effects
+from hive.session.coordinator_session import CoordinatorSession, finite
+from hive.session.effects import Do
+from hive.session.job import Job, Limits
+from hive.session.patience import Patience
+from hive.session.peer_session import PeerSession
+from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
+from hive.session.record import Record
+from hive.session.rounds import LATE, REJECTED
+from hive.simulation.host import Host
+from hive.simulation.settings import Settings
+from hive.simulation.table import Row, Summary
+from hive.simulation.tasks import steps_that_fit
+from hive.simulation.virtual import Clock, Piece, Wire
+
+STRAGGLING = 10.0  # times slower than the others
+JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
+UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found dead
+USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
+MADE = 16  # weights that peers share
+CLOSED = "closed"  # the last thing that travels on a connection that ends in order
+
+
+class Connection:
+    """A WebSocket between a peer and the coordinator."""
+
+    def __init__(self, number: int, peer: PeerHost, coordinator: CoordinatorHost):
+        self.number, self.peer = number, peer
+        chunk = peer.hive.chunk_bytes if peer.hive.strict else None
+        self.up, self.down = (Wire(peer.clock, rate, peer.latency, partial(arrive, self), chunk)
+                              for rate, arrive in ((peer.up, coordinator.arrive),
+                                                   (peer.down, peer.arrive)))
+
+    def cut(self) -> None:
+        self.up.cut()
+        self.down.cut()
+
+
+def packed(item: Union[str, Message]) -> str:
+    return item if isinstance(item, str) else pack(item["type"], **{
+        name: value for name, value in item.items() if name != "type"})
+
+
+class CoordinatorHost(Host):
+    """The coordinator's side: its journal, its outer step, its connections."""
+
+    def __init__(self, hive: Simulation, journal: Journal):
+        super().__init__(hive.clock)
+        self.hive, self.journal = hive, journal
+        self.connections: Dict[int, Connection] = {}
+        self.paused: Dict[int, float] = {}  # connections that are not heard, and until when
+        self.doing.update({
+            effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Close: self.close,
+            effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
+            effects.Say: lambda said: None, effects.Finish: self.finish,
+            effects.Pause: self.pause})
+        self.books = Books(hive.job, journal)
+        self.slow_work.update({
+            "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
+            "keep": self.keep, "snapshot": self.books.snapshot, "evaluate": self.evaluate,
+            "keep_evaluation": lambda version, loss, seconds, text:
+                journal.add_evaluation(version, loss, seconds),
+            "keep_checkpoint": lambda state, names: None})
+        weights = self.books.outer.weights
+        self.session = CoordinatorSession(
+            hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
+            update_bytes=hive.update_bytes,
+            token=hive.token, pack_weights=to_bytes, text=lambda: b"",
+            pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
+        self.kept: Optional[Record] = None  # a round that is not shown yet
+        self.finished = ""
+
+    def tell(self, what: str, *values: Any, **more: Any) -> None:
+        super().tell(what, *values, **more)
+        if self.kept and not self.telling:
+            record, self.kept = self.kept, None
+            self.hive.after_round(record)
+
+    # Connections
+
+    def accept(self, connection: Connection) -> None:
+        self.connections[connection.number] = connection
+        self.tell("connected", connection.number, connection.peer.address)
+
+    def arrive(self, connection: Connection, item: Any) -> None:
+        number, waiting = connection.number, len(connection.down.moving)
+        if number in self.paused:
+            if self.clock.now < self.paused[number]:
+                self.clock.at(self.paused[number], self.arrive, connection, item)
+                return
+            del self.paused[number]
+        if item == CLOSED:
+            self.lose(connection)
+        elif isinstance(item, Piece):
+            self.hive.bytes["up"] += item.end - item.begin
+            self.tell("chunk", number, item.message, waiting=waiting)
+        else:
+            said = unpack(item) if isinstance(item, str) else item
+            self.tell("heard", number, said, waiting=waiting, blobs=connection.down.blobs)
+
+    def lose(self, connection: Connection) -> None:
+        """It ended, or was found dead."""
+        if self.connections.pop(connection.number, None):
+            connection.cut()
+            self.tell("lost", connection.number)
+
+    def send(self, said: effects.Send) -> None:
+        connection = self.connections.get(said.link)
+        if connection:
+            self.hive.send(connection.down, said.message)
+
+    def send_blob(self, blob: effects.SendBlob) -> None:
+        connection = self.connections.get(blob.link)
+        if connection:
+            self.send(effects.Send(blob.link, {"type": "blob", "blob": blob.blob,
+                                               "bytes": len(blob.content), "offset": blob.offset}))
+            connection.down.send_blob(blob.what, blob.blob, blob.content, blob.offset)
+
+    def admit(self, proved: effects.Proved) -> None:
+        self.tell("admitted", proved.link)
+
+    def close(self, closing: effects.Close) -> None:
+        connection = self.connections.pop(closing.link, None)
+        if connection:
+            connection.up.cut()
+            connection.down.send(CLOSED)
+
+    def pause(self, pause: effects.Pause) -> None:
+        self.paused[pause.link] = self.clock.now + pause.seconds
+
+    # Slow work
+
+    def seconds_of(self, do: Do) -> float:
+        return self.hive.commit_seconds if do.what == "combine" else 0.0
+
+    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
+        return self.books.outer.add(codec, content, weight, steps)
+
+    def combine(self) -> Optional[Committed]:
+        return self.books.combine()
+
+    def keep(self, record: Record, committed: Committed) -> None:
+        self.books.keep(record, committed)
+        self.kept = record
+
+    def evaluate(self, weights: Tensor, version: int, step: int
+                 ) -> Tuple[float, float, str, Dict[str, Any]]:
+        return self.hive.task.measure(weights), 0.0, "", {}
+
+    # What is seen
+
+    def show(self, event: effects.Event) -> None:
+        if event.kind == "refused":
+            self.hive.refused[event.fields["verdict"]] += 1
+
+    def fail(self, failed: effects.Fail) -> None:
+        raise failed.error
+
+    def finish(self, finish: effects.Finish) -> None:
+        self.finished = finish.reason
+
+
+@dataclass
+class Training:
+    """What a peer's worker is doing until the clock says that it is done."""
+
+    do: Do
+    began: float
+    step_seconds: float
+    steps: int
+
+    @property
+    def end(self) -> float:
+        return self.began + self.steps * self.step_seconds
+
+
+class PeerHost(Host):
+    """One simulated peer over all its connections."""
+
+    def __init__(self, hive: Simulation, number: int, slow: bool):
+        super().__init__(hive.clock)
+        self.hive, settings = hive, hive.settings
+        self.name, self.address = f"peer-{number}", f"host-{number}"
+        self.rng = random.Random(f"{hive.seed} {self.name}")
+        spread = 0.0 if settings.lockstep else settings.spread
+        usual = len(hive.task.start) / USUAL_PARAMETERS if settings.train == "synthetic" else 1.0
+        links = (settings.uplink or 1.0 * usual, settings.downlink or 5.0 * usual)
+        slower, *faster = (self.rng.lognormvariate(0, spread) for _ in range(3))
+        self.step_seconds = settings.step_seconds * slower * (STRAGGLING if slow else 1.0)
+        self.up, self.down = (1e6 * rate * more for rate, more in zip(links, faster))  # bytes/s
+        self.latency, self.jitter = settings.latency, JITTER
+        if settings.lockstep:
+            self.up = self.down = math.inf
+            self.latency = self.jitter = 0.0
+        self.doing.update({
+            effects.Tell: self.say, effects.Upload: self.upload, effects.Keep: lambda kept: None,
+            effects.Settled: self.settled, effects.Leave: self.leave, effects.Refuse: self.end,
+            effects.End: self.end, effects.StopTraining: self.stop_training,
+            effects.Say: lambda said: None})
+        self.slow_work.update({
+            "text": lambda name: b"", "begin": self.begin, "apply": self.apply,
+            "whole": self.whole, "load": self.load, "train": self.train, "settle": self.settle,
+            "forget": self.forget})
+        self.session = self.new_session()
+        self.connection: Optional[Connection] = None
+        self.patience = Patience()
+        self.training: Optional[Training] = None
+        self.ended = ""  # why it does not come back
+        # what is measured
+        self.since = 0.0  # when it last connected
+        self.connected = 0.0  # seconds, until it last vanished
+        self.trained = self.lost = 0  # tokens
+        self.unsettled = 0  # of these, what no update is known to have brought in
+        self.seconds = 0.0  # spent training
+
+    def new_session(self) -> PeerSession:
+        return PeerSession(self.name, token=self.token, device="CPU simulated",
+                           process=self.token())
+
+    def token(self) -> str:
+        return f"{self.rng.getrandbits(256):064x}"
+
+    @property
+    def last_counted(self) -> int:
+        """The round in which an update of this peer last counted, by what is written down."""
+        journal, (token, name) = self.hive.coordinator.journal, self.session.identity
+        known = {token_hash: peer for peer, token_hash in journal.identities(name)}
+        return journal.last_counted(known.get(name_of((token or "").encode()), ""))
+
+    @property
+    def carried(self) -> int:
+        """Tokens that have not counted yet; whether they did, this peer may not have heard."""
+        update = self.session.outgoing
+        return 0 if update and self.last_counted > update.version else self.session.carried
+
+    # Connections
+
+    def connect(self) -> None:
+        if self.connection or self.ended:
+            return
+        self.connection = self.hive.dial(self)
+        self.since = self.clock.now
+        self.tell("connected")
+
+    def arrive(self, connection: Connection, item: Any) -> None:
+        if connection is not self.connection:
+            return
+        if item == CLOSED:
+            self.hang_up()
+            self.tell("lost")
+            self.come_back()
+        elif isinstance(item, Piece):
+            way = "weights" if item.what == "weights" else "down"
+            self.hive.bytes[way] += item.end - item.begin
+            self.tell("chunk", item.message)
+        else:
+            self.tell("heard", unpack(item) if isinstance(item, str) else item)
+
+    def vanish(self, away: float) -> None:
+        """The connection breaks, noticed at once by this peer and sometimes by the coordinator."""
+        connection = self.connection
+        if connection is None:
+            return
+        self.hive.interrupted += connection.up.interrupted
+        connection.cut()
+        self.clock.after(self.hive.rng.choice((0.0, UNNOTICED_SECONDS)),
+                         self.hive.coordinator.lose, connection)
+        self.hang_up()
+        self.tell("lost")
+        self.clock.after(away, self.connect)
+
+    def hang_up(self) -> None:
+        if self.connection:
+            self.connection.down.cut()
+            self.connection.up.send(CLOSED)
+            self.connection = None
+            self.connected += self.clock.now - self.since
+
+    def come_back(self) -> None:
+        self.clock.after(self.patience.next(self.rng.uniform), self.connect)
+
+    def leave(self, leave: effects.Leave) -> None:
+        self.hang_up()
+        self.tell("lost")
+        self.come_back()
+
+    def settled(self, settled: effects.Settled) -> None:
+        self.patience = Patience()
+
+    def end(self, end: Union[effects.End, effects.Refuse]) -> None:
+        self.ended = end.reason
+        self.hang_up()
+        self.hive.one_less(end.reason)
+
+    def say(self, said: effects.Tell) -> None:
+        if self.connection:
+            self.hive.send(self.connection.up, said.message)
+
+    def upload(self, upload: effects.Upload) -> None:
+        if self.connection:
+            out = self.connection.up.send_blob("update", upload.blob, upload.content, upload.offset)
+            self.clock.at(out, self.uploaded, self.connection, upload.blob)
+
+    def uploaded(self, connection: Connection, blob: str) -> None:
+        if connection is self.connection:
+            self.tell("uploaded", blob)
+
+    # Slow work
+
+    def begin(self, job: Job, text: bytes) -> int:
+        self.lose_unsettled()
+        self.job = job
+        self.worker = self.hive.task.worker(self.rng.randrange(2**31))
+        self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
+        return len(self.feedback.residual)
+
+    def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
+        self.hive.commits_received += 1
+        return self.hive.once((self.session.held.hash, codec, update),
+                              lambda: apply_update(weights, codec, update))
+
+    def whole(self, content: bytes) -> Tuple[Tensor, str]:
+        return self.hive.once((content,), lambda: from_bytes(content))
+
+    def load(self, weights: Tensor) -> None:
+        self.worker.load(weights)
+
+    def settle(self, counted: bool) -> None:
+        self.feedback.settle(counted)
+        if counted:
+            self.unsettled = 0
+
+    def forget(self) -> None:
+        self.feedback.forget()
+        self.lose_unsettled()
+
+    def lose_unsettled(self) -> None:
+        self.lost, self.unsettled = self.lost + self.unsettled, 0
+
+    # Training takes as long as its steps
+
+    def start(self, do: Do) -> None:
+        if do.what != "train":
+            super().start(do)
+            return
+        task, _ = do.values
+        step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
+        steps = steps_that_fit(task["quota"], task["seconds"], step_seconds)
+        self.training = Training(do, self.clock.now, step_seconds, steps)
+        self.clock.at(self.training.end, self.trained_enough, self.training)
+
+    def stop_training(self, stop: effects.StopTraining) -> None:
+        """After the step that is being made."""
+        training = self.training
+        if training:
+            made = math.ceil((self.clock.now - training.began) / training.step_seconds)
+            if max(1, made) < training.steps:
+                training.steps = max(1, made)
+                self.clock.at(training.end, self.trained_enough, training)
+
+    def trained_enough(self, training: Training) -> None:
+        if training is self.training and self.clock.now >= training.end:
+            self.work(training.do)
+
+    def train(self, task: Dict[str, Any], weights: Tensor) -> Tuple[Work, bytes]:
+        training, self.training = self.training, None
+        assert training is not None
+        work = self.worker.work(task, training.steps, training.step_seconds)
+        self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
+        self.seconds += work.seconds
+        return work, self.feedback.encode(self.job.sync.up, self.worker.moved(weights))
+
+
+class Simulation:
+    """The clock, the hosts and the table of results.
+
+    `run` goes through a whole run. `peers`, `coordinator` and the rest are there to look at in
+    between. `strict`: messages and chunks are packed, cut and unpacked for real."""
+
+    chunk_bytes = CHUNK_BYTES
+    message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
+
+    def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
+        torch.set_num_threads(settings.threads)
+        self.settings, self.sync = settings, settings.make_sync()
+        self.strict = strict
+        self.task = settings.make_task()
+        self.seed = self.task.recipe.seed
+        self.rng = random.Random(f"{self.seed} hive")
+        self.tokens_rng = random.Random(f"{self.seed} tokens")
+        self.clock = clock or Clock()
+        self.numbers = itertools.count(1)  # of connections
+        self.commit_seconds = 0.0 if settings.lockstep else settings.commit_seconds
+        self.least = settings.peers if settings.lockstep else settings.min_peers
+        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss)
+        if replace(limits, target_loss=None) == Limits():
+            limits = replace(limits, steps=self.task.reference)
+        self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
+                       self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
+        self.update_bytes = CODECS[self.sync.up].size(len(self.task.start))
+        journal = self.open_journal()
+        journal.start(self.job.as_json(), to_bytes(self.task.start))
+        self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights
+        # what is measured
+        self.bytes = {"up": 0, "down": 0, "weights": 0}  # weights: as a whole
+        self.before = dict(self.bytes)  # this round
+        self.updates = {"counted": 0, "stale": 0, LATE: 0, REJECTED: 0}
+        self.refused: Counter[str] = Counter()  # in this round
+        self.commits_received = self.disagreements = self.tokens_counted = self.interrupted = 0
+        self.start_loss = self.task.measure(self.task.start)
+        self.rows: List[Row] = []
+        self.on_round: Optional[Callable[[Row], None]] = None
+        self.coordinator = self.make_coordinator(journal)
+        slow = set(self.rng.sample(range(settings.peers),
+                                   round(settings.stragglers * settings.peers)))
+        self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
+
+    def open_journal(self) -> Journal:
+        return Journal(None)
+
+    def make_coordinator(self, journal: Journal) -> CoordinatorHost:
+        return CoordinatorHost(self, journal)
+
+    def make_peer(self, number: int, slow: bool) -> PeerHost:
+        return PeerHost(self, number, slow)
+
+    def token(self) -> str:
+        return f"{self.tokens_rng.getrandbits(256):064x}"
+
+    def run(self, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
+        """Until the run is over. Raises GltchError when training breaks down."""
+        self.on_round = on_round
+        self.coordinator.tell("begin")
+        for peer in self.peers:
+            peer.connect()
+        while not self.coordinator.session.run.finished:
+            assert self.clock.step(), "nothing is left to happen: the hive stands still"
+        return self.summary()
+
+    def dial(self, peer: PeerHost) -> Connection:
+        connection = Connection(next(self.numbers), peer, self.coordinator)
+        self.coordinator.accept(connection)
+        return connection
+
+    def once(self, key: Any, make: Callable[[], Tensor]) -> Tuple[Tensor, str]:
+        """Weights and their SHA-256. Peers that compute the same share what comes out, unless the
+        run is a strict one: a thousand peers need not have a thousand copies."""
+        if key not in self.made or self.strict:
+            weights = make()
+            self.made[key] = weights, digest(weights)
+            if len(self.made) > MADE:
+                self.made.popitem(last=False)
+        return self.made[key]
+
+    def one_less(self, reason: str) -> None:
+        """A peer has ended for good."""
+        left = any(not peer.ended for peer in self.peers)
+        require(left or bool(self.coordinator.session.run.finished), "No peer is left: training "
+                f"breaks down on all of them; use a lower --learning-rate. {reason}")
+
+    def send(self, wire: Wire, message: Message) -> None:
+        """Packed for real, or handed across as it is."""
+        if self.strict:
+            text = packed(message)
+            wire.send(text, len(text) if self.message_bytes is None else self.message_bytes)
+        else:
+            wire.send(message)
+
+    # The table
+
+    def after_round(self, record: Record) -> None:
+        """A round is committed: write its row, and let some peers vanish."""
+        session = self.coordinator.session
+        counted = [c for c in record.contributions if c.verdict == "counted"]
+        self.tokens_counted += sum(c.tokens for c in counted)
+        self.updates["counted"] += len(counted)
+        self.updates["stale"] += sum(bool(c.reason) for c in counted)
+        for verdict in (LATE, REJECTED):
+            self.updates[verdict] += self.refused[verdict]
+        up, down, weights = (self.bytes[way] - self.before[way] for way in self.bytes)
+        self.before = dict(self.bytes)
+        measured = session.evaluation.evaluated == record.number
+        self.rows.append(Row(
+            record.number, record.step, round(self.clock.now, 3), len(counted), self.refused[LATE],
+            self.refused[REJECTED], finite(record.loss),
+            finite(session.evaluation.val_loss) if measured else None, up, down + weights,
+            sum(peer.connection is not None for peer in self.peers)))
+        self.refused.clear()
+        if self.on_round:
+            self.on_round(self.rows[-1])
+        length = record.committed - record.opened
+        for peer in self.peers:
+            if peer.connection and self.rng.random() < self.settings.churn:
+                away = length * self.rng.uniform(0.5, 3.0)
+                self.clock.after(self.rng.uniform(0.0, length), peer.vanish, away)
+
+    def tokens(self) -> Dict[str, int]:
+        """What became of every token that was trained on; the last three add up to the first."""
+        return {"trained": sum(peer.trained for peer in self.peers),
+                "counted": self.tokens_counted,
+                "carried": sum(peer.carried for peer in self.peers),
+                "lost": sum(peer.lost for peer in self.peers)}
+
+    def summary(self) -> Summary:
+        count, total, session = len(self.task.start), self.bytes, self.coordinator.session
+        now = self.clock.now
+        connected = sum(peer.connected + (now - peer.since if peer.connection else 0.0)
+                        for peer in self.peers)
+        return Summary(
+            session.run.finished, session.rounds.version, session.run.step, round(now, 3),
+            finite(session.run.loss), finite(session.evaluation.val_loss), finite(self.start_loss),
+            sum(peer.seconds for peer in self.peers) / max(connected, 1e-9),
+            total["up"] / count / max(1, self.updates["counted"]),
+            total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,
+            self.tokens(), self.interrupted, self.disagreements, asdict(self.sync))
+
+
+def simulate(settings: Settings, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
+    """A whole run; `on_round` sees each committed round. Raises GltchError when it cannot go on."""
+    return Simulation(settings).run(on_round)
