@@ -485,7 +485,7 @@ class Peer(PeerHost):
 
     def settle(self, counted: bool) -> None:
         self.changed = True
-        codec, update = self.feedback.sent
+        codec, update, _ = self.feedback.sent
         blob = name_of(update)
         if not codec:
             pass  # it is told again
