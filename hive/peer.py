@@ -259,8 +259,9 @@ class Peer:
         weights = from_bytes(content)
         return weights, digest(weights)
 
-    def apply(self, weights: torch.Tensor, codec: str, update: bytes) -> Tuple[torch.Tensor, str]:
-        weights = apply_update(weights, codec, update)
+    def apply(self, weights: torch.Tensor, codec: str, update: bytes, part: slice
+              ) -> Tuple[torch.Tensor, str]:
+        weights = apply_update(weights, codec, update, part)
         return weights, digest(weights)
 
     def load(self, weights: torch.Tensor) -> None:
@@ -269,11 +270,12 @@ class Peer:
         self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
         self.worker.load(weights)
 
-    def train(self, task: Dict[str, Any], weights: torch.Tensor) -> Tuple[Work, bytes]:
+    def train(self, task: Dict[str, Any], weights: torch.Tensor, part: slice
+              ) -> Tuple[Work, bytes]:
         self.halt = False
         self.crew.order(do="train", **task)
         work = self.worker.train(**task, stop=self.between_steps)
-        return work, self.feedback.encode(self.codec, self.worker.moved(weights))
+        return work, self.feedback.encode(self.codec, self.worker.moved(weights, part), part)
 
     def between_steps(self, steps: int) -> bool:
         """Listen, show where we are, and say whether to stop. Raises nothing: the other processes

@@ -100,6 +100,7 @@ class Settings:
     sync: str = option("diloco", str, "how peers stay together", tuple(SYNCS))
     codec: Optional[str] = option(None, str, "of the updates, both ways (default: by --sync)",
                                   tuple(CODECS))
+    fragments: int = option(1, int, "parts of the weights; each round changes one")
     inner_steps: Optional[int] = option(None, int, "steps of every round; with "
                                         "--most-inner-steps, of the first rounds")
     most_inner_steps: Optional[int] = option(None, int, "steps of the last rounds")
@@ -118,8 +119,8 @@ class Settings:
             require(value is None or is_number(value) and math.isfinite(value) and holds,
                     f"{name.replace('_', '-')} must be {what}, not {value!r}.")
 
-        for name in ("peers", "rounds", "steps", "min_peers", "parameters", "inner_steps",
-                     "most_inner_steps", "eval_every", "threads"):
+        for name in ("peers", "rounds", "steps", "min_peers", "parameters", "fragments",
+                     "inner_steps", "most_inner_steps", "eval_every", "threads"):
             value = getattr(self, name)
             must(name, type(value) is int and value >= 1, "a whole number of at least 1")
         for name in ("minutes", "step_seconds", "uplink", "downlink", "round_seconds", "outer_lr"):
@@ -144,7 +145,8 @@ class Settings:
         inner, most = self.inner_steps, self.most_inner_steps or self.inner_steps
         values: Dict[str, Any] = {"inner_steps": inner, "most_inner_steps": most,
                                   "up": self.codec, "down": self.codec, "beta": self.beta,
-                                  "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum}
+                                  "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum,
+                                  "fragments": self.fragments}
         given = {name: value for name, value in values.items() if value is not None}
         return replace(SYNCS[self.sync], **given)
 
@@ -295,7 +297,7 @@ class CoordinatorHost(Host):
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
-            update_bytes=hive.update_bytes,
+            update_bytes=self.books.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: b"",
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
         self.kept: Optional[Record] = None  # a round that is not shown yet
@@ -545,10 +547,10 @@ class PeerHost(Host):
         self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
         return len(self.feedback.residual)
 
-    def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
+    def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        return self.hive.once((self.session.held.hash, codec, update),
-                              lambda: apply_update(weights, codec, update))
+        return self.hive.once((self.session.held.hash, codec, update, part.start),
+                              lambda: apply_update(weights, codec, update, part))
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
@@ -574,7 +576,7 @@ class PeerHost(Host):
         if do.what != "train":
             super().start(do)
             return
-        task, _ = do.values
+        task, *_ = do.values
         step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
         steps = steps_that_fit(task["quota"], task["seconds"], step_seconds)
         self.training = Training(do, self.clock.now, step_seconds, steps)
@@ -593,13 +595,14 @@ class PeerHost(Host):
         if training is self.training and self.clock.now >= training.end:
             self.work(training.do)
 
-    def train(self, task: Dict[str, Any], weights: Tensor) -> Tuple[Work, bytes]:
+    def train(self, task: Dict[str, Any], weights: Tensor, part: slice) -> Tuple[Work, bytes]:
         training, self.training = self.training, None
         assert training is not None
         work = self.worker.work(task, training.steps, training.step_seconds)
         self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
         self.seconds += work.seconds
-        return work, self.feedback.encode(self.job.sync.up, self.worker.moved(weights))
+        moved = self.worker.moved(weights, part)
+        return work, self.feedback.encode(self.job.sync.up, moved, part)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -669,7 +672,6 @@ class Simulation:
             limits = replace(limits, steps=self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
                        self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
-        self.update_bytes = CODECS[self.sync.up].size(len(self.task.start))
         journal = Journal(None)
         journal.start(self.job.as_json(), to_bytes(self.task.start))
         self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Callable, Deque, Dict, Iterable, List, NamedTuple, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
+from hive.learning.fragments import Fragments
 from hive.session import messages, protocol
 from hive.session.effects import (
     Close,
@@ -45,7 +46,7 @@ FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 MOST_WAITING = 256  # messages for one peer
-SNAPSHOT_EVERY = 10  # rounds
+SNAPSHOT_EVERY = 10  # rounds for each part of the weights
 EVALUATION_SHARE = 0.25  # of the time may go into evaluations while the run goes on
 RETRY_SECONDS = 2.0  # until what could not be written is tried again
 MOST_WINDOWS = 1 << 40  # then the peers' windows begin again at the first
@@ -136,7 +137,7 @@ class Writing(NamedTuple):
 
 class CoordinatorSession:
     def __init__(self, job: Job, ledger: Ledger, weights: Any, weights_hash: str, *,
-                 parameters: int, update_bytes: int, token: Callable[[], str],
+                 parameters: int, update_bytes: Callable[[int], int], token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
         self.job, self.ledger, self.eval_every = job, ledger, eval_every
@@ -165,8 +166,10 @@ class CoordinatorSession:
         self.finished = (job.limits.reached(self.step, version, self.seconds)
                          or self._good_enough(self.best))
         # the round
-        self.rounds = Rounds(version, weights_hash, pace or Pace(), least)
-        self.uploads = Uploads(update_bytes)
+        self.fragments = len(Fragments(parameters, job.sync.fragments))
+        self.rounds = Rounds(version, weights_hash, pace or Pace(), least, self.fragments)
+        self.update_bytes = update_bytes  # by the number of the round
+        self.uploads = Uploads(max(map(update_bytes, range(1, self.fragments + 1))))
         self.contributions: List[Contribution] = []  # since the last round closed
         self.adding: Dict[str, Delivery] = {}  # by peer
         self.committing = False
@@ -553,7 +556,8 @@ class CoordinatorSession:
             self._judge(link, said, verdict)
             return
         link.offer = said
-        receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
+        wanted = Wanted(said["version"], said["update"], said["bytes"])
+        receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
 
@@ -562,8 +566,9 @@ class CoordinatorSession:
         loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
         if loss is not None and loss > most:
             return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
-        if said["bytes"] != self.uploads.size:
-            return f"An update of this hive has {self.uploads.size:,} bytes, not {said['bytes']:,}."
+        size = self.update_bytes(said["version"] + 1)
+        if said["bytes"] != size:
+            return f"An update of this hive has {size:,} bytes, not {said['bytes']:,}."
         return ""
 
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
@@ -746,7 +751,8 @@ class CoordinatorSession:
                 "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
                 "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
             } for c in record.contributions])
-        self.snapshot_due = self.snapshot_due or record.number % SNAPSHOT_EVERY == 0
+        self.snapshot_due = self.snapshot_due or record.number % (
+            SNAPSHOT_EVERY * self.fragments) == 0
         self._snapshot()
 
     def _snapshot(self) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Callable, Deque, Dict, List, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
+from hive.learning.fragments import Fragments
 from hive.network.words import shown
 from hive.session import effects, messages, protocol
 from hive.session.effects import Moment, PeerEffect
@@ -69,6 +70,7 @@ class Network(NamedTuple):
 
     parameters: int
     codec: str  # of its updates
+    fragments: Fragments  # of its weights
     sequences: int  # in a step of this peer
 
 
@@ -139,7 +141,7 @@ class PeerSession:
         self.hive, self.identity = "", Identity(None, name)
         self.job: Optional[Job] = None  # that the network is built for
         self.described: Any = None  # the same, as the coordinator told it
-        self.network = Network(0, "", 0)
+        self.network = Network(0, "", Fragments(0, 1), 0)
         self.joined = False  # ever
         self.held = NOTHING
         self.moved = False  # the network's weights are no longer those of the hive
@@ -258,7 +260,8 @@ class PeerSession:
 
     def built(self, job: Job, held: Held, parameters: int) -> None:
         self.job, self.held = job, held
-        self.network = Network(parameters, job.sync.up, self.batch_size or job.recipe.batch_size)
+        self.network = Network(parameters, job.sync.up, Fragments(parameters, job.sync.fragments),
+                               self.batch_size or job.recipe.batch_size)
         self.pending, self.carried, self.moved = None, 0, False
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
                  f"{shown(job.mode, 20)}, {self.network.sequences} sequences a step")
@@ -449,7 +452,7 @@ class PeerSession:
             self.report()  # something was missed
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
-        size = CODECS[said["codec"]].size(self.network.parameters)
+        size = CODECS[said["codec"]].size(self.network.fragments.values(said["version"]))
         self.fetch(said["update"], size, partial(self.take_update, said, size))
 
     def take_update(self, said: messages.Commit, size: int, content: Optional[bytes]) -> None:
@@ -459,7 +462,8 @@ class PeerSession:
         demand(len(content) == size, "The update has another size than its codec makes.")
         if said["counted"]:
             self.settle(counted=True)
-        self.do("apply", self.held.weights, said["codec"], content, then=partial(self.hold, said))
+        self.do("apply", self.held.weights, said["codec"], content,
+                self.network.fragments.of_round(said["version"]), then=partial(self.hold, said))
 
     def hold(self, said: Union[messages.Version, messages.Commit], result: Tuple[Any, str]) -> None:
         """From now on these are the weights, if they are bit for bit what they should be."""
@@ -488,6 +492,7 @@ class PeerSession:
         task = {"step": said["step"], "total": said["total"], "quota": said["quota"],
                 "seconds": said["seconds"], "window": said["window"]}
         self.do("train", task, self.held.weights,
+                self.network.fragments.of_round(self.held.version + 1),
                 then=partial(self.trained, self.held, self.network.codec))
 
     @told

@@ -23,7 +23,7 @@ from typing import Any, Callable, Deque, Dict, FrozenSet, List, Optional, Set, T
 import torch
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.journal import FOR_NOW, Journal, Memory
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
@@ -249,7 +249,7 @@ class Coordinator(CoordinatorHost):
         connection = self.connections.get(link)
         if connection:
             down, must = connection.down, self.hive.must
-            most = MOST_TRANSFERS * max(4 * self.session.parameters, self.hive.update_bytes)
+            most = MOST_TRANSFERS * max(4 * self.session.parameters, self.session.uploads.size)
             said = len(down.moving) - down.pieces
             must(said <= MOST_WAITING + REMEMBERED_UPDATES and down.blobs <= MOST_TRANSFERS
                  and down.bytes <= most + said * self.hive.message_limit,
@@ -461,7 +461,8 @@ class Peer(PeerHost):
         self.lose_unsettled("training broke down")
         return super().begin(job, text)
 
-    def train(self, task: Dict[str, Any], weights: torch.Tensor) -> Tuple[Work, bytes]:
+    def train(self, task: Dict[str, Any], weights: torch.Tensor, part: slice
+              ) -> Tuple[Work, bytes]:
         if self.breakdown:
             self.breakdown, self.training = False, None
             self.hive.cover("training broke down")
@@ -474,7 +475,7 @@ class Peer(PeerHost):
             self.hive.cover("an update of nonsense")
             self.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
-        work, update = super().train(task, weights)
+        work, update = super().train(task, weights, part)
         if nonsense:
             self.hive.nonsense.add(name_of(update))
         self.lots.append(Lot(work.tokens))
@@ -758,7 +759,7 @@ class Trial(Simulation):
     cloned = False
 
     def check_journal(self) -> None:
-        last = list(self.journal.verify(apply_bytes))[-1]
+        last = list(self.journal.verify(applying(self.job)))[-1]
         self.must(last == self.journal.last, "the journal ends early")
         held = {lot for peer in self.peers for lot in peer.lots}
         for lots in self.made_of.values():

@@ -26,7 +26,7 @@ from gltch_2_7m import (
     pick_precision,
     require,
 )
-from hive.learning.codec import flatten, unflatten
+from hive.learning.codec import WHOLE, flatten, unflatten
 from hive.learning.worker import Work, Worker
 from hive.session.protocol import name_of
 
@@ -114,8 +114,8 @@ class SyntheticWorker:
     def load(self, weights: Tensor) -> None:
         self.distance = weights - self.task.place
 
-    def moved(self, base: Tensor) -> Tensor:
-        return (base - self.task.place).sub_(self.distance)
+    def moved(self, base: Tensor, part: slice = WHOLE) -> Tensor:
+        return (base[part] - self.task.place[part]).sub_(self.distance[part])
 
     def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
         world, distance, loss = self.task, self.distance, 0.0

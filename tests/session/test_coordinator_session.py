@@ -63,8 +63,8 @@ class Play:
         self.tokens = 0
         self.session = CoordinatorSession(
             self.job, self.journal, self.version, weights, parameters=PARAMETERS,
-            update_bytes=UPDATE_BYTES, token=self.token, pack_weights=lambda n: b"weights %d" % n,
-            text=lambda: b"text", **options)
+            update_bytes=lambda number: UPDATE_BYTES, token=self.token,
+            pack_weights=lambda n: b"weights %d" % n, text=lambda: b"text", **options)
         self.tell("begin")
 
     def token(self):
