@@ -18,6 +18,7 @@ MODULES = (
     "session.uploads", "session.protocol", "session.job", "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.coordinator_session.SNAPSHOT_EVERY",
+    "journal.KEPT_EVERY",
     "session.coordinator_session.EVALUATION_SHARE", "session.coordinator_session.RETRY_SECONDS",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
