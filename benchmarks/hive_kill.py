@@ -46,8 +46,9 @@ from hive_watched import (
 )
 
 from gltch_2_7m import PRESETS, GltchError
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.journal import Journal
+from hive.session.job import Job
 
 STARTING = 0.2  # of the kills come while the coordinator starts
 REAL_VERIFY = 10  # every so many kills, the command itself
@@ -81,7 +82,7 @@ def verify(folder: Path, real: bool) -> str:
         return done.stderr.strip() if done.returncode else ""
     try:
         with contextlib.closing(Journal(folder / "runs" / "hive", read_only=True)) as journal:
-            for _ in journal.verify(apply_bytes):
+            for _ in journal.verify(applying(Job.from_json(journal.run or {}))):
                 pass
     except GltchError as error:
         return str(error)

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 from typing import Optional
 
-from hive.journal import Journal
-from hive.learning.codec import from_bytes, to_bytes
+from hive.journal import KEPT_EVERY, Apply, Journal
+from hive.learning.codec import CODECS, from_bytes, to_bytes
+from hive.learning.fragments import Fragments
 from hive.learning.outer import REMEMBERED, Committed, Outer, apply_update
 from hive.session.job import Job
 from hive.session.record import Record
@@ -17,10 +18,15 @@ class Books:
         self.journal = journal
         version = journal.head()[0]
         usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
-        self.outer = Outer(from_bytes(journal.weights_at(version, apply_bytes)), job.sync, usual)
+        weights = from_bytes(journal.weights_at(version, applying(job)))
+        self.outer = Outer(weights, job.sync, usual, version)
         known, state = journal.newest_extra()
-        self.outer.recover(state, (journal.update(n) for n in range(known + 1, version + 1)),
+        self.outer.recover(state, ((n, *journal.update(n)) for n in range(known + 1, version + 1)),
                            (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
+
+    def update_bytes(self, number: int) -> int:
+        """Of what each peer sends for this round."""
+        return CODECS[self.outer.sync.up].size(self.outer.fragments.values(number))
 
     def combine(self) -> Optional[Committed]:
         """The round's outer step; None if no update was added to it."""
@@ -32,8 +38,15 @@ class Books:
         self.outer.accept(committed)
 
     def snapshot(self) -> None:
-        self.journal.snapshot(self.journal.last, to_bytes(self.outer.weights), self.outer.state())
+        outer = self.outer
+        self.journal.snapshot(self.journal.last, to_bytes(outer.weights), outer.state(),
+                              every=KEPT_EVERY * len(outer.fragments))
 
 
-def apply_bytes(weights: bytes, codec: str, update: bytes) -> bytes:
-    return to_bytes(apply_update(from_bytes(weights), codec, update))
+def applying(job: Job) -> Apply:
+    """How a round of this job leads to its weights."""
+    def apply(weights: bytes, codec: str, update: bytes, number: int) -> bytes:
+        before = from_bytes(weights)
+        part = Fragments(len(before), job.sync.fragments).of_round(number)
+        return to_bytes(apply_update(before, codec, update, part))
+    return apply

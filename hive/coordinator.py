@@ -36,7 +36,7 @@ from gltch_2_7m import (
 )
 from hive.books import Books
 from hive.journal import Journal
-from hive.learning.codec import CODECS, to_bytes, unflatten
+from hive.learning.codec import to_bytes, unflatten
 from hive.network.sockets import Frame, Socket
 from hive.session import protocol
 from hive.session.coordinator_session import CoordinatorSession
@@ -135,7 +135,7 @@ class Coordinator:
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
-            update_bytes=CODECS[job.sync.up].size(len(weights)),
+            update_bytes=self.books.update_bytes,
             token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
             text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
         self.events = Events(secrets.token_hex(8), time.time)

@@ -83,7 +83,9 @@ CREATE TABLE samples (
 FOR_NOW = ("database or disk is full", "disk I/O error", "unable to open database file",
            "attempt to write a readonly database", "database is locked")
 
-Apply = Callable[[bytes, str, bytes], bytes]  # (weights, codec, update) -> new weights
+# (weights, codec, update, number of the round) -> new weights
+Apply = Callable[[bytes, str, bytes, int], bytes]
+KEPT_EVERY = 100  # of the snapshots, the one of every so many rounds is kept
 
 
 OF_A_ROUND = [f.name for f in fields(Record) if f.name not in ("update", "contributions")]
@@ -128,10 +130,10 @@ def columns(names: Sequence[str], rows: List[Tuple[Any, ...]]) -> Dict[str, List
     return {name: [row[place] for row in rows] for place, name in enumerate(names)}
 
 
-def worth_keeping(numbers: Iterable[int]) -> Set[int]:
-    """Which of these snapshots to keep: version 0, every hundredth and the newest three."""
+def worth_keeping(numbers: Iterable[int], every: int = KEPT_EVERY) -> Set[int]:
+    """Which of these snapshots to keep: version 0, one of `every` rounds and the newest three."""
     ordered = sorted(numbers)
-    return {number for number in ordered if number % 100 == 0} | set(ordered[-3:])
+    return {number for number in ordered if number % every == 0} | set(ordered[-3:])
 
 
 def file_of(number: int, suffix: str) -> str:
@@ -473,8 +475,10 @@ class Journal:
         require(bool(rows), f"{self.path} holds no version {number}.")
         return rows[0]
 
-    def snapshot(self, number: int, weights: bytes, extra: bytes = b"") -> None:
-        """Keep the weights of a version as a file, then remove the snapshots no longer needed.
+    def snapshot(self, number: int, weights: bytes, extra: bytes = b"",
+                 every: int = KEPT_EVERY) -> None:
+        """Keep the weights of a version as a file, then remove the snapshots no longer needed: see
+        `worth_keeping`.
 
         Of `extra`, the state of the outer optimizer, only the newest is kept. Raises GltchError
         if these are not the weights of that version, and Unwritable, with the snapshots of before
@@ -484,7 +488,7 @@ class Journal:
                 f"The snapshot of version {number} was not taken: these are other weights.")
         with writing(self.snapshots):  # to list them takes a file as well, and may be one too many
             self._write_snapshot(number, weights, extra)
-            self._prune()
+            self._prune(every)
 
     def _write_snapshot(self, number: int, weights: bytes, extra: bytes) -> None:
         name = file_of(number, EXTRA)
@@ -505,10 +509,10 @@ class Journal:
         names = [name[: -len(suffix)] for name in self.files.names() if name.endswith(suffix)]
         return [int(name) for name in names if name.isdecimal()]
 
-    def _prune(self) -> None:
+    def _prune(self, every: int) -> None:
         last, present = self.last, set(self._present(WEIGHTS))
         # Beyond the last version lies what a journal.db restored from a copy knows nothing of.
-        kept = worth_keeping(number for number in present if number <= last)
+        kept = worth_keeping((number for number in present if number <= last), every)
         for number in present - kept:
             self.files.remove(file_of(number, WEIGHTS))
         for number in set(self._present(EXTRA)) - {max(kept)}:
@@ -540,7 +544,7 @@ class Journal:
         expected = self.at(number)[0]
         start, weights = self._nearest_snapshot(number)
         for following in range(start + 1, number + 1):
-            weights = apply(weights, *self.update(following))
+            weights = apply(weights, *self.update(following), following)
         require(sha256(weights) == expected,
                 f"{self.path} is damaged: rounds {start + 1} to {number} do not lead to the "
                 f"weights of version {number}.")
@@ -568,7 +572,7 @@ class Journal:
                 link, record, update = self._verify_link(number, link)
                 require(record["base"] == sha256(weights), "it began with other weights.")
             try:
-                weights = apply(weights, record["codec"], update)
+                weights = apply(weights, record["codec"], update, number)
             except GltchError as error:
                 raise GltchError(f"Round {number} is broken: {error}") from error
             require(record["result"] == sha256(weights),

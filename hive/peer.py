@@ -267,8 +267,9 @@ class Peer:
         weights = from_bytes(content)
         return weights, digest(weights)
 
-    def apply(self, weights: torch.Tensor, codec: str, update: bytes) -> Tuple[torch.Tensor, str]:
-        weights = apply_update(weights, codec, update)
+    def apply(self, weights: torch.Tensor, codec: str, update: bytes, part: slice
+              ) -> Tuple[torch.Tensor, str]:
+        weights = apply_update(weights, codec, update, part)
         return weights, digest(weights)
 
     def load(self, learner: Learner, weights: torch.Tensor) -> None:
@@ -277,14 +278,15 @@ class Peer:
         self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
         learner.worker.load(weights)
 
-    def train(self, learner: Learner, task: Dict[str, Any], weights: torch.Tensor
+    def train(self, learner: Learner, task: Dict[str, Any], weights: torch.Tensor, part: slice
               ) -> Tuple[Work, bytes]:
         self.halt = False
         self.crew.order(do="train", **task)
         losses = learner.worker.trainer.losses
         self.interrupts.then = "Finishing this step and leaving"
         try:
-            return learner.train(task, weights, lambda steps: self.between_steps(steps, losses[-1]))
+            return learner.train(task, weights, part,
+                                 lambda steps: self.between_steps(steps, losses[-1]))
         finally:
             self.interrupts.then = LEAVING
 

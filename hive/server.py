@@ -50,7 +50,7 @@ from gltch_2_7m import (
     typed,
     write_atomically,
 )
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.coordinator import (
     TEXT,
     Coordinator,
@@ -350,7 +350,7 @@ def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> 
     require(journal.run is not None, f"The journal in {folder} is empty.")
     job = Job.from_json(journal.run or {})
     if args.verify:
-        rounds = max(journal.verify(apply_bytes))
+        rounds = max(journal.verify(applying(job)))
         say(f"All {rounds:,} rounds in {folder} are as they were committed; the weights after the "
             f"last have the SHA-256\n{journal.head()[1]}")
     if args.at_round is not None:
@@ -358,7 +358,7 @@ def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> 
         require(0 <= number <= journal.last, f"The run in {folder} has {journal.last} rounds: "
                 f"--at-round must be from 0 to {journal.last}, not {number}.")
         model = GLTCH(job.config)
-        unflatten(from_bytes(journal.weights_at(number, apply_bytes)), model)
+        unflatten(from_bytes(journal.weights_at(number, applying(job))), model)
         output = Path(args.output or f"round-{number}.pt")
         losses = dict(journal.evaluations())
         save_checkpoint(output, checkpoint(job, model, journal.at(number)[1],

@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 from torch import Tensor
 
 from gltch_2_7m import require
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.coordinator import Coordinator, now
 from hive.dashboard.downloads import Snapshot
 from hive.dashboard.weights_file import header
@@ -156,7 +156,7 @@ class HiveFacts:
         weights: Optional[Tensor] = session.run.weights if number == newest else None
 
         def content() -> bytes:
-            flat = (self.archive.weights_at(number, apply_bytes) if weights is None
+            flat = (self.archive.weights_at(number, applying(job)) if weights is None
                     else to_bytes(weights))
             return header(job.config, **about) + flat
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-from typing import Dict, Protocol
+import sys
+from typing import Dict, Iterator, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from gltch_2_7m import GltchError, require
 
 BLOCK = 128  # values that share a scale in q4 and q2
 CHUNK, KEPT = 4096, 64  # top64 keeps this many of each chunk
+WHOLE = slice(0, sys.maxsize)  # of a vector
 LOW, HIGH, BETWEEN = 0.4528, 1.510, 0.9816  # best four levels of a normal distribution (Lloyd, Max)
 
 
@@ -43,18 +45,35 @@ def from_bytes(content: bytes, dtype: torch.dtype = torch.float32) -> Tensor:
         raise GltchError(f"{len(content)} bytes are not a whole number of values.") from None
 
 
-def flatten(model: nn.Module) -> Tensor:  # (P,) fp32 on the CPU
-    """All parameters behind one another, in the order of `model.parameters()`."""
-    return torch.cat([p.detach().float().reshape(-1).cpu() for p in model.parameters()])
+def pieces(model: nn.Module, part: slice) -> Iterator[Tensor]:
+    """All parameters behind one another, in the order of `model.parameters()`, are a vector (P,);
+    these are the pieces of a part of it, in the memory of the model."""
+    begin = 0
+    for parameter in model.parameters():
+        end = begin + parameter.numel()
+        first, last = max(begin, part.start), min(end, part.stop)
+        if first < last:
+            yield parameter.detach().view(-1)[first - begin: last - begin]
+        begin = end
 
 
-@torch.no_grad()
-def unflatten(vector: Tensor, model: nn.Module) -> None:
-    """Copy a flat vector (P,) into the model, exactly."""
-    parameters = list(model.parameters())
-    parts = vector.split([p.numel() for p in parameters])
-    for parameter, part in zip(parameters, parts):
-        parameter.copy_(part.view_as(parameter))
+def flatten(model: nn.Module, part: slice = WHOLE) -> Tensor:  # (P,) fp32 on the CPU
+    """A part of the model's parameters as a flat vector of its own."""
+    return torch.cat([piece.float().cpu() for piece in pieces(model, part)])
+
+
+def unflatten(vector: Tensor, model: nn.Module, part: slice = WHOLE) -> None:
+    """Copy a flat vector into a part of the model, exactly."""
+    places = list(pieces(model, part))
+    for place, values in zip(places, vector.split([len(place) for place in places])):
+        place.copy_(values)
+
+
+def replaced(vector: Tensor, part: slice, values: Tensor) -> Tensor:
+    """A copy of the vector that has other values in one part."""
+    after = vector.clone()
+    after[part] = values
+    return after
 
 
 def digest(vector: Tensor) -> str:
@@ -218,30 +237,37 @@ class ErrorFeedback:
     """Remembers what earlier updates left unsent and adds it to the next.
 
     e <- beta e + update;  send Q(e);  e <- e - Q(e) once the other side has counted it. Until then,
-    and if it never does, e keeps the whole update (Karimireddy et al., arXiv 1901.09847).
+    and if it never does, e keeps the whole update (Karimireddy et al., arXiv 1901.09847). An update
+    may be of one part of the vector; e keeps what it has of the others.
     """
 
     def __init__(self, count: int, beta: float = 1.0):
         self.beta = beta
         self.residual = torch.zeros(count)  # (P,)
-        self.sent = "", b""  # the last encoded update, until it is settled
+        self.sent = "", b"", WHOLE  # the last encoded update and its part, until it is settled
 
-    def encode(self, codec: str, update: Tensor) -> bytes:
-        """Add an update (P,) and return what to send; `settle` says what became of it."""
+    def encode(self, codec: str, update: Tensor, part: slice = WHOLE) -> bytes:
+        """Add an update of a part and return what to send; `settle` says what became of it."""
+        residual = self.residual[part]
         if self.beta != 1:
-            self.residual.mul_(self.beta)
-        self.residual.add_(update)
-        content = encode(codec, self.residual)
-        self.sent = codec, content
+            residual.mul_(self.beta)
+        residual.add_(update)
+        content = encode(codec, residual)
+        self.sent = codec, content, part
         return content
 
     def settle(self, counted: bool) -> None:
-        codec, content = self.sent
+        codec, content, part = self.sent
         if counted and codec:
-            self.residual.sub_(decode(codec, content, len(self.residual)))
-        self.sent = "", b""
+            residual = self.residual[part]
+            residual.sub_(decode(codec, content, len(residual)))
+        self.sent = "", b"", WHOLE
+
+    def absorb(self, update: Tensor) -> None:
+        """Keep an update of all parts (P,) for what is sent later."""
+        self.residual.add_(update)
 
     def forget(self) -> None:
         """Nothing of what was left unsent may come any more."""
         self.residual.zero_()
-        self.sent = "", b""
+        self.sent = "", b"", WHOLE

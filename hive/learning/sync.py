@@ -6,6 +6,8 @@ from typing import Dict, Optional
 
 from gltch_2_7m import TrainConfig, is_number, lr_factor, require
 
+MOST_FRAGMENTS = 64
+
 
 @dataclass(frozen=True)
 class Sync:
@@ -18,12 +20,15 @@ class Sync:
     beta: float = 1.0  # what a peer's error feedback keeps from round to round
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
+    fragments: int = 1  # of the weights; each round changes one
 
     def __post_init__(self) -> None:
         for name in ("inner_steps", "most_inner_steps"):
             value = getattr(self, name)
             require(type(value) is int and 1 <= value < 2**31,
                     f"{name} must be a whole number of at least 1, not {value!r}.")
+        require(type(self.fragments) is int and 1 <= self.fragments <= MOST_FRAGMENTS, "fragments "
+                f"must be a whole number from 1 to {MOST_FRAGMENTS}, not {self.fragments!r}.")
         for name, least, most in [("beta", 0, 1), ("outer_lr", 1e-3, 100),
                                   ("outer_momentum", 0, 1)]:
             value = getattr(self, name)

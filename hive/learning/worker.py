@@ -15,7 +15,15 @@ import torch
 from torch import Tensor
 
 from gltch_2_7m import Config, Corpus, GltchError, Runtime, TrainConfig, Trainer
-from hive.learning.codec import ErrorFeedback, flatten, from_bytes, to_bytes, unflatten
+from hive.learning.codec import (
+    WHOLE,
+    ErrorFeedback,
+    flatten,
+    from_bytes,
+    replaced,
+    to_bytes,
+    unflatten,
+)
 
 
 @dataclass(frozen=True)
@@ -36,15 +44,29 @@ class Worker:
         self.trainer = Trainer(config, replace(recipe, steps=None, minutes=None), corpus, runtime)
         self.trainer.noise_seed = noise_seed % 2**31
         self.batch_size = recipe.batch_size
+        self.anchor: Tensor  # (P,), from where on progress is not taken yet; `load` makes it
 
     def load(self, weights: Tensor) -> None:
         """Start from these weights (P,); the optimizer keeps its state."""
         unflatten(weights, self.trainer.model)
+        self.anchor = weights
 
-    def moved(self, base: Tensor) -> Tensor:
-        """The pseudo-gradient (P,): from where the weights are to where they were."""
-        weights = flatten(self.trainer.model)
-        return torch.sub(base, weights, out=weights)
+    def moved(self, base: Tensor, part: slice = WHOLE) -> Tensor:
+        """The pseudo-gradient of a part: from where its weights are to where they were."""
+        weights = flatten(self.trainer.model, part)
+        return torch.sub(base[part], weights, out=weights)
+
+    def take_progress(self, part: slice) -> Tensor:
+        """The pseudo-gradient of a part since its progress was last taken. Training may go on: what
+        it makes from now on is taken the next time."""
+        made = self.moved(self.anchor, part)
+        self.anchor = replaced(self.anchor, part, flatten(self.trainer.model, part))
+        return made
+
+    def rebase(self, weights: Tensor, part: slice) -> None:
+        """Go on from the hive's new weights of a part, with the progress that is not taken yet."""
+        unflatten(weights - self.moved(self.anchor, part), self.trainer.model, part)
+        self.anchor = replaced(self.anchor, part, weights)
 
     def train(self, step: int, total: Optional[int], quota: int, seconds: float, window: int,
               stop: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> Work:
@@ -78,11 +100,11 @@ class Learner:
         self.worker, self.codec = worker, codec
         self.feedback = ErrorFeedback(count, beta)
 
-    def train(self, task: Dict[str, Any], weights: Tensor, stop: Callable[[int], bool]
+    def train(self, task: Dict[str, Any], weights: Tensor, part: slice, stop: Callable[[int], bool]
               ) -> Tuple[Work, bytes]:
-        """What came out of a task that starts from these weights (P,), and the update to send."""
+        """What came out of a task that starts from these weights (P,), and the update of a part."""
         work = self.worker.train(**task, stop=stop)
-        return work, self.feedback.encode(self.codec, self.worker.moved(weights))
+        return work, self.feedback.encode(self.codec, self.worker.moved(weights, part), part)
 
 
 class Crew:

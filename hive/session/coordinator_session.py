@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
+from hive.learning.fragments import Fragments
 from hive.session import messages, protocol
 from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
 from hive.session.evaluation import Evaluation
@@ -69,7 +70,7 @@ class Due:
 
 class CoordinatorSession:
     def __init__(self, job: Job, ledger: Ledger, weights: Any, weights_hash: str, *,
-                 parameters: int, update_bytes: int, token: Callable[[], str],
+                 parameters: int, update_bytes: Callable[[int], int], token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
         self.job, self.ledger = job, ledger
@@ -89,10 +90,12 @@ class CoordinatorSession:
         self.run = Run(job, weights, parameters, step, past, self.standing.tokens)
         self.evaluation = Evaluation(ledger.evaluations(), job.limits, eval_every, self.reply,
                                      self.work, self._evaluated)
-        self.snapshots = Snapshots(self.work)
         # the round
-        self.rounds = Rounds(version, weights_hash, pace or Pace(), least)
-        self.uploads = Uploads(update_bytes)
+        fragments = len(Fragments(parameters, job.sync.fragments))
+        self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments)
+        self.update_bytes = update_bytes  # by the number of the round
+        self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
+        self.snapshots = Snapshots(self.work, fragments)
         self.intake = Intake(parameters, job.config.block_size)
         self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
         self.run.stand_at(version)
@@ -425,7 +428,8 @@ class CoordinatorSession:
             self._judge(link, said, verdict)
             return
         link.offer = said
-        receiver = self.uploads.begin(link.peer, Wanted(said["version"], said["update"]), now)
+        wanted = Wanted(said["version"], said["update"], said["bytes"])
+        receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
 
@@ -434,8 +438,9 @@ class CoordinatorSession:
         loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
         if loss is not None and loss > most:
             return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
-        if said["bytes"] != self.uploads.size:
-            return f"An update of this hive has {self.uploads.size:,} bytes, not {said['bytes']:,}."
+        size = self.update_bytes(said["version"] + 1)
+        if said["bytes"] != size:
+            return f"An update of this hive has {size:,} bytes, not {said['bytes']:,}."
         return ""
 
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:

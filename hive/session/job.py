@@ -86,7 +86,11 @@ class Job:
         return Vocabulary(self.characters)
 
     def as_json(self) -> Dict[str, Any]:
-        return asdict(self)
+        """Without fragments if there is one, so that a run is described as it ever was."""
+        described = asdict(self)
+        if self.sync.fragments == 1:
+            del described["sync"]["fragments"]
+        return described
 
     @classmethod
     def from_json(cls, value: Dict[str, Any]) -> Job:

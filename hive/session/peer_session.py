@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
+from hive.learning.fragments import Fragments
 from hive.network.words import shown
 from hive.session import effects, messages, protocol
 from hive.session.conversation import Conversation, Phase
@@ -65,6 +66,7 @@ class Network(NamedTuple):
     described: Any = None
     parameters: int = 0
     codec: str = ""  # of its updates
+    fragments: Fragments = Fragments(0, 1)  # of its weights
     sequences: int = 0  # in a step of this peer
 
 
@@ -247,7 +249,8 @@ class PeerSession:
     def built(self, plan: Plan, parameters: int) -> None:
         job, self.held = plan.job, plan.held
         sequences = self.about.batch_size or job.recipe.batch_size
-        self.network = Network(job, plan.described, parameters, job.sync.up, sequences)
+        fragments = Fragments(parameters, job.sync.fragments)
+        self.network = Network(job, plan.described, parameters, job.sync.up, fragments, sequences)
         self.outgoing, self.carried, self.moved = None, 0, False
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
                  f"{shown(job.mode, 20)}, {sequences} sequences a step")
@@ -420,7 +423,7 @@ class PeerSession:
             self.report()  # something was missed
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
-        size = CODECS[said["codec"]].size(self.network.parameters)
+        size = CODECS[said["codec"]].size(self.network.fragments.values(said["version"]))
         self.fetch(said["update"], size, partial(self.take_update, said, size))
 
     def take_update(self, said: messages.Commit, size: int, content: Optional[bytes]) -> None:
@@ -430,7 +433,8 @@ class PeerSession:
         demand(len(content) == size, "The update has another size than its codec makes.")
         if said["counted"]:
             self.settle(counted=True)
-        self.do("apply", self.held.weights, said["codec"], content, then=partial(self.hold, said))
+        self.do("apply", self.held.weights, said["codec"], content,
+                self.network.fragments.of_round(said["version"]), then=partial(self.hold, said))
 
     def hold(self, said: Union[messages.Version, messages.Commit], result: Tuple[Any, str]) -> None:
         """From now on these are the weights, if they are bit for bit what they should be."""
@@ -459,7 +463,8 @@ class PeerSession:
         task = {"step": said["step"], "total": said["total"], "quota": said["quota"],
                 "seconds": said["seconds"], "window": said["window"]}
         self.training = Training(self.held, self.network.codec)
-        self.do("train", task, self.held.weights, then=partial(self.trained, self.training))
+        part = self.network.fragments.of_round(self.held.version + 1)
+        self.do("train", task, self.held.weights, part, then=partial(self.trained, self.training))
 
     @told
     def stepped(self, steps: int, loss: float, now: Moment) -> None:

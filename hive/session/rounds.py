@@ -90,8 +90,8 @@ class Pace:
 class Rounds:
     """The members, the open round, and what was delivered in it."""
 
-    def __init__(self, version: int, weights: str, pace: Pace, least: int = 1):
-        self.pace, self.least = pace, least
+    def __init__(self, version: int, weights: str, pace: Pace, least: int = 1, fragments: int = 1):
+        self.pace, self.least, self.fragments = pace, least, fragments
         self.timed_out = False  # the last round ended without waiting any longer
         self.unwelcoming = WELCOMING  # rounds since one waited for new members
         self.welcoming = False  # this one does
@@ -178,6 +178,10 @@ class Rounds:
                                      "lost, it comes with the next update.")
         elif self.hashes.get(version) != weights:
             return Verdict(REJECTED, "The update starts from weights that this hive never had.")
+        if (self.version - version) % self.fragments:
+            return Verdict(LATE, f"Its round {version + 1} closed, and this one changes another "
+                                 "part of the weights; the work is not lost, it comes with the "
+                                 "next update of its part.")
         if self.closed:
             return Verdict(LATE, f"Round {self.version + 1} has just closed; the work is not lost, "
                                  "it comes with the next update.")

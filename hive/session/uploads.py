@@ -1,9 +1,9 @@
 """Updates on their way to the coordinator: how many at a time, who is next, what is kept of
 interrupted ones. Pure: no sockets, and time is passed in.
 
-Every update of a run has the same size, so a budget in bytes is a number of places. Who finds none
-waits in a queue. An interrupted upload keeps its place until somebody needs it: the oldest goes
-first.
+The updates of a run have nearly the same size, so a budget in bytes is a number of places for the
+largest. Who finds none waits in a queue. An interrupted upload keeps its place until somebody needs
+it: the oldest goes first.
 """
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ STALLED_SECONDS = 30.0  # without a chunk: the place goes to the next in the que
 
 
 class Wanted(NamedTuple):
-    """An update that was offered: the version it starts from, and its SHA-256."""
+    """An update that was offered: the version it starts from, its SHA-256 and its bytes."""
 
     version: int
     blob: str
+    size: int
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Upload:
 
 
 class Uploads:
-    """By peer, all updates of `size` bytes."""
+    """By peer, all updates of at most `size` bytes."""
 
     def __init__(self, size: int, budget: int = BUDGET_BYTES):
         self.size, self.places = size, max(LEAST_PLACES, budget // max(size, 1))
@@ -52,7 +53,7 @@ class Uploads:
             self.queue[peer] = wanted  # at the end, or where it waited already
             return None
         self.queue.pop(peer, None)
-        receiver = Receiver(wanted.blob, self.size, self.size)
+        receiver = Receiver(wanted.blob, wanted.size, self.size)
         self.begun[peer] = Upload(wanted, receiver, now)
         return receiver
 

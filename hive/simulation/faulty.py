@@ -157,7 +157,7 @@ class Coordinator(CoordinatorHost):
         connection = self.connections.get(link)
         if connection:
             down = connection.down
-            most = MOST_TRANSFERS * max(4 * self.session.run.parameters, self.hive.update_bytes)
+            most = MOST_TRANSFERS * max(4 * self.session.run.parameters, self.session.uploads.size)
             said = len(down.moving) - down.pieces
             must(said <= MOST_WAITING + REMEMBERED_UPDATES and down.blobs <= MOST_TRANSFERS
                  and down.bytes <= most + said * self.hive.message_limit,
@@ -369,7 +369,8 @@ class Peer(PeerHost):
         self.lose_unsettled("training broke down")
         return super().begin(job, text)
 
-    def train(self, task: Dict[str, Any], weights: torch.Tensor) -> Tuple[Work, bytes]:
+    def train(self, task: Dict[str, Any], weights: torch.Tensor, part: slice
+              ) -> Tuple[Work, bytes]:
         if self.breakdown:
             self.breakdown, self.training = False, None
             self.trouble.cover("training broke down")
@@ -382,7 +383,7 @@ class Peer(PeerHost):
             self.trouble.cover("an update of nonsense")
             self.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
-        work, update = super().train(task, weights)
+        work, update = super().train(task, weights, part)
         if nonsense:
             self.truth.nonsense.add(name_of(update))
         self.lots.append(Lot(work.tokens))
@@ -392,7 +393,7 @@ class Peer(PeerHost):
 
     def settle(self, counted: bool) -> None:
         self.changed = True
-        codec, update = self.feedback.sent
+        codec, update, _ = self.feedback.sent
         blob = name_of(update)
         if not codec:
             pass  # it is told again

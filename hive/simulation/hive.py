@@ -19,7 +19,7 @@ from torch import Tensor
 from gltch_2_7m import require
 from hive.books import Books
 from hive.journal import Journal
-from hive.learning.codec import CODECS, ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
 from hive.learning.worker import Work
 from hive.session import effects
@@ -88,7 +88,7 @@ class CoordinatorHost(Host):
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
-            update_bytes=hive.update_bytes,
+            update_bytes=self.books.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: b"",
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
         self.kept: Optional[Record] = None  # a round that is not shown yet
@@ -338,10 +338,10 @@ class PeerHost(Host):
         self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
         return len(self.feedback.residual)
 
-    def apply(self, weights: Tensor, codec: str, update: bytes) -> Tuple[Tensor, str]:
+    def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        return self.hive.once((self.session.held.hash, codec, update),
-                              lambda: apply_update(weights, codec, update))
+        return self.hive.once((self.session.held.hash, codec, update, part.start),
+                              lambda: apply_update(weights, codec, update, part))
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
@@ -367,7 +367,7 @@ class PeerHost(Host):
         if do.what != "train":
             super().start(do)
             return
-        task, _ = do.values
+        task, *_ = do.values
         step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
         steps = steps_that_fit(task["quota"], task["seconds"], step_seconds)
         self.training = Training(do, self.clock.now, step_seconds, steps)
@@ -386,13 +386,14 @@ class PeerHost(Host):
         if training is self.training and self.clock.now >= training.end:
             self.work(training.do)
 
-    def train(self, task: Dict[str, Any], weights: Tensor) -> Tuple[Work, bytes]:
+    def train(self, task: Dict[str, Any], weights: Tensor, part: slice) -> Tuple[Work, bytes]:
         training, self.training = self.training, None
         assert training is not None
         work = self.worker.work(task, training.steps, training.step_seconds)
         self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
         self.seconds += work.seconds
-        return work, self.feedback.encode(self.job.sync.up, self.worker.moved(weights))
+        moved = self.worker.moved(weights, part)
+        return work, self.feedback.encode(self.job.sync.up, moved, part)
 
 
 class Simulation:
@@ -421,7 +422,6 @@ class Simulation:
             limits = replace(limits, steps=self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
                        self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
-        self.update_bytes = CODECS[self.sync.up].size(len(self.task.start))
         journal = self.open_journal()
         journal.start(self.job.as_json(), to_bytes(self.task.start))
         self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights

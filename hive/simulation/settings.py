@@ -41,6 +41,7 @@ class Settings:
     sync: str = option("diloco", str, "how peers stay together", tuple(SYNCS))
     codec: Optional[str] = option(None, str, "of the updates, both ways (default: by --sync)",
                                   tuple(CODECS))
+    fragments: int = option(1, int, "parts of the weights; each round changes one")
     inner_steps: Optional[int] = option(None, int, "steps of every round; with "
                                         "--most-inner-steps, of the first rounds")
     most_inner_steps: Optional[int] = option(None, int, "steps of the last rounds")
@@ -59,8 +60,8 @@ class Settings:
             require(value is None or is_number(value) and math.isfinite(value) and holds,
                     f"{name.replace('_', '-')} must be {what}, not {value!r}.")
 
-        for name in ("peers", "rounds", "steps", "min_peers", "parameters", "inner_steps",
-                     "most_inner_steps", "eval_every", "threads"):
+        for name in ("peers", "rounds", "steps", "min_peers", "parameters", "fragments",
+                     "inner_steps", "most_inner_steps", "eval_every", "threads"):
             value = getattr(self, name)
             must(name, type(value) is int and value >= 1, "a whole number of at least 1")
         for name in ("minutes", "step_seconds", "uplink", "downlink", "round_seconds", "outer_lr"):
@@ -85,7 +86,8 @@ class Settings:
         inner, most = self.inner_steps, self.most_inner_steps or self.inner_steps
         values: Dict[str, Any] = {"inner_steps": inner, "most_inner_steps": most,
                                   "up": self.codec, "down": self.codec, "beta": self.beta,
-                                  "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum}
+                                  "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum,
+                                  "fragments": self.fragments}
         given = {name: value for name, value in values.items() if value is not None}
         return replace(SYNCS[self.sync], **given)
 

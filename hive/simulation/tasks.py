@@ -26,7 +26,7 @@ from gltch_2_7m import (
     pick_precision,
     require,
 )
-from hive.learning.codec import flatten, unflatten
+from hive.learning.codec import WHOLE, flatten, unflatten
 from hive.learning.worker import Work, Worker
 from hive.session.protocol import name_of
 
@@ -121,8 +121,8 @@ class SyntheticWorker:
     def load(self, weights: Tensor) -> None:
         self.distance = self.task.distance(weights)
 
-    def moved(self, base: Tensor) -> Tensor:
-        return self.task.distance(base) - self.distance
+    def moved(self, base: Tensor, part: slice = WHOLE) -> Tensor:
+        return self.task.distance(base)[part] - self.distance[part]
 
     def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
         world, loss = self.task, 0.0

@@ -6,8 +6,9 @@ from typing import Collection, Dict, List, Optional, Set
 
 from torch import Tensor
 
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.journal import Journal
+from hive.session.job import Job
 from hive.session.protocol import Message
 from hive.session.record import Record
 from hive.simulation.trouble import Trouble
@@ -84,7 +85,7 @@ class Truth:
                 self.trouble.cover("update that came rounds late")
 
     def check_journal(self, carried: Collection[Lot]) -> None:
-        last = list(self.journal.verify(apply_bytes))[-1]
+        last = list(self.journal.verify(applying(Job.from_json(self.journal.run or {}))))[-1]
         must(last == self.journal.last, "the journal ends early")
         for lots in self.made_of.values():
             for lot in lots:

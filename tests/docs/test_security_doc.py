@@ -22,6 +22,7 @@ MODULES = (
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.snapshots.SNAPSHOT_EVERY",
     "session.evaluation.EVALUATION_SHARE", "session.work.RETRY_SECONDS",
+    "journal.KEPT_EVERY",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
     "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",

@@ -21,9 +21,11 @@ from shapes import assert_fits, assert_is_event
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
 from hive import peer, server
-from hive.books import apply_bytes
-from hive.learning.codec import digest, encode, flatten, to_bytes
+from hive.books import applying
+from hive.learning.codec import digest, encode, flatten, from_bytes, to_bytes
+from hive.learning.outer import apply_update
 from hive.session import protocol
+from hive.session.job import Job
 from hive.session.reception import MOST_REJECTED
 from hive.session.schema import Everybody, State
 
@@ -296,7 +298,8 @@ def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weigh
     for number in (start + 1, start + 2):
         said = absent.hear("commit")
         assert said["version"] == number
-        weights = apply_bytes(weights, said["codec"], absent.fetch(said["update"]))
+        weights = to_bytes(apply_update(from_bytes(weights), said["codec"],
+                                        absent.fetch(said["update"])))
         assert protocol.name_of(weights) == said["weights"]
     assert (said["version"], said["weights"]) == head_of(quiet)[:2]
     assert len(weights) == 4 * absent.parameters
@@ -617,7 +620,7 @@ def test_the_weights_of_every_round_can_be_had_while_it_trains(busy, tmp_path):
 
 def weights_of(hive, number):
     with hive.journal() as journal:
-        return journal.weights_at(number, apply_bytes)
+        return journal.weights_at(number, applying(Job.from_json(journal.run)))
 
 
 def test_what_the_dashboard_tells_has_the_fields_and_types_that_are_documented(busy):

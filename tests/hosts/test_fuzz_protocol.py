@@ -15,7 +15,7 @@ from hive_processes import LIMIT, Client, Place, until
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.coordinator import TEXT
 from hive.session import protocol
 from hive.session.job import LARGEST, MOST_PARAMETERS, Job, parameters_of
@@ -426,5 +426,5 @@ def test_after_all_that_honest_peers_join_and_count_and_little_memory_was_taken(
     until(lambda: not hive.state()["peers"], "the talkers never left")
     honest(hive, "after")
     with hive.journal() as journal:
-        assert max(journal.verify(apply_bytes)) == journal.last
+        assert max(journal.verify(applying(Job.from_json(journal.run or {})))) == journal.last
     assert most_memory(hive) < hive.memory + 150e6

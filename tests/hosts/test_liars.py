@@ -7,11 +7,12 @@ import torch
 from hive_processes import until
 
 from hive import server
-from hive.books import apply_bytes
+from hive.books import applying
 from hive.learning.codec import CODECS, encode, from_bytes
 from hive.learning.outer import HEAVIEST
 from hive.session import protocol
 from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, REMEMBERED_UPDATES
+from hive.session.job import Job
 from hive.session.protocol import ProtocolError
 from hive.session.reception import MOST_REJECTED
 
@@ -25,7 +26,7 @@ def hive(shared):
 
 def weights_of(hive, version):
     with hive.journal() as journal:
-        return from_bytes(journal.weights_at(version, apply_bytes))
+        return from_bytes(journal.weights_at(version, applying(Job.from_json(journal.run))))
 
 
 def make_rounds(client, hive, count):

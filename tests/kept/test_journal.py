@@ -32,7 +32,7 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-def add(weights, codec, update):
+def add(weights, codec, update, number):
     """A codec small enough to see through: byte by byte, modulo 256."""
     if codec != "add" or len(update) != len(weights):
         raise GltchError("this is no update.")
@@ -53,9 +53,9 @@ def next_record(journal, **changes):
     """The round that follows, and the weights it leads to unless changed."""
     number = journal.last + 1
     before = journal.weights_at(number - 1, add)
-    record = Record(number, sha256(before), sha256(add(before, "add", update_of(number))), "add",
-                    update_of(number), 10 * number, 3.0 / number, 100.0 * number,
-                    100.0 * number + 60, contributions_to(number))
+    after = add(before, "add", update_of(number), number)
+    record = Record(number, sha256(before), sha256(after), "add", update_of(number), 10 * number,
+                    3.0 / number, 100.0 * number, 100.0 * number + 60, contributions_to(number))
     return replace(record, **changes)
 
 
@@ -67,7 +67,7 @@ def commit_rounds(journal, count):
 def weights_by_hand(number):
     weights = WEIGHTS
     for i in range(1, number + 1):
-        weights = add(weights, "add", update_of(i))
+        weights = add(weights, "add", update_of(i), i)
     return weights
 
 
@@ -542,6 +542,27 @@ def test_pruning_never_takes_the_newest_three_or_a_hundredth(present):
     assert set(sorted(present)[-3:]) <= kept <= present
     assert {number for number in present if number % 100 == 0} <= kept
     assert len(kept) <= 3 + 11
+
+
+def test_snapshots_are_kept_as_seldom_as_it_is_said(journal):
+    for number in range(1, 31):
+        journal.commit(next_record(journal))
+        journal.snapshot(number, weights_by_hand(number), every=12)
+    assert sorted(path.name for path in journal.snapshots.iterdir()) == [
+        f"{number:08d}.bin" for number in (0, 12, 24, 28, 29, 30)]
+
+
+def test_each_round_is_applied_with_its_number(journal):
+    commit_rounds(journal, 5)
+    numbers = []
+
+    def noting(weights, codec, update, number):
+        numbers.append(number)
+        return add(weights, codec, update, number)
+
+    assert list(journal.verify(noting)) == [0, 1, 2, 3, 4, 5]
+    journal.weights_at(3, noting)
+    assert numbers == [1, 2, 3, 4, 5, 1, 2, 3]
 
 
 def test_a_snapshot_of_other_weights_is_refused(journal):

@@ -21,6 +21,7 @@ from hive.learning.codec import (
     encode,
     flatten,
     from_bytes,
+    replaced,
     to_bytes,
     unflatten,
 )
@@ -481,3 +482,64 @@ def test_what_is_forgotten_does_not_come_back():
     feedback.settle(counted=True)  # of what was sent before
     assert torch.equal(feedback.residual, torch.zeros(200))
     assert feedback.encode("q4", normal(200, 2)) == encode("q4", normal(200, 2))
+
+
+# --- Parts ----------------------------------------------------------------------------------------
+
+PARTS = [slice(0, 256), slice(256, 512), slice(512, 700)]
+
+
+@every_codec
+def test_a_part_is_sent_as_if_it_were_alone(codec):
+    feedback, alone = ErrorFeedback(700, 0.9), [ErrorFeedback(256, 0.9) for _ in PARTS]
+    alone[2] = ErrorFeedback(188, 0.9)
+    for i, counted in enumerate([True, False, True, True, True, False, True, True]):
+        part, other = PARTS[i % 3], alone[i % 3]
+        update = normal(part.stop - part.start, i)
+        assert feedback.encode(codec, update, part) == other.encode(codec, update)
+        feedback.settle(counted)
+        other.settle(counted)
+        assert torch.equal(feedback.residual, torch.cat([one.residual for one in alone]))
+
+
+def test_what_is_absorbed_comes_with_the_next_update_of_its_part():
+    feedback = ErrorFeedback(700)
+    feedback.absorb(normal(700, 1))
+    content = feedback.encode("fp32", normal(256, 2), PARTS[1])
+    assert content == encode("fp32", normal(700, 1)[PARTS[1]] + normal(256, 2))
+    feedback.settle(counted=True)
+    expected = normal(700, 1)
+    expected[PARTS[1]] = 0
+    assert torch.equal(feedback.residual, expected)
+
+
+def test_what_is_absorbed_while_an_update_is_on_its_way_is_not_settled_with_it():
+    feedback = ErrorFeedback(700)
+    feedback.encode("fp32", normal(256, 1), PARTS[0])
+    feedback.absorb(normal(700, 2))
+    feedback.settle(counted=True)
+    assert torch.allclose(feedback.residual, normal(700, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("part", [*PARTS, slice(0, 1), slice(699, 700), slice(0, 700)])
+def test_a_part_of_a_network_can_be_read_and_written_alone(part):
+    network = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.Linear(30, 2),
+                                  torch.nn.Linear(2, 2, bias=False), torch.nn.Linear(4, 1))
+    unflatten(normal(701), network)
+    assert torch.equal(flatten(network, part), normal(701)[part])
+    values = normal(part.stop - part.start, 1)
+    unflatten(values, network, part)
+    assert torch.equal(flatten(network), replaced(normal(701), part, values))
+
+
+def test_values_that_do_not_fit_a_part_are_not_written():
+    network = torch.nn.Linear(10, 10)
+    with pytest.raises(RuntimeError):
+        unflatten(normal(5), network, slice(0, 6))
+
+
+def test_a_vector_of_which_a_part_is_replaced_stays_as_it_was():
+    vector = normal(700)
+    after = replaced(vector, PARTS[1], normal(256, 1))
+    assert torch.equal(vector, normal(700)) and torch.equal(after[PARTS[1]], normal(256, 1))
+    assert torch.equal(after[:256], vector[:256]) and torch.equal(after[512:], vector[512:])

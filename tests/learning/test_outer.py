@@ -1,5 +1,7 @@
 """From many updates to one step: fair, guarded, and the same on every machine to the last bit."""
 import math
+from dataclasses import replace
+from statistics import median
 
 import pytest
 import torch
@@ -7,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, TrainConfig, lr_factor
-from hive.learning.codec import CODECS, decode, digest, encode
+from hive.learning.codec import CODECS, decode, digest, encode, replaced, to_bytes
+from hive.learning.fragments import Fragments
 from hive.learning.outer import (
     CLIP,
     FIRST_STEP,
@@ -304,12 +307,12 @@ def run_of(rounds, sync=LOSSY):
         add(outer, normal(seed))
         committed = take_step(outer)
         states.append(outer.state())
-        updates.append((committed.codec, committed.update))
+        updates.append((seed, committed.codec, committed.update))
     return outer, states, updates
 
 
 def restarted(outer, state, since):
-    again = Outer(outer.weights.clone(), outer.sync)
+    again = Outer(outer.weights.clone(), outer.sync, version=outer.version)
     again.recover(state, since)
     return again
 
@@ -463,7 +466,7 @@ def test_a_restart_forgets_nothing_of_how_long_updates_usually_are(snapshot):
     outer, states, updates = run_of(8, Sync(outer_momentum=0.5))
     again = restarted(outer, states[snapshot], updates[snapshot:])
     usual = float(normal(1).norm())
-    assert list(again.lengths) == pytest.approx(list(outer.lengths), rel=1e-4)
+    assert list(again.lengths[0]) == pytest.approx(list(outer.lengths[0]), rel=1e-4)
     assert lengths_of(again, 1e6 * normal(7))[0] == pytest.approx(CLIP * usual, rel=0.1)
 
 
@@ -474,11 +477,11 @@ def test_after_a_restart_the_mean_of_a_round_stands_for_its_updates():
         for peer in range(4):
             add(outer, normal(seed + peer))
         committed = take_step(outer)
-        since.append((committed.codec, committed.update))
+        since.append((outer.version, committed.codec, committed.update))
     again = restarted(outer, b"", since)
     usual = float(normal(1).norm())
-    assert len(again.lengths) == 10
-    assert all(0.4 * usual < length < usual for length in again.lengths)
+    lengths, = again.lengths
+    assert len(lengths) == 10 and all(0.4 * usual < length < usual for length in lengths)
 
 
 # --- How much one may weigh -----------------------------------------------------------------------
@@ -518,3 +521,125 @@ def test_a_step_that_is_not_accepted_leaves_no_trace():
     first = outer.step()
     assert outer.state() == before
     assert outer.step().result == first.result
+
+
+# --- Parts of the weights -------------------------------------------------------------------------
+
+THREE = Fragments(COUNT, 3)
+
+
+def in_parts(rounds, sync=LOSSY):
+    """As `run_of`, a part in each round."""
+    outer, states, updates = Outer(normal(0), replace(sync, fragments=3)), [b""], []
+    for number in range(1, rounds + 1):
+        for peer in range(3):
+            add(outer, normal(10 * number + peer, THREE.values(number)), 1.0 + peer)
+        committed = take_step(outer)
+        states.append(outer.state())
+        updates.append((number, committed.codec, committed.update))
+    return outer, states, updates
+
+
+def test_in_one_piece_every_bit_is_that_of_the_formulas_without_parts():
+    """As they stood before there were parts; also the lengths, and the state that is kept."""
+    outer, lr, mu = Outer(normal(0), LOSSY), LOSSY.outer_lr, LOSSY.outer_momentum
+    weights, momentum, residual = normal(0), torch.zeros(COUNT), torch.zeros(COUNT)
+    lengths = []
+    for number in range(1, 8):
+        total, weight = torch.zeros(COUNT), 0.0
+        for peer in range(3):
+            content = encode("q4", normal(10 * number + peer) * (50.0 if peer == 2 else 1.0))
+            outer.add("q4", content, 1.0 + peer, 4)
+            update = decode("q4", content, COUNT)
+            longest = CLIP * median(lengths) if len(lengths) >= 3 else (
+                FIRST_STEP * 4 * float(weights.norm()))
+            total.add_(update, alpha=(1.0 + peer) * min(1.0, longest / float(update.norm())))
+            lengths.append(float(update.norm()))
+            weight += 1.0 + peer
+        committed = take_step(outer)
+        step = total * ((1 + mu) / weight)
+        step.add_(momentum, alpha=mu * mu).mul_(lr).add_(residual)
+        assert committed.update == encode("q4", step)
+        broadcast = decode("q4", committed.update, COUNT)
+        weights, residual = weights - broadcast, step - broadcast
+        momentum.mul_(mu / (1 + mu)).add_(broadcast, alpha=1 / (lr * (1 + mu)))
+        assert outer.hash == digest(weights)
+        assert outer.state() == to_bytes(torch.cat([momentum, residual, torch.tensor(lengths)]))
+
+
+def test_a_round_moves_its_own_part_and_leaves_the_others_bit_for_bit():
+    outer, before = Outer(normal(0), replace(LOSSY, fragments=3)), normal(0)
+    for number in range(1, 8):
+        add(outer, normal(number, THREE.values(number)))
+        committed, part = take_step(outer), THREE.of_round(number)
+        assert len(committed.update) == CODECS["q4"].size(THREE.values(number))
+        assert digest(replaced(outer.weights, part, before[part])) == digest(before)
+        assert not torch.equal(outer.weights[part], before[part])
+        before = apply_update(before, committed.codec, committed.update, part)
+        assert digest(before) == outer.hash == committed.result
+
+
+def test_each_part_goes_its_way_as_if_it_were_alone():
+    outer, _, _ = in_parts(9)
+    for i, part in enumerate(THREE.parts):
+        alone = Outer(normal(0)[part], LOSSY)
+        for number in range(i + 1, 10, 3):
+            for peer in range(3):
+                add(alone, normal(10 * number + peer, THREE.values(number)), 1.0 + peer)
+            take_step(alone)
+        assert torch.equal(alone.weights, outer.weights[part])
+        assert torch.equal(alone.momentum, outer.momentum[part])
+        assert torch.equal(alone.residual, outer.residual[part])
+        assert alone.lengths[0] == outer.lengths[i]
+
+
+@pytest.mark.parametrize("snapshot", [0, 1, 4, 5, 7, 8])
+def test_a_restart_forgets_what_was_left_out_only_of_parts_that_moved_since(snapshot):
+    outer, states, updates = in_parts(8)
+    again = restarted(outer, states[snapshot], updates[snapshot:])
+    assert digest(again.momentum) == digest(outer.momentum) and again.part == outer.part
+    since = [THREE.of_round(number) for number, *_ in updates[snapshot:]]
+    for part in THREE.parts:
+        expected = outer.residual[part] * (part not in since)
+        assert torch.equal(again.residual[part], expected)
+    assert again.state() == outer.state() if snapshot == 8 else again.state() != outer.state()
+
+
+def test_where_nothing_is_rounded_away_a_restart_between_parts_changes_nothing():
+    exact = Sync(outer_lr=0.7, outer_momentum=0.9)
+    outer, states, updates = in_parts(7, exact)
+    values = THREE.values(8)
+    expected = []
+    for snapshot in range(8):
+        again = restarted(outer, states[snapshot], updates[snapshot:])
+        again.add("fp32", encode("fp32", normal(99, values)), 1.0, 200)
+        expected.append(again.step().result)
+    assert len(set(expected)) == 1
+
+
+def test_what_is_usual_of_one_part_says_nothing_of_another():
+    """Embeddings move by other lengths than the rest."""
+    outer = Outer(normal(0), Sync(fragments=3))
+    scales = {1: 1.0, 2: 100.0, 0: 0.01}
+    for number in range(1, 13):
+        scale = scales[number % 3]
+        update = normal(number, THREE.values(number), scale)
+        moved = lengths_of(outer, update)[0]
+        assert moved == pytest.approx(float(update.norm()), rel=1e-3) or number <= 9
+        take_step(outer)
+    assert lengths_of(outer, 1e6 * normal(7, THREE.values(13)))[0] < 1.1 * CLIP * float(
+        normal(7, THREE.values(13)).norm())
+
+
+def test_a_part_of_zeros_is_not_thrown_away_by_its_first_update():
+    outer = Outer(replaced(torch.ones(3 * 128), slice(0, 128), torch.zeros(128)), Sync(fragments=3))
+    outer.add("fp32", encode("fp32", torch.full((128,), 1e12)), 1.0, 4)
+    moved = float((outer.step().weights - outer.weights).norm())
+    assert moved == pytest.approx(FIRST_STEP * 4 * math.sqrt(2 / 3) * math.sqrt(128), rel=1e-3)
+
+
+@pytest.mark.parametrize("values", [COUNT, THREE.values(1) - 128, THREE.values(1) + 128, 0])
+def test_an_update_as_long_as_something_else_is_rejected(values):
+    outer = Outer(normal(0), Sync(fragments=3))
+    with pytest.raises(Rejected):
+        outer.add("fp32", encode("fp32", normal(1, values)), 1.0, 1)

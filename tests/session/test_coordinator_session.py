@@ -5,6 +5,7 @@ import hashlib
 import math
 import weakref
 from collections import deque
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,7 @@ from shapes import assert_fits
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
+from hive.learning.sync import SYNCS
 from hive.session import coordinator_session as rules
 from hive.session import protocol, reception, snapshots
 from hive.session.coordinator_session import CoordinatorSession
@@ -39,6 +41,7 @@ from hive.session.schema import EVENTS
 from hive.session.work import RETRY_SECONDS
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
+IN_TWO_PARTS = replace(SYNCS["diloco"], fragments=2)
 FULL = Unwritable("journal.db could not be used: database or disk is full.")
 
 
@@ -53,10 +56,11 @@ class Committed:
 class Play:
     """A session whose host is the test. Slow work is done when the test says so."""
 
-    def __init__(self, folder, limits=None, **options):
+    def __init__(self, folder, limits=None, sync=SYNCS["diloco"],
+                 update_bytes=lambda number: UPDATE_BYTES, **options):
         self.update = b""  # another one than usual
         self.journal = Journal(folder)
-        self.job = make_job(limits=limits or Limits(steps=1000))
+        self.job = make_job(limits=limits or Limits(steps=1000), sync=sync)
         if self.journal.run is None:
             self.journal.start(self.job.as_json(), b"weights 0")
         self.version, weights, _ = self.journal.head()
@@ -67,8 +71,8 @@ class Play:
         self.tokens = 0
         self.session = CoordinatorSession(
             self.job, self.journal, self.version, weights, parameters=PARAMETERS,
-            update_bytes=UPDATE_BYTES, token=self.token, pack_weights=lambda n: b"weights %d" % n,
-            text=lambda: b"text", **options)
+            update_bytes=update_bytes, token=self.token,
+            pack_weights=lambda n: b"weights %d" % n, text=lambda: b"text", **options)
         self.tell("begin")
 
     def token(self):
@@ -478,6 +482,49 @@ def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(stage
             client.ready()
     assert due == [3, 4, 6]
     assert "The next round tries again." in play.lines("snapshot")[0]
+
+
+def test_with_the_weights_in_parts_snapshots_come_after_whole_passes(stage, monkeypatch):
+    monkeypatch.setattr(rules, "SNAPSHOT_EVERY", 2)
+    play, *both = two_in_a_round(stage, sync=IN_TWO_PARTS)
+    due = []
+    for number in range(1, 9):
+        make_a_round(play, *both)
+        if "snapshot" in play.waiting():
+            due.append(number)
+            play.do("snapshot")
+        for client in both:
+            client.ready()
+    assert due == [4, 8]
+
+
+def test_an_update_has_the_size_of_the_part_that_its_round_changes(stage):
+    play = stage(sync=IN_TWO_PARTS, update_bytes=lambda number: 8 if number % 2 else 7)
+    ann, = start(play, "ann")
+    sizes = {1: b"8 bytes.", 2: b"7 bytes"}
+    for number in range(1, 5):
+        right, wrong = sizes[2 - number % 2], sizes[1 + number % 2]
+        said = ann.offer(wrong)
+        assert (said["type"], said["verdict"]) == ("verdict", "rejected")
+        assert f"{len(right)} bytes, not {len(wrong)}" in said["reason"]
+        ann.ready()
+        ann.deliver(right)
+        play.do_all()
+        assert play.version == number
+        ann.ready()
+
+
+def test_an_update_of_one_part_does_not_come_late_into_a_round_of_another(stage):
+    play = stage(least=2, sync=IN_TWO_PARTS)
+    ann, bob = start(play, "ann", "bob")
+    ann.deliver(), bob.deliver()
+    play.do_all()
+    ann.ready(), bob.ready()
+    said = bob.offer(b"another.", version=0, weights=sha(0))
+    assert said["verdict"] == "accepted", "one of round 1 was counted; the commit tells"
+    cyd, = enter(play, "cyd")
+    said = cyd.offer(b"cyd's 8.", version=0, weights=sha(0))
+    assert said["verdict"] == "late" and "another part" in said["reason"]
 
 
 def test_an_evaluation_that_cannot_be_written_is_tried_again(play):

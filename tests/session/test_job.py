@@ -58,7 +58,7 @@ limits = st.builds(Limits, *[st.none() | st.integers(1, 10**9)] * 2,
                    *[st.none() | st.floats(0.01, 1e6)] * 2)
 syncs = st.builds(Sync, st.integers(1, 99), st.integers(1, 999), st.sampled_from([*CODECS]),
                   st.sampled_from([*CODECS]), st.floats(0, 1), st.floats(0.01, 2),
-                  st.floats(0, 0.99))
+                  st.floats(0, 0.99), st.integers(1, 64))
 recipes = st.builds(TrainConfig, steps=st.none() | st.integers(1, 10**6),
                     minutes=st.none() | st.floats(0.1, 1e6), seed=st.integers(0, 2**31 - 1),
                     optimizer=st.sampled_from(["muon", "adamw", "sgd"]), compile=st.booleans())
@@ -98,6 +98,15 @@ def test_describing_a_job_does_not_give_it_away():
     before = copy.deepcopy(described)
     Job.from_json(described)
     assert described == before
+
+
+def test_a_run_in_one_piece_is_described_as_it_was_before_there_were_fragments():
+    assert sorted(make().as_json()["sync"]) == [
+        "beta", "down", "inner_steps", "most_inner_steps", "outer_lr", "outer_momentum", "up"]
+    assert Job.from_json(make().as_json()).sync.fragments == 1
+    described = make(sync=Sync(fragments=3)).as_json()
+    assert described["sync"]["fragments"] == 3 and Job.from_json(described).sync.fragments == 3
+    assert "fragments must be" in refused("sync", "fragments", 65)
 
 
 # --- What no peer takes on ------------------------------------------------------------------------

@@ -2,12 +2,14 @@
 import hashlib
 import math
 import re
+from dataclasses import replace
 
 import pytest
 from builders import make_job as make
 
 from gltch_2_7m import GltchError, parameters_of
 from hive.learning.codec import CODECS
+from hive.learning.fragments import Fragments
 from hive.learning.worker import Work
 from hive.session import effects, protocol
 from hive.session.conversation import MOST_KEPT
@@ -84,8 +86,8 @@ class Hand:
     def do_whole(self, content):
         return content, protocol.name_of(content)
 
-    def do_apply(self, weights, codec, update):
-        assert len(update) == CODECS[codec].size(PARAMETERS)
+    def do_apply(self, weights, codec, update, part):
+        assert len(update) == CODECS[codec].size(part.stop - part.start)
         weights = applied(weights, update)
         return weights, "0" * 64 if self.spoilt else protocol.name_of(weights)
 
@@ -218,9 +220,9 @@ def test_a_whole_round_word_by_word(hand):
     assert (ready["version"], ready["weights"]) == (0, HASH)
 
     assert hand.train() == []
-    task, weights = hand.training.values
+    task, weights, part = hand.training.values
     assert task == {"step": 4, "total": None, "quota": 9, "seconds": 60.0, "window": 7}
-    assert weights == WEIGHTS
+    assert weights == WEIGHTS and part == slice(0, PARAMETERS)
     hand.act(hand.session.stepped(1, 4.0, hand.now))
     assert hand.answers() == [{"type": "progress", "version": 0, "steps": 1}]
     assert hand.session.figures.loss == 4.0
@@ -866,3 +868,41 @@ def test_a_process_is_the_same_one_on_all_its_connections(hand):
     first = hand.meet()["process"]
     hand.lose()
     assert hand.meet()["process"] == first
+
+
+# --- Parts of the weights -------------------------------------------------------------------------
+
+def test_each_round_trains_and_takes_its_own_part_of_the_weights():
+    job = make(TEXT.decode(), sync=replace(JOB.sync, fragments=3))
+    parts = Fragments(PARAMETERS, 3)
+    hand = Hand()
+    hand.meet()
+    hand.welcome(job)
+    hand.give(TEXT)
+    hand.hear("version", version=0, weights=HASH, step=0, counted=0)
+    hand.give(WEIGHTS)
+    weights = WEIGHTS
+    for number in range(1, 6):
+        hand.train(version=number - 1, weights=protocol.name_of(weights))
+        assert hand.training.values[2] == parts.of_round(number)
+        update = bytes(CODECS["q4"].size(parts.values(number)))
+        hand.trained(update)
+        weights = applied(weights, update)
+        hand.hear("commit", version=number, weights=protocol.name_of(weights), codec="q4",
+                  step=number, update=protocol.name_of(update), bytes=len(update), counted=True)
+        ready, = hand.give(update)
+        assert (ready["version"], ready["weights"]) == (number, protocol.name_of(weights))
+
+
+def test_an_update_as_long_as_that_of_another_part_is_refused():
+    hand = Hand()
+    hand.meet()
+    hand.welcome(make(TEXT.decode(), sync=replace(JOB.sync, fragments=3)))
+    hand.give(TEXT)
+    hand.hear("version", version=0, weights=HASH, step=0, counted=0)
+    hand.give(WEIGHTS)
+    update = bytes(SIZE)
+    hand.hear("commit", version=1, weights=HASH, codec="q4", step=1,
+              update=protocol.name_of(update), bytes=SIZE, counted=False)
+    hand.hear("blob", blob=protocol.name_of(update), bytes=SIZE, offset=0)
+    assert isinstance(hand.last(), effects.Leave)

@@ -780,3 +780,16 @@ class Life(RuleBasedStateMachine):
 
 Life.TestCase.settings = settings(max_examples=80, stateful_step_count=50, deadline=None)
 TestLife = Life.TestCase
+
+
+# --- Parts of the weights -------------------------------------------------------------------------
+
+@pytest.mark.parametrize("fragments", [1, 2, 3])
+def test_a_late_update_counts_only_in_a_round_that_changes_the_same_part(fragments):
+    rounds = Rounds(0, hash_of(0), Pace(seconds=60.0), 1, fragments)
+    arrive(rounds, "a")
+    arrive(rounds, "slow")
+    for version in range(1, 7):
+        rounds.open_round(version, hash_of(version), 4)
+        expected = LATE if version % fragments else ACCEPTED
+        assert offer(rounds, "slow", version=0) == expected

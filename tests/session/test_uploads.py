@@ -12,7 +12,7 @@ BLOB = protocol.name_of(CONTENT)
 
 
 def wanted(number=0, version=7):
-    return Wanted(version, BLOB if not number else f"{number:064x}")
+    return Wanted(version, BLOB if not number else f"{number:064x}", SIZE)
 
 
 def chunk(begin=0, end=SIZE):
@@ -116,3 +116,11 @@ def test_what_nobody_can_use_any_more_is_forgotten():
 
 def test_there_are_a_few_places_however_large_an_update_is():
     assert Uploads(10**9, 1000).places == LEAST_PLACES
+
+
+def test_each_update_ends_where_it_said_and_none_is_larger_than_the_largest():
+    uploads = make()
+    uploads.begin("a", Wanted(1, BLOB, 400), 0.0)
+    assert uploads.add("a", chunk(0, 400), 0.0).complete
+    with pytest.raises(ProtocolError):
+        uploads.begin("b", Wanted(1, BLOB, SIZE + 1), 0.0)

@@ -1,4 +1,5 @@
 """A simulated hive: the same each time, converging through churn, every token accounted for."""
+import copy
 import json
 import math
 import subprocess
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from gltch_2_7m import Config, GltchError, Runtime, TrainConfig, Trainer, load_corpus
-from hive.learning.codec import digest, flatten
+from hive.books import Books, applying
+from hive.learning.codec import CODECS, digest, flatten
+from hive.learning.fragments import Fragments
 from hive.learning.sync import SYNCS
 from hive.simulate import main
 from hive.simulation.hive import Simulation, simulate
@@ -95,6 +98,59 @@ def test_sixteen_peers_converge_through_churn_and_stragglers_and_agree_bit_for_b
     assert summary.updates["late"] == sum(row.late for row in hive.rows)
 
 
+@pytest.fixture(scope="module")
+def in_parts():
+    """A stormy run whose rounds change a third of the weights each."""
+    hive = Simulation(Settings(peers=6, rounds=40, parameters=5000, fragments=3, churn=0.3,
+                               stragglers=0.2, codec="q4"), strict=True)
+    agreed, restarts = [], []
+
+    def look(row):
+        journal, outer = hive.coordinator.journal, hive.coordinator.books.outer
+        if row.round == 32:
+            restarts.append((journal.newest_extra()[0], copy.deepcopy(outer),
+                             Books(hive.job, journal).outer))
+        for peer in hive.peers:
+            held = peer.session.held
+            if held.hash:
+                assert digest(held.weights) == held.hash == journal.at(held.version)[0]
+                agreed.append(held.version)
+
+    return SimpleNamespace(hive=hive, summary=hive.run(look), agreed=agreed,
+                           restarts=restarts)
+
+
+def test_a_hive_that_changes_one_part_a_round_agrees_bit_for_bit_and_its_journal_verifies(in_parts):
+    hive, summary = in_parts.hive, in_parts.summary
+    assert summary.rounds == 40 and summary.disagreements == 0
+    assert set(in_parts.agreed) > set(range(1, 39))
+    journal = hive.coordinator.journal
+    assert max(journal.verify(applying(hive.job))) == 40
+    parts = Fragments(5000, 3)
+    for number in range(1, 41):
+        assert len(journal.update(number)[1]) == CODECS["q4"].size(parts.values(number))
+    assert summary.up_per_parameter == pytest.approx(CODECS["q4"].size(5000) / 5000 / 3, rel=0.2)
+
+
+def test_a_journal_in_parts_does_not_verify_as_one_in_other_parts(in_parts):
+    hive = in_parts.hive
+    other = replace(hive.job, sync=replace(hive.job.sync, fragments=2))
+    with pytest.raises(GltchError, match="Round 1 is broken"):
+        list(hive.coordinator.journal.verify(applying(other)))
+
+
+def test_a_coordinator_that_starts_again_in_parts_has_the_same_momentum_bit_for_bit(in_parts):
+    (snapshot, outer, again), = in_parts.restarts
+    assert snapshot == 30, "after ten times three rounds"
+    assert again.hash == outer.hash and again.version == outer.version == 32
+    assert float(again.momentum.norm()) > 0
+    assert digest(again.momentum) == digest(outer.momentum)
+    for number in (31, 32):
+        assert not again.residual[again.fragments.of_round(number)].any()
+    assert outer.residual[outer.part].any()
+    assert torch.equal(again.residual[again.part], outer.residual[outer.part])
+
+
 def test_an_upload_that_broke_off_goes_on_where_it_stopped():
     _, summary = run(STORM, uplink=0.002)  # 5 seconds for an update
     assert summary.interrupted > 20
@@ -162,8 +218,8 @@ def test_work_that_is_too_late_is_carried_into_the_next_update():
 def test_a_broken_peer_is_rejected_and_the_others_go_on():
     hive = Simulation(replace(SMALL, codec="fp32"))
     broken = hive.peers[0]
-    broken.slow_work["train"] = lambda task, weights: (
-        broken.train(task, weights)[0], broken.feedback.encode("fp32", weights * math.nan))
+    broken.slow_work["train"] = lambda task, weights, part: (
+        broken.train(task, weights, part)[0], broken.feedback.encode("fp32", weights * math.nan))
     summary = hive.run()
     assert summary.updates["rejected"] > 0 and summary.updates["counted"] > 0
     assert broken.last_counted == 0

@@ -1,0 +1,95 @@
+"""A peer's progress, part by part: nothing is taken twice, nothing is lost while it trains on."""
+import pytest
+import torch
+from builders import JOB_TEXT, make_job
+
+from gltch_2_7m import Runtime, Vocabulary
+from hive.learning.codec import flatten, unflatten
+from hive.learning.fragments import Fragments
+from hive.learning.worker import Worker
+from hive.text import corpus_of
+
+JOB = make_job(JOB_TEXT * 20)
+
+
+@pytest.fixture
+def worker():
+    corpus = corpus_of(JOB, (JOB_TEXT * 20).encode())
+    assert isinstance(corpus.vocabulary, Vocabulary)
+    worker = Worker(JOB.config, JOB.recipe, corpus, Runtime(torch.device("cpu"), "fp32"), 1)
+    worker.load(normal(0, len(flatten(worker.trainer.model))))
+    return worker
+
+
+def normal(seed, count):
+    return torch.randn(count, generator=torch.Generator().manual_seed(seed))
+
+
+def weights(worker):
+    return flatten(worker.trainer.model)
+
+
+def train(worker, seed):
+    """Anything that moves all weights."""
+    moved = 0.1 * normal(seed, len(weights(worker)))
+    unflatten(weights(worker) - moved, worker.trainer.model)
+
+
+def test_what_moved_is_told_part_by_part_as_a_whole(worker):
+    base = weights(worker)
+    train(worker, 1)
+    parts = Fragments(len(base), 5).parts
+    assert torch.equal(torch.cat([worker.moved(base, part) for part in parts]), worker.moved(base))
+    assert torch.equal(worker.moved(base), base - weights(worker))
+
+
+def test_where_nothing_was_trained_since_the_new_weights_are_taken_to_the_last_bit(worker):
+    new = normal(3, len(weights(worker)))
+    part = slice(0, len(new))
+    train(worker, 1)
+    before = weights(worker)
+    taken = worker.take_progress(part)
+    assert torch.equal(weights(worker), before), "taking changes nothing"
+    assert torch.equal(taken, normal(0, len(new)) - before)
+    worker.rebase(new, part)
+    assert torch.equal(weights(worker), new) and torch.equal(worker.anchor, new)
+
+
+def test_what_was_trained_while_a_part_was_on_its_way_stays_on_top_of_the_new_weights(worker):
+    new = normal(3, len(weights(worker)))
+    part, other = Fragments(len(new), 2).parts
+    train(worker, 1)
+    worker.take_progress(part)
+    sent = weights(worker)
+    train(worker, 2)
+    later = weights(worker)
+    worker.rebase(new[part], part)
+    assert torch.allclose(weights(worker)[part], (new + later - sent)[part], atol=1e-5)
+    assert torch.equal(weights(worker)[other], later[other]), "the other part trains on"
+    assert torch.allclose(worker.take_progress(part), (sent - later)[part], atol=1e-5)
+    assert torch.equal(worker.take_progress(other), normal(0, len(new))[other] - later[other])
+
+
+def test_nothing_is_taken_twice(worker):
+    part = slice(128, 512)
+    train(worker, 1)
+    assert worker.take_progress(part).norm() > 0
+    assert torch.equal(worker.take_progress(part), torch.zeros(384))
+
+
+def test_whole_weights_end_what_was_not_taken(worker):
+    train(worker, 1)
+    new = normal(4, len(weights(worker)))
+    worker.load(new)
+    assert torch.equal(weights(worker), new)
+    assert torch.equal(worker.take_progress(slice(0, len(new))), torch.zeros(len(new)))
+
+
+def test_the_weights_that_were_loaded_stay_as_they_are_whatever_is_trained(worker):
+    held = normal(5, len(weights(worker)))
+    worker.load(held)
+    train(worker, 1)
+    worker.take_progress(slice(0, 128))
+    worker.rebase(normal(6, 128), slice(0, 128))
+    train(worker, 2)
+    assert torch.equal(held, normal(5, len(held)))
