@@ -22,9 +22,12 @@ class Fragments:
     def __len__(self) -> int:
         return len(self.parts)
 
+    def index(self, number: int) -> int:
+        """Which part changes in the round that makes version `number`, from 1 on."""
+        return (number - 1) % len(self.parts)
+
     def of_round(self, number: int) -> slice:
-        """The part that changes in the round which makes version `number`, from 1 on."""
-        return self.parts[(number - 1) % len(self.parts)]
+        return self.parts[self.index(number)]
 
     def values(self, number: int) -> int:
         """How many values that round changes."""

@@ -65,7 +65,8 @@ class Outer:
         self.momentum = torch.zeros_like(weights)
         self.residual = torch.zeros_like(weights)  # what the broadcasts left out so far
         self.total = torch.zeros_like(weights)  # of what has been added since the last step
-        self.lengths: List[Deque[float]] = [deque(maxlen=REMEMBERED) for _ in self.fragments.parts]
+        self.lengths: List[Deque[float]] = [  # of updates, by part
+            deque(maxlen=REMEMBERED) for _ in self.fragments.parts]
         self.heavy: Deque[float] = deque([usual] * ENOUGH, maxlen=REMEMBERED)  # weights of updates
         self.begin()
 
@@ -78,10 +79,6 @@ class Outer:
     def part(self) -> slice:
         """What the open round moves."""
         return self.fragments.of_round(self.version + 1)
-
-    def lengths_of(self, number: int) -> Deque[float]:
-        """Of the latest updates of the part that this round moves."""
-        return self.lengths[(number - 1) % len(self.lengths)]
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
         """Count one peer's update of so many inner steps, no longer and no heavier than a few times
@@ -96,7 +93,7 @@ class Outer:
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")
-        lengths = self.lengths_of(self.version + 1)
+        lengths = self.lengths[self.fragments.index(self.version + 1)]
         longest = CLIP * statistics.median(lengths) if len(lengths) >= ENOUGH else 0.0
         longest = longest or FIRST_STEP * steps * self.share_of_length(len(update)) or math.inf
         counting = min(weight, HEAVIEST * statistics.median(self.heavy))
@@ -169,7 +166,7 @@ class Outer:
             broadcast = decode(codec, update, self.fragments.values(number))
             mu, before = self.sync.outer_momentum, self.momentum[part]
             mean = torch.sub(broadcast / self.sync.outer_lr, before, alpha=mu * mu) / (1 + mu)
-            self.lengths_of(number).append(float(mean.norm()))
+            self.lengths[self.fragments.index(number)].append(float(mean.norm()))
             self.follow(part, broadcast)
             self.residual[part].zero_()
         self.heavy.extend(heavy)

@@ -10,7 +10,7 @@ PURE = {  # all that a session may import
     "__future__", "abc", "collections", "dataclasses", "enum", "functools", "hashlib", "hmac",
     "itertools", "json", "math", "re", "statistics", "struct", "typing", "unicodedata",
     "gltch_2_7m", "hive.network.door", "hive.network.throttle", "hive.network.words",
-    "hive.learning.codec", "hive.learning.sync"}
+    "hive.learning.codec", "hive.learning.fragments", "hive.learning.sync"}
 FORBIDDEN = {"open", "input", "print", "exec", "eval", "__import__"}
 NAMES = {  # of modules that hold more than what is pure: what may be taken out of them
     "gltch_2_7m": {"Config", "GltchError", "TrainConfig", "Unwritable", "Vocabulary", "is_number",
