@@ -485,7 +485,7 @@ def test_a_snapshot_that_cannot_be_written_is_tried_again_and_ends_nothing(stage
 
 
 def test_with_the_weights_in_parts_snapshots_come_after_whole_passes(stage, monkeypatch):
-    monkeypatch.setattr(rules, "SNAPSHOT_EVERY", 2)
+    monkeypatch.setattr(snapshots, "SNAPSHOT_EVERY", 2)
     play, *both = two_in_a_round(stage, sync=IN_TWO_PARTS)
     due = []
     for number in range(1, 9):
