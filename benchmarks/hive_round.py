@@ -34,7 +34,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -52,10 +52,10 @@ from gltch_2_7m import (
     start_runtime,
 )
 from hive.journal import Journal
-from hive.learning.codec import digest, encode, from_bytes
+from hive.learning.codec import WHOLE, digest, encode, from_bytes
 from hive.learning.outer import apply_update
 from hive.learning.sync import SYNCS
-from hive.learning.worker import Crew, Work, Worker
+from hive.learning.worker import Crew, Worker
 from hive.peer import Peer, Stopped
 from hive.session import effects, protocol
 from hive.session.effects import PeerEffect
@@ -243,7 +243,7 @@ class LightPeer:
         """Do the updates lead to the weights that the coordinator has?"""
         weights = from_bytes(self.weights)
         for said, update in self.commits:
-            weights = apply_update(weights, said["codec"], update)
+            weights = apply_update(weights, said["codec"], update, WHOLE)
             assert digest(weights) == said["weights"], f"round {said['version']} differs"
 
 
@@ -259,12 +259,10 @@ class Untrained(Worker):
         self.walk = [1e-3 * torch.randn_like(p) for p in self.trainer.model.parameters()]
 
     @torch.no_grad()
-    def train(self, step: int, total: Optional[int], quota: int, seconds: float, window: int,
-              stop: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> Work:
-        began = clock()
+    def step(self) -> float:
         for parameter, walk in zip(self.trainer.model.parameters(), self.walk):
             parameter.add_(walk)
-        return Work(1, self.trainer.model.config.block_size, 1.0, clock() - began)
+        return 1.0
 
 
 def untrained(job: Job, content: bytes, recipe: Dict[str, Any], runtime: Runtime) -> Untrained:

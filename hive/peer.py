@@ -51,9 +51,9 @@ from gltch_2_7m import (
     typed,
 )
 from hive import cache
-from hive.learning.codec import digest, from_bytes, to_bytes
+from hive.learning.codec import digest, flatten, from_bytes, to_bytes
 from hive.learning.outer import apply_update
-from hive.learning.worker import Crew, Learner, Work, Worker
+from hive.learning.worker import Crew, Learner, Worker
 from hive.machine import device_name, require_memory, require_websockets, size
 from hive.network.sockets import Frame, Line
 from hive.session import effects, protocol
@@ -109,7 +109,6 @@ class Peer:
         self.to_do: Deque[Union[Do, Upload]] = deque()
         self.trouble: Optional[Exception] = None  # what ends it
         self.end: Optional[effects.End] = None
-        self.halt = False  # training, after this step
 
     # One connection after the other
 
@@ -160,6 +159,8 @@ class Peer:
                 raise Stopped
             if self.to_do:
                 self.work(self.to_do.popleft())
+            elif self.learner and self.session.training:
+                self.step(self.learner)
             elif not self.listen(LISTEN_SECONDS):
                 self.crew.order(do="wait")
                 self.carry_out(self.session.wake(now()))
@@ -183,8 +184,6 @@ class Peer:
                 cache.keep_identity(self.session.hive, self.session.about.name, *effect)
             elif isinstance(effect, effects.Settled):
                 self.patience = Patience()
-            elif isinstance(effect, effects.StopTraining):
-                self.halt = True
             elif isinstance(effect, effects.Leave):
                 self.trouble = Broken(effect.reason)
             elif isinstance(effect, effects.Refuse):
@@ -218,6 +217,13 @@ class Peer:
         self.carry_out(asked)
         self.show()
         return self.trouble is None
+
+    def catch_up(self) -> None:
+        """Listen to what was said during a step."""
+        for _ in range(MOST_AT_ONCE):
+            if not self.listen(0.0):
+                break
+        self.carry_out(self.session.wake(now()))
 
     # Work
 
@@ -259,7 +265,8 @@ class Peer:
         learner = self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
         self.works.update(
             load=functools.partial(self.load, learner),
-            train=functools.partial(self.train, learner),
+            rebase=functools.partial(self.rebase, learner), take=learner.take,
+            task=functools.partial(self.task, learner),
             settle=learner.feedback.settle, forget=learner.feedback.forget)
         return count
 
@@ -273,32 +280,39 @@ class Peer:
         return weights, digest(weights)
 
     def load(self, learner: Learner, weights: torch.Tensor) -> None:
-        """Put the hive's weights into the network, in all processes of this peer."""
-        self.crew.order(do="load")
-        self.crew.share(to_bytes(weights) if self.crew.runtime.world > 1 else b"")
-        learner.worker.load(weights)
+        learner.load(weights)
+        self.share(learner)
 
-    def train(self, learner: Learner, task: Dict[str, Any], weights: torch.Tensor, part: slice
-              ) -> Tuple[Work, bytes]:
-        self.halt = False
-        self.crew.order(do="train", **task)
-        losses = learner.worker.trainer.losses
-        self.interrupts.then = "Finishing this step and leaving"
+    def rebase(self, learner: Learner, weights: torch.Tensor, part: slice) -> None:
+        learner.rebase(weights, part)
+        self.share(learner)
+
+    def share(self, learner: Learner) -> None:
+        """The network's weights, with the other processes of this peer."""
+        if self.crew.runtime.world > 1:
+            self.crew.order(do="load")
+            self.crew.share(to_bytes(flatten(learner.worker.trainer.model)))
+
+    def task(self, learner: Learner, step: int, total: Optional[int], window: int) -> None:
+        self.crew.order(do="task", step=step, total=total, window=window)
+        learner.worker.begin(step, total, window)
+
+    def step(self, learner: Learner) -> None:
+        """One step of training, in all processes of this peer."""
+        self.crew.order(do="step")
+        self.interrupts.then, began = "Finishing this step and leaving", time.monotonic()
         try:
-            return learner.train(task, weights, part,
-                                 lambda steps: self.between_steps(steps, losses[-1]))
-        finally:
-            self.interrupts.then = LEAVING
-
-    def between_steps(self, steps: int, loss: float) -> bool:
-        """Listen, show where we are, and say whether to stop. Raises nothing: the other processes
-        of this peer stop after the same step."""
-        for _ in range(MOST_AT_ONCE):
-            if not self.listen(0.0):
-                break
-        self.carry_out(self.session.stepped(steps, loss, now()))
+            loss = learner.worker.step()
+        except GltchError as error:
+            asked = self.session.broke_down(error, now())
+        else:
+            seconds = time.monotonic() - began
+            self.catch_up()
+            asked = self.session.stepped(learner.worker.tokens, loss, seconds, now())
+        self.interrupts.then = LEAVING
+        if not self.interrupts.signal:
+            self.carry_out(asked)
         self.show()
-        return self.halt or self.trouble is not None or bool(self.interrupts.signal)
 
     # What is shown
 

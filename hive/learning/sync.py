@@ -21,6 +21,7 @@ class Sync:
     outer_lr: float = 1.0
     outer_momentum: float = 0.0
     fragments: int = 1  # of the weights; each round changes one
+    overlap: bool = False  # peers go on training while updates travel
 
     def __post_init__(self) -> None:
         for name in ("inner_steps", "most_inner_steps"):
@@ -29,6 +30,8 @@ class Sync:
                     f"{name} must be a whole number of at least 1, not {value!r}.")
         require(type(self.fragments) is int and 1 <= self.fragments <= MOST_FRAGMENTS, "fragments "
                 f"must be a whole number from 1 to {MOST_FRAGMENTS}, not {self.fragments!r}.")
+        require(type(self.overlap) is bool,
+                f"overlap must be true or false, not {self.overlap!r}.")
         for name, least, most in [("beta", 0, 1), ("outer_lr", 1e-3, 100),
                                   ("outer_momentum", 0, 1)]:
             value = getattr(self, name)

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
-from dataclasses import dataclass, replace
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from dataclasses import replace
+from typing import Any, Callable, Dict, Optional
 
 import torch
 from torch import Tensor
@@ -26,16 +25,6 @@ from hive.learning.codec import (
 )
 
 
-@dataclass(frozen=True)
-class Work:
-    """What came out of a round on this peer."""
-
-    steps: int
-    tokens: int
-    loss: float  # mean over the steps, nats per character
-    seconds: float
-
-
 class Worker:
     """Inner training on one peer. `noise_seed` makes its dropout its own."""
 
@@ -44,7 +33,7 @@ class Worker:
         self.trainer = Trainer(config, replace(recipe, steps=None, minutes=None), corpus, runtime)
         self.trainer.noise_seed = noise_seed % 2**31
         self.batch_size = recipe.batch_size
-        self.anchor: Tensor  # (P,), from where on progress is not taken yet; `load` makes it
+        self.anchor = flatten(self.trainer.model)  # (P,), from where on progress is not taken yet
 
     def load(self, weights: Tensor) -> None:
         """Start from these weights (P,); the optimizer keeps its state."""
@@ -68,43 +57,41 @@ class Worker:
         unflatten(weights - self.moved(self.anchor, part), self.trainer.model, part)
         self.anchor = replaced(self.anchor, part, weights)
 
-    def train(self, step: int, total: Optional[int], quota: int, seconds: float, window: int,
-              stop: Callable[[int], bool], clock: Callable[[], float] = time.monotonic) -> Work:
-        """Up to `quota` steps, at least one, as far as they fit into the seconds.
+    def begin(self, step: int, total: Optional[int], window: int) -> None:
+        """What follows is this step of a run of so many, on the text's windows from this one on."""
+        self.trainer.step, self.trainer.total = step, total
+        self.trainer.first_window = window - step * self.batch_size
 
-        `step` and `total` say where the whole run stands, `window` which windows of the text are
-        this peer's. `stop(steps done)` may end it earlier. Raises GltchError when the loss is not
-        finite.
-        """
-        trainer = self.trainer
-        trainer.losses.clear()  # of the round before
-        began = clock()
-        losses: List[float] = []
-        trainer.step, trainer.total = step, total
-        trainer.first_window = window - step * self.batch_size
-        while len(losses) < quota:
-            losses.append(trainer.train_step())
-            spent = clock() - began
-            late = spent * (len(losses) + 1) / len(losses) > seconds
-            over, = trainer.runtime.mean(float(late or stop(len(losses))))
-            if over:
-                break
-        tokens = len(losses) * self.batch_size * trainer.model.config.block_size
-        return Work(len(losses), tokens, sum(losses) / len(losses), clock() - began)
+    def step(self) -> float:
+        """The loss of one step. Raises GltchError when it is not finite."""
+        self.trainer.losses.clear()  # of the step before
+        return self.trainer.train_step()
+
+    @property
+    def tokens(self) -> int:
+        """In a step."""
+        return self.batch_size * self.trainer.model.config.block_size
 
 
 class Learner:
     """A worker, and what leaves the machine of what it learns: codec and error feedback."""
 
-    def __init__(self, worker: Worker, codec: str, count: int, beta: float):
+    def __init__(self, worker: Any, codec: str, count: int, beta: float):
         self.worker, self.codec = worker, codec
         self.feedback = ErrorFeedback(count, beta)
 
-    def train(self, task: Dict[str, Any], weights: Tensor, part: slice, stop: Callable[[int], bool]
-              ) -> Tuple[Work, bytes]:
-        """What came out of a task that starts from these weights (P,), and the update of a part."""
-        work = self.worker.train(**task, stop=stop)
-        return work, self.feedback.encode(self.codec, self.worker.moved(weights, part), part)
+    def load(self, weights: Tensor) -> None:
+        """Go on from these weights (P,). Progress that was not taken comes with later updates."""
+        self.feedback.absorb(self.worker.moved(self.worker.anchor))
+        self.worker.load(weights)
+
+    def rebase(self, weights: Tensor, part: slice) -> None:
+        """A part is again as in these weights (P,), but for progress that was not taken."""
+        self.worker.rebase(weights[part], part)
+
+    def take(self, part: slice) -> bytes:
+        """The update of a part."""
+        return self.feedback.encode(self.codec, self.worker.take_progress(part), part)
 
 
 class Crew:
@@ -147,6 +134,8 @@ class Crew:
                 worker = begin(order["job"], self.share())
             elif kind == "load" and worker:
                 worker.load(from_bytes(self.share()))
-            elif kind == "train" and worker:
+            elif kind == "task" and worker:
+                worker.begin(**order)
+            elif kind == "step" and worker:
                 with contextlib.suppress(GltchError):  # the first process found the same
-                    worker.train(**order, stop=lambda steps: False)
+                    worker.step()

@@ -108,10 +108,6 @@ class Upload(NamedTuple):
     offset: int
 
 
-class StopTraining(NamedTuple):
-    """After the step that is being made."""
-
-
 class Keep(NamedTuple):
     """The identity, for the next process of this peer."""
 
@@ -141,4 +137,4 @@ class End(NamedTuple):
     reason: str
 
 
-PeerEffect = Union[Tell, Upload, StopTraining, Keep, Settled, Leave, Refuse, End, Do, Say]
+PeerEffect = Union[Tell, Upload, Keep, Settled, Leave, Refuse, End, Do, Say]

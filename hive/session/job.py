@@ -86,10 +86,12 @@ class Job:
         return Vocabulary(self.characters)
 
     def as_json(self) -> Dict[str, Any]:
-        """Without fragments if there is one, so that a run is described as it ever was."""
+        """Without what a run without fragments and overlap need not say, so that it is described as
+        it ever was."""
         described = asdict(self)
-        if self.sync.fragments == 1:
-            del described["sync"]["fragments"]
+        for name, usual in (("fragments", 1), ("overlap", False)):
+            if described["sync"][name] == usual:
+                del described["sync"][name]
         return described
 
     @classmethod

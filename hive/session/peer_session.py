@@ -7,7 +7,7 @@ works waits in a bounded inbox.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 
@@ -21,8 +21,8 @@ from hive.session.download import Download, Wanted
 from hive.session.effects import Moment, PeerEffect
 from hive.session.job import Job
 from hive.session.protocol import Message, ProtocolError, demand
-from hive.session.rounds import ACCEPTED, LATE, REJECTED
-from hive.session.update import NOTHING, Held, Outgoing, Training
+from hive.session.rounds import ACCEPTED, AHEAD, LATE, REJECTED
+from hive.session.update import NOTHING, Held, Outgoing, Progress, Task
 
 SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is dead
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
@@ -67,6 +67,7 @@ class Network(NamedTuple):
     parameters: int = 0
     codec: str = ""  # of its updates
     fragments: Fragments = Fragments(0, 1)  # of its weights
+    overlap: bool = False  # training goes on while updates travel
     sequences: int = 0  # in a step of this peer
 
 
@@ -137,8 +138,8 @@ class PeerSession:
         self.hive, self.identity = "", Identity(None, name)
         self.network = Network()
         self.held = NOTHING
-        self.moved = False  # the network's weights are no longer those of the hive
-        self.training: Optional[Training] = None
+        self.task: Optional[Task] = None
+        self.progress = Progress()  # what no update was made of yet
         self.outgoing: Optional[Outgoing] = None
         self.carried = 0  # tokens whose update has not counted yet
         self.failures = 0  # of training, in a row
@@ -152,15 +153,24 @@ class PeerSession:
     @property
     def deadline(self) -> float:
         """When `wake` wants to be called, in steady seconds. Who works may not have listened."""
-        if self.talk.phase is Phase.AWAY or self.work.under_way:
+        if self.talk.phase is Phase.AWAY or self.work.under_way or self.resting_soon:
             return math.inf
         return self.talk.heard_at + SILENCE_SECONDS
 
     @property
     def busy(self) -> bool:
-        """What was said waits for its turn. That training and transfers exclude each other is
-        decided here and in `on_train`, and nowhere else."""
-        return bool(self.work.under_way or self.download.wanted)
+        """What was said waits for its turn."""
+        return bool(self.work.under_way or self.download.wanted or self.resting_soon)
+
+    @property
+    def resting_soon(self) -> bool:
+        """It trains for a while and listens again when it is done."""
+        return bool(self.task and not self.network.overlap)
+
+    @property
+    def training(self) -> bool:
+        """Its host makes one step after the other."""
+        return bool(self.task and self.progress.steps < self.task.most)
 
     # Effects
 
@@ -173,13 +183,9 @@ class PeerSession:
     def do(self, what: str, *values: Any, then: Optional[Callable[[Any], None]] = None) -> None:
         self.effects.append(effects.Do(self.work.ask(what, then), "work", what, values))
 
-    def stop_training(self) -> None:
-        if self.training:
-            self.effects.append(effects.StopTraining())
-
     def part(self) -> None:
         """What was on its way goes on with the next connection; work for this one is forgotten."""
-        self.stop_training()
+        self.rest()
         self.talk.part()
         self.download.interrupt()
         self.work.forget("text", "begin")
@@ -250,14 +256,15 @@ class PeerSession:
         job, self.held = plan.job, plan.held
         sequences = self.about.batch_size or job.recipe.batch_size
         fragments = Fragments(parameters, job.sync.fragments)
-        self.network = Network(job, plan.described, parameters, job.sync.up, fragments, sequences)
-        self.outgoing, self.carried, self.moved = None, 0, False
+        self.network = Network(job, plan.described, parameters, job.sync.up, fragments,
+                               job.sync.overlap, sequences)
+        self.outgoing, self.carried, self.progress = None, 0, Progress()
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
                  f"{shown(job.mode, 20)}, {sequences} sequences a step")
         if self.talk.phase is Phase.JOINING:
             self.take_part()
         else:  # after training broke down
-            self.load()
+            self.do("load", self.held.weights)
             self.report()
 
     def take_part(self) -> None:
@@ -304,8 +311,6 @@ class PeerSession:
         else:
             self.talk.keep(said)
         self.take_turns()
-        if self.training and self.over():
-            self.stop_training()
 
 
     def take_turns(self) -> None:
@@ -340,20 +345,8 @@ class PeerSession:
 
     @told
     def failed(self, ticket: int, error: GltchError, now: Moment) -> None:
-        """Training may break down a few times: it begins again from the hive's weights."""
-        self.talk.heard_at = now.steady
-        one = self.work.under_way.pop(ticket, None)
-        self.failures += 1
-        if one is None or one.what != "train":
-            raise error
-        self.training = None
-        if self.failures >= MOST_FAILURES:
-            raise error
-        self.say("trouble", f"{error} Starting again from the hive's weights.")
-        job, described, *_ = self.network
-        self.network = Network()
-        if job and self.talk.phase is Phase.TAKING_PART:
-            self.begin(Plan(job, described, self.held))
+        self.work.under_way.pop(ticket, None)
+        raise error
 
     # Downloads
 
@@ -441,52 +434,79 @@ class PeerSession:
         weights, digest = result
         if digest == said["weights"]:
             self.held = Held(said["version"], digest, weights)
-            self.load()
+            if said["type"] == "version":
+                self.do("load", weights)
+            else:
+                self.rebase(said["version"])
         else:
             self.held = NOTHING  # never train from weights that nobody else has
         if not self.outgoing:  # otherwise first hear what becomes of the last update
             self.report()
 
-    def load(self) -> None:
-        self.do("load", self.held.weights)
-        self.moved = False
+    def rebase(self, version: int) -> None:
+        """What that round changed is again as the hive has it, but for progress of its own that no
+        update was made of."""
+        self.do("rebase", self.held.weights, self.network.fragments.of_round(version))
 
     # Training, and what becomes of it
 
     def on_train(self, said: messages.Train) -> None:
-        """Train from the weights of this round and offer what comes out."""
-        if (said["version"], said["weights"]) != self.held[:2] or self.outgoing:
-            return
-        if self.moved:  # an update from these weights did not count
-            self.load()
-        self.moved = True
-        task = {"step": said["step"], "total": said["total"], "quota": said["quota"],
-                "seconds": said["seconds"], "window": said["window"]}
-        self.training = Training(self.held, self.network.codec)
-        part = self.network.fragments.of_round(self.held.version + 1)
-        self.do("train", task, self.held.weights, part, then=partial(self.trained, self.training))
+        """Make steps from the weights of this round, and offer what comes out."""
+        if (said["version"], said["weights"]) == self.held[:2] and not self.outgoing:
+            most = said["quota"] + (AHEAD if self.network.overlap else 0)
+            self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
+            self.do("task", said["step"], said["total"], said["window"])
 
     @told
-    def stepped(self, steps: int, loss: float, now: Moment) -> None:
-        """So many steps of the task are made: stop, or tell where this peer is, now and then."""
+    def stepped(self, tokens: int, loss: float, seconds: float, now: Moment) -> None:
+        """A step is made: go on, or make an update of what there is."""
         self.figures.loss = loss
-        if self.over():
-            self.stop_training()
-        elif (self.talk.phase is Phase.TAKING_PART
-              and now.steady - self.talk.told_at > PROGRESS_SECONDS):
+        self.progress.add(tokens, loss, seconds)
+        task, steps = self.task, self.progress.steps
+        if task is None:
+            return
+        if self.network.overlap:
+            due = steps >= task.quota and task.base is self.held
+            if due and not self.outgoing and not self.work.under_way:
+                self.make_update(task.base)
+        elif self.over() or task.done(steps, now.steady):
+            self.rest()
+            return
+        if now.steady - self.talk.told_at > PROGRESS_SECONDS:
             self.talk.told_at = now.steady
             self.tell("progress", version=self.held.version, steps=steps)
 
-    def trained(self, training: Training, result: Tuple[Any, bytes]) -> None:
-        work, update = result
-        self.training = None
-        self.failures, self.figures.speed = 0, work.tokens / max(work.seconds, 1e-9)
-        self.carried += work.tokens
-        base = training.base
-        self.outgoing = Outgoing(base.version, base.hash, training.codec, update,
-                                 replace(work, tokens=self.carried))
+    def rest(self) -> None:
+        """No step more of this task."""
+        task, self.task = self.task, None
+        if task and self.progress.steps and not self.network.overlap:
+            self.make_update(task.base)
+
+    def make_update(self, base: Held) -> None:
+        progress, self.progress = self.progress, Progress()
+        self.do("take", self.network.fragments.of_round(base.version + 1),
+                then=partial(self.made, base, progress))
+
+    def made(self, base: Held, progress: Progress, update: bytes) -> None:
+        self.failures, self.figures.speed = 0, progress.speed
+        self.carried += progress.tokens
+        progress.tokens = self.carried
+        self.outgoing = Outgoing(base.version, base.hash, self.network.codec, update, progress)
         if not self.talk.waits("finished"):
             self.make_offer()
+
+    @told
+    def broke_down(self, error: GltchError, now: Moment) -> None:
+        """Training may do so a few times: it begins again from the hive's weights."""
+        self.task = None
+        self.failures += 1
+        if self.failures >= MOST_FAILURES:
+            raise error
+        self.say("trouble", f"{error} Starting again from the hive's weights.")
+        job, described, *_ = self.network
+        self.network = Network()
+        if job and self.talk.phase is Phase.TAKING_PART:
+            self.begin(Plan(job, described, self.held))
 
     def make_offer(self) -> None:
         """Or later, as soon as it takes part again."""
@@ -527,9 +547,11 @@ class PeerSession:
 
     def settle(self, counted: bool) -> None:
         self.do("settle", counted)
-        if counted and self.outgoing:
-            self.carried -= self.outgoing.work.tokens
-        self.outgoing = None
+        outgoing, self.outgoing = self.outgoing, None
+        if outgoing and counted:
+            self.carried -= outgoing.work.tokens
+        elif outgoing and self.held.hash:  # it is kept in the error feedback now
+            self.rebase(outgoing.version + 1)
 
     def on_status(self, said: messages.Status) -> None:
         if self.outgoing and self.now.steady - self.outgoing.offered > SILENCE_SECONDS:

@@ -21,6 +21,7 @@ from hive.session.schema import PeerState
 
 ACCEPTED, LATE, REJECTED = "accepted", "late", "rejected"
 BUSY = ("waiting", "ready", "training", "uploading")  # something is still to come from it
+AHEAD = 100  # steps that a peer may make beyond what it was asked for, while updates travel
 STALEST = 32  # rounds by which an update may come too late and still count, at a lower weight
 FASTEST_STEP = 1e-3  # seconds; nobody is planned for as faster
 LEAST_GRACE = 2.0  # seconds for the last transfers, however short the round

@@ -20,11 +20,42 @@ class Held(NamedTuple):
 NOTHING = Held(0, "", None)
 
 
-class Training(NamedTuple):
-    """A task that is being worked on, whatever travels meanwhile."""
+class Task(NamedTuple):
+    """Steps to make from these weights."""
 
     base: Held
-    codec: str  # of the update that it leads to
+    quota: int
+    most: int  # with those that are made while updates travel
+    seconds: float  # for the quota
+    began: float  # steady seconds
+
+    def done(self, steps: int, now: float) -> bool:
+        """All are made, or there is no time for another one."""
+        spent = now - self.began
+        return steps >= self.quota or spent * (steps + 1) / steps > self.seconds
+
+
+@dataclass
+class Progress:
+    """Steps that no update was made of yet."""
+
+    steps: int = 0
+    tokens: int = 0
+    losses: float = 0.0  # sum over the steps, nats per character
+    seconds: float = 0.0  # spent training
+
+    def add(self, tokens: int, loss: float, seconds: float) -> None:
+        self.steps, self.tokens = self.steps + 1, self.tokens + tokens
+        self.losses, self.seconds = self.losses + loss, self.seconds + seconds
+
+    @property
+    def loss(self) -> float:
+        return self.losses / self.steps
+
+    @property
+    def speed(self) -> float:
+        """Characters a second."""
+        return self.tokens / max(self.seconds, 1e-9)
 
 
 @dataclass
@@ -35,7 +66,7 @@ class Outgoing:
     weights: str  # their SHA-256
     codec: str
     update: bytes
-    work: Any  # learning.worker.Work; with the tokens of earlier updates that did not count
+    work: Progress  # with the tokens of earlier updates that did not count
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Union
 
 import torch
 
@@ -11,7 +11,7 @@ from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
-from hive.learning.worker import Work
+from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.conversation import MOST_KEPT
 from hive.session.coordinator_session import MOST_TRANSFERS, MOST_WAITING, REMEMBERED_UPDATES
@@ -24,7 +24,7 @@ from hive.simulation.disk import Disk
 from hive.simulation.hive import Connection, CoordinatorHost, PeerHost, Simulation
 from hive.simulation.host import BEGINNING
 from hive.simulation.settings import Settings
-from hive.simulation.tasks import SyntheticTask, SyntheticWorker
+from hive.simulation.tasks import SyntheticTask
 from hive.simulation.trouble import UNNOTICED_SECONDS, Trouble
 from hive.simulation.truth import Lot, Truth, must
 
@@ -218,7 +218,7 @@ class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
     hive: FaultyHive
-    worker: SyntheticWorker
+    learner: Learner
 
     def __init__(self, hive: FaultyHive, number: int, original: Optional[Peer] = None):
         self.trouble, self.truth = hive.trouble, hive.truth
@@ -228,6 +228,7 @@ class Peer(PeerHost):
         self.asleep = self.set_by = self.full_until = 0.0
         self.nonsense = self.breakdown = False  # of the next training
         self.lots: List[Lot] = []  # not settled
+        self.untaken = 0  # tokens of which no update was made yet
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
         self.refused = ""  # an update that just turned out not to count
@@ -268,7 +269,7 @@ class Peer(PeerHost):
     def die(self, why: str) -> None:
         """The process is gone, and with it what it did not upload; it is started again."""
         self.trouble.cover(f"peer {why}")
-        self.telling, self.training, self.alarm = False, None, math.inf
+        self.telling, self.step_due, self.alarm = False, None, math.inf
         self.calls.clear()
         for lane in self.lanes.values():
             lane.clear()
@@ -289,7 +290,7 @@ class Peer(PeerHost):
     def lose_unsettled(self, why: str = "rejected") -> None:
         for lot in self.lots:
             lot.fate = lot.fate or why
-        self.lots = []
+        self.lots, self.untaken = [], 0
         self.moves.zero_()
 
     # Connections
@@ -355,9 +356,9 @@ class Peer(PeerHost):
         if not self.sleeps(self.ring, session):
             super().ring(session)
 
-    def trained_enough(self, training: Any) -> None:
-        if not self.sleeps(self.trained_enough, training):
-            super().trained_enough(training)
+    def step(self, due: float) -> None:
+        if not self.sleeps(self.step, due):
+            super().step(due)
 
     def uploaded(self, connection: Connection, blob: str) -> None:
         if not self.sleeps(self.uploaded, connection, blob):
@@ -369,31 +370,43 @@ class Peer(PeerHost):
         self.lose_unsettled("training broke down")
         return super().begin(job, text)
 
-    def train(self, task: Dict[str, Any], weights: torch.Tensor, part: slice
-              ) -> Tuple[Work, bytes]:
+    def task(self, step: int, total: Optional[int], window: int) -> None:
+        super().task(step, total, window)
+        worker, held = self.learner.worker, self.session.held.weights
+        must(torch.equal(worker.anchor, held) and (
+            self.hive.sync.overlap or torch.equal(worker.weights, held)),
+             f"{self.name} does not train from the hive's weights")
+
+    def make_step(self) -> float:
         if self.breakdown:
-            self.breakdown, self.training = False, None
+            self.breakdown = False
             self.trouble.cover("training broke down")
             raise GltchError("The loss became nan.")
-        must(torch.equal(self.worker.distance, weights - self.hive.task.place),
-                       f"{self.name} does not train from the hive's weights")
+        worker = self.learner.worker
+        before = worker.weights
+        loss = super().make_step()
+        self.moves += before - worker.weights
+        self.untaken += worker.tokens
+        return loss
+
+    def make_update(self, part: slice) -> bytes:
         self.changed = True
         nonsense, self.nonsense = self.nonsense, False
         if nonsense:
             self.trouble.cover("an update of nonsense")
-            self.feedback.residual.fill_(math.nan)
+            self.learner.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
-        work, update = super().train(task, weights, part)
+        update = super().make_update(part)
         if nonsense:
             self.truth.nonsense.add(name_of(update))
-        self.lots.append(Lot(work.tokens))
+        self.lots.append(Lot(self.untaken))
+        self.untaken = 0
         self.truth.made(name_of(update), self.lots, self.name)
-        self.moves += self.worker.moved(weights)
-        return work, update
+        return update
 
     def settle(self, counted: bool) -> None:
         self.changed = True
-        codec, update, _ = self.feedback.sent
+        codec, update, part = self.learner.feedback.sent
         blob = name_of(update)
         if not codec:
             pass  # it is told again
@@ -404,7 +417,8 @@ class Peer(PeerHost):
             for lot in self.truth.made_of[blob] if mistaken else ():
                 lot.fate = lot.fate or "taken for those of another process with the same token"
             self.lots = [lot for lot in self.lots if lot not in self.truth.made_of[blob]]
-            self.moves -= decode(codec, update, len(self.moves))
+            moves = self.moves[part]
+            moves -= decode(codec, update, len(moves))
         else:
             self.refused = blob
         super().settle(counted)
@@ -413,7 +427,10 @@ class Peer(PeerHost):
         self.changed = True
         super().forget()
         self.refused = ""  # whether it counts does not matter any more
+        untaken = self.untaken
         self.lose_unsettled("rejected")
+        self.untaken = untaken
+        self.moves += self.learner.worker.moved(self.learner.worker.anchor)
 
     def check(self) -> None:
         session = self.session
@@ -437,8 +454,14 @@ class Peer(PeerHost):
              "a download is too long")
         if self.changed and not session.outgoing and not session.work.under_way:
             self.changed = False
-            residual = self.feedback.residual if session.network.job else self.moves
-            must(torch.allclose(residual, self.moves, atol=1e-4, equal_nan=True),
+            self.check_moves()
+
+
+    def check_moves(self) -> None:
+        if self.session.network.job:  # otherwise it is about to begin anew
+            worker = self.learner.worker
+            kept = self.learner.feedback.residual + worker.moved(worker.anchor)
+            must(torch.allclose(kept, self.moves, atol=1e-4, equal_nan=True),
                  f"{self.name}'s error feedback is not what was trained and never counted")
 
 

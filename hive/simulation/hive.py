@@ -9,19 +9,19 @@ import itertools
 import math
 import random
 from collections import Counter, OrderedDict
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
 
-from gltch_2_7m import require
+from gltch_2_7m import GltchError, require
 from hive.books import Books
 from hive.journal import Journal
-from hive.learning.codec import ErrorFeedback, digest, from_bytes, to_bytes
+from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
-from hive.learning.worker import Work
+from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.coordinator_session import CoordinatorSession, finite
 from hive.session.effects import Do
@@ -34,7 +34,6 @@ from hive.session.rounds import LATE, REJECTED
 from hive.simulation.host import Host
 from hive.simulation.settings import Settings
 from hive.simulation.table import Row, Summary
-from hive.simulation.tasks import steps_that_fit
 from hive.simulation.virtual import Clock, Piece, Wire
 
 STRAGGLING = 10.0  # times slower than the others
@@ -184,20 +183,6 @@ class CoordinatorHost(Host):
         self.finished = finish.reason
 
 
-@dataclass
-class Training:
-    """What a peer's worker is doing until the clock says that it is done."""
-
-    do: Do
-    began: float
-    step_seconds: float
-    steps: int
-
-    @property
-    def end(self) -> float:
-        return self.began + self.steps * self.step_seconds
-
-
 class PeerHost(Host):
     """One simulated peer over all its connections."""
 
@@ -219,16 +204,18 @@ class PeerHost(Host):
         self.doing.update({
             effects.Tell: self.say, effects.Upload: self.upload, effects.Keep: lambda kept: None,
             effects.Settled: self.settled, effects.Leave: self.leave, effects.Refuse: self.end,
-            effects.End: self.end, effects.StopTraining: self.stop_training,
+            effects.End: self.end,
             effects.Say: lambda said: None})
         self.slow_work.update({
             "text": lambda name: b"", "begin": self.begin, "apply": self.apply,
-            "whole": self.whole, "load": self.load, "train": self.train, "settle": self.settle,
-            "forget": self.forget})
+            "whole": self.whole, "task": self.task, "take": self.make_update, "settle": self.settle,
+            "forget": self.forget, "load": lambda weights: self.learner.load(weights),
+            "rebase": lambda weights, part: self.learner.rebase(weights, part)})
         self.session = self.new_session()
         self.connection: Optional[Connection] = None
         self.patience = Patience()
-        self.training: Optional[Training] = None
+        self.step_due: Optional[float] = None  # when the step that is being made is done
+        self.lap = self.step_seconds  # of the steps of this task
         self.ended = ""  # why it does not come back
         # what is measured
         self.since = 0.0  # when it last connected
@@ -254,8 +241,9 @@ class PeerHost(Host):
     @property
     def carried(self) -> int:
         """Tokens that have not counted yet; whether they did, this peer may not have heard."""
-        update = self.session.outgoing
-        return 0 if update and self.last_counted > update.version else self.session.carried
+        session, update = self.session, self.session.outgoing
+        heard = not (update and self.last_counted > update.version)
+        return int(session.progress.tokens + (session.carried if heard else 0))
 
     # Connections
 
@@ -334,9 +322,10 @@ class PeerHost(Host):
     def begin(self, job: Job, text: bytes) -> int:
         self.lose_unsettled()
         self.job = job
-        self.worker = self.hive.task.worker(self.rng.randrange(2**31))
-        self.feedback = ErrorFeedback(len(self.hive.task.start), job.sync.beta)
-        return len(self.feedback.residual)
+        worker = self.hive.task.worker(self.rng.randrange(2**31))
+        count = len(self.hive.task.start)
+        self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
+        return count
 
     def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
@@ -346,54 +335,52 @@ class PeerHost(Host):
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
 
-    def load(self, weights: Tensor) -> None:
-        self.worker.load(weights)
-
     def settle(self, counted: bool) -> None:
-        self.feedback.settle(counted)
+        self.learner.feedback.settle(counted)
         if counted:
-            self.unsettled = 0
+            self.unsettled = self.session.carried + self.session.progress.tokens
 
     def forget(self) -> None:
-        self.feedback.forget()
-        self.lose_unsettled()
+        self.learner.feedback.forget()
+        kept = self.session.progress.tokens
+        self.lost, self.unsettled = self.lost + self.unsettled - kept, kept
 
     def lose_unsettled(self) -> None:
         self.lost, self.unsettled = self.lost + self.unsettled, 0
 
-    # Training takes as long as its steps
+    # Training: one step after the other
 
-    def start(self, do: Do) -> None:
-        if do.what != "train":
-            super().start(do)
+    def tell(self, what: str, *values: Any, **more: Any) -> None:
+        super().tell(what, *values, **more)
+        if not self.session.training:
+            self.step_due = None
+        elif self.step_due is None and not self.telling:
+            self.step_due = self.clock.now + self.lap
+            self.clock.at(self.step_due, self.step, self.step_due)
+
+    def task(self, step: int, total: Optional[int], window: int) -> None:
+        self.learner.worker.begin(step, total, window)
+        self.lap = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
+
+    def step(self, due: float) -> None:
+        if due != self.step_due:
+            return  # it was given up
+        self.step_due, worker = None, self.learner.worker
+        try:
+            loss = self.make_step()
+        except GltchError as error:
+            self.tell("broke_down", error)
             return
-        task, *_ = do.values
-        step_seconds = self.step_seconds * self.rng.lognormvariate(0, self.jitter)
-        steps = steps_that_fit(task["quota"], task["seconds"], step_seconds)
-        self.training = Training(do, self.clock.now, step_seconds, steps)
-        self.clock.at(self.training.end, self.trained_enough, self.training)
+        self.trained, self.unsettled = self.trained + worker.tokens, self.unsettled + worker.tokens
+        self.seconds += self.lap
+        self.tell("stepped", worker.tokens, loss, self.lap)
 
-    def stop_training(self, stop: effects.StopTraining) -> None:
-        """After the step that is being made."""
-        training = self.training
-        if training:
-            made = math.ceil((self.clock.now - training.began) / training.step_seconds)
-            if max(1, made) < training.steps:
-                training.steps = max(1, made)
-                self.clock.at(training.end, self.trained_enough, training)
+    def make_step(self) -> float:
+        loss: float = self.learner.worker.step()
+        return loss
 
-    def trained_enough(self, training: Training) -> None:
-        if training is self.training and self.clock.now >= training.end:
-            self.work(training.do)
-
-    def train(self, task: Dict[str, Any], weights: Tensor, part: slice) -> Tuple[Work, bytes]:
-        training, self.training = self.training, None
-        assert training is not None
-        work = self.worker.work(task, training.steps, training.step_seconds)
-        self.trained, self.unsettled = self.trained + work.tokens, self.unsettled + work.tokens
-        self.seconds += work.seconds
-        moved = self.worker.moved(weights, part)
-        return work, self.feedback.encode(self.job.sync.up, moved, part)
+    def make_update(self, part: slice) -> bytes:
+        return self.learner.take(part)
 
 
 class Simulation:

@@ -1,7 +1,6 @@
 """What a simulated hive trains: a network on a real text, or a vector that costs next to nothing.
 
-A worker is outwardly the hive's own, but for `work`, which is told how many steps to make, and how
-long they take in virtual time.
+Their workers are outwardly the same.
 """
 from __future__ import annotations
 
@@ -26,27 +25,9 @@ from gltch_2_7m import (
     pick_precision,
     require,
 )
-from hive.learning.codec import WHOLE, flatten, unflatten
-from hive.learning.worker import Work, Worker
+from hive.learning.codec import WHOLE, flatten, replaced, unflatten
+from hive.learning.worker import Worker
 from hive.session.protocol import name_of
-
-
-def steps_that_fit(quota: int, seconds: float, step_seconds: float) -> int:
-    """How many steps `Worker.train` will make of a task."""
-    done = 1
-    while done < quota and step_seconds * done * (done + 1) / done <= seconds:
-        done += 1
-    return done
-
-
-class RealWorker(Worker):
-    """The hive's own worker; its clock is told how long a step takes."""
-
-    def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
-        losses = self.trainer.losses
-        losses.clear()
-        return self.train(**task, stop=lambda done: done >= steps,
-                          clock=lambda: step_seconds * len(losses))
 
 
 class RealTask:
@@ -67,8 +48,8 @@ class RealTask:
         self.model = GLTCH(self.config).to(device)
         self.start = flatten(self.model)
 
-    def worker(self, noise_seed: int) -> RealWorker:
-        return RealWorker(self.config, self.recipe, self.corpus, self.runtime, noise_seed)
+    def worker(self, noise_seed: int) -> Worker:
+        return Worker(self.config, self.recipe, self.corpus, self.runtime, noise_seed)
 
     def measure(self, weights: Tensor) -> float:
         """The loss over the whole validation split."""
@@ -95,45 +76,51 @@ class SyntheticTask:
         self.noise = torch.randn(count + noise, generator=generator)  # each step sees a part
         self.noise *= (64 / self.recipe.batch_size) ** 0.5
         self.start = torch.zeros(count)
-        self.latest = self.start, self.start - self.place
 
     def worker(self, noise_seed: int) -> SyntheticWorker:
         return SyntheticWorker(self, noise_seed)
-
-    def distance(self, weights: Tensor) -> Tensor:
-        """From the hidden place, not to be changed: peers that hold the same weights share it."""
-        if self.latest[0] is not weights:
-            self.latest = weights, weights - self.place
-        return self.latest[1]
 
     def measure(self, weights: Tensor) -> float:
         return float(torch.dot(self.curvature, (weights - self.place).square())) / len(weights) / 2
 
 
 class SyntheticWorker:
-    """Gradient descent on a `SyntheticTask`; outwardly a `RealWorker`."""
+    """Gradient descent on a `SyntheticTask`; outwardly a `Worker`."""
 
     def __init__(self, task: SyntheticTask, noise_seed: int):
         self.task, self.rng = task, random.Random(noise_seed)
-        self.batch_size = task.recipe.batch_size
+        self.tokens = task.recipe.batch_size
         self.load(task.start)
+        self.begin(0, None, 0)
 
     def load(self, weights: Tensor) -> None:
-        self.distance = self.task.distance(weights)
+        self.weights = self.anchor = weights  # neither is ever changed in place
 
     def moved(self, base: Tensor, part: slice = WHOLE) -> Tensor:
-        return self.task.distance(base)[part] - self.distance[part]
+        return base[part] - self.weights[part]
 
-    def work(self, task: Dict[str, Any], steps: int, step_seconds: float) -> Work:
-        world, loss = self.task, 0.0
-        self.distance = distance = self.distance.clone()
-        count, slope = len(distance), torch.empty_like(distance)
-        begins, fastest = len(world.noise) - count, world.recipe.matrix_learning_rate
-        for step in range(task["step"], task["step"] + steps):
-            torch.mul(world.curvature, distance, out=slope)
-            loss += float(torch.dot(slope, distance)) / count / 2
-            begin = self.rng.randrange(begins)
-            slope.add_(world.noise[begin: begin + count])
-            distance.sub_(slope, alpha=fastest * lr_factor(step, task["total"], world.recipe))
+    def take_progress(self, part: slice) -> Tensor:
+        made = self.moved(self.anchor, part)
+        self.anchor = replaced(self.anchor, part, self.weights[part])
+        return made
+
+    def rebase(self, weights: Tensor, part: slice) -> None:
+        self.weights = replaced(self.weights, part, weights - self.moved(self.anchor, part))
+        self.anchor = replaced(self.anchor, part, weights)
+
+    def begin(self, step: int, total: Optional[int], window: int) -> None:
+        self.number, self.total = step, total
+
+    def step(self) -> float:
+        world, count = self.task, len(self.weights)
+        distance = self.weights - world.place
+        slope = world.curvature * distance
+        loss = float(torch.dot(slope, distance)) / count / 2
         require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
-        return Work(steps, steps * self.batch_size, loss / steps, step_seconds * steps)
+        begin = self.rng.randrange(len(world.noise) - count)
+        slope.add_(world.noise[begin: begin + count])
+        factor = lr_factor(self.number, self.total, world.recipe)
+        self.weights = torch.sub(self.weights, slope,
+                                 alpha=world.recipe.matrix_learning_rate * factor, out=distance)
+        self.number += 1
+        return loss
