@@ -170,10 +170,10 @@ class WatchedSession(PeerSession):
             "steps": update.work.steps, "loss": update.work.loss, "at": time.time(),
         }), file=self.diary, flush=True)
 
-    def make_offer(self) -> None:
+    def make_offer(self, follows: bool = False) -> None:
         assert self.outgoing is not None
         self.note("made", self.outgoing)
-        super().make_offer()
+        super().make_offer(follows)
 
     def settle(self, counted: bool) -> None:
         if self.outgoing:

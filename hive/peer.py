@@ -23,7 +23,7 @@ import time
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -55,7 +55,8 @@ from hive.learning.codec import digest, flatten, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Learner, Worker
 from hive.machine import device_name, require_memory, require_websockets, size
-from hive.network.sockets import Frame, Line
+from hive.network.sockets import Line
+from hive.network.uplink import Uplink
 from hive.session import effects, protocol
 from hive.session.effects import Do, Moment, PeerEffect, Upload
 from hive.session.job import Job
@@ -102,11 +103,12 @@ class Peer:
         self.learner: Optional[Learner] = None  # made for a job, with more work that can be done
         self.cached = False  # the text of the run
         self.patience = Patience()
-        self.up = self.down = 0  # bytes
+        self.up = self.down = 0  # bytes, on earlier connections
         self.progress = Progress()
         # this connection
         self.socket: Line  # made when it connects
-        self.to_do: Deque[Union[Do, Upload]] = deque()
+        self.uplink: Uplink
+        self.to_do: Deque[Do] = deque()
         self.trouble: Optional[Exception] = None  # what ends it
         self.end: Optional[effects.End] = None
 
@@ -121,8 +123,9 @@ class Peer:
                 with open_connection(self.server, self.certificates,
                                      max_size=protocol.MESSAGE_BYTES,
                                      ping_timeout=protocol.PONG_SECONDS) as self.socket:
-                    self.progress.say(f"finished  {self.converse()}")
-                    return
+                    with Uplink(self.socket, self.lost) as self.uplink:
+                        self.progress.say(f"finished  {self.converse()}")
+                        return
             except Answered as answer:
                 # Before a coordinator that is starting again, a proxy may know no such page.
                 restarting = answer.status == 404 and self.session.talk.joined
@@ -154,6 +157,7 @@ class Peer:
         self.trouble = None
         self.carry_out(self.session.connected(now()))
         while self.to_do or not (self.trouble or self.end):
+            self.look_at_uplink()
             if self.interrupts.signal:
                 self.carry_out(self.session.stop(now()))
                 raise Stopped
@@ -164,6 +168,7 @@ class Peer:
             elif not self.listen(LISTEN_SECONDS):
                 self.crew.order(do="wait")
                 self.carry_out(self.session.wake(now()))
+        self.up += self.uplink.bytes
         self.carry_out(self.session.lost(now()))
         if self.end:
             return self.end.reason
@@ -175,8 +180,11 @@ class Peer:
         for effect in asked:
             if isinstance(effect, effects.Tell):
                 said = dict(effect.message)
-                self.send(pack(said.pop("type"), **said))
-            elif isinstance(effect, (Do, Upload)):
+                self.uplink.send(pack(said.pop("type"), **said))
+            elif isinstance(effect, Upload):
+                blob, content, offset = effect
+                self.uplink.send_blob(blob, protocol.chunks(blob, content, offset))
+            elif isinstance(effect, Do):
                 self.to_do.append(effect)
             elif isinstance(effect, effects.Say):
                 self.progress.say(f"{effect.kind:<10}{effect.text}")
@@ -191,13 +199,11 @@ class Peer:
             else:
                 self.end = effect
 
-    def send(self, message: Frame) -> None:
-        if self.trouble is None:
-            try:
-                self.socket.send(message)
-                self.up += len(message)
-            except self.lost as error:
-                self.trouble = error
+    def look_at_uplink(self) -> None:
+        """What has gone out, and whether it still does."""
+        while self.uplink.sent:
+            self.carry_out(self.session.uploaded(self.uplink.sent.popleft(), now()))
+        self.trouble = self.trouble or self.uplink.error
 
     def listen(self, seconds: float) -> bool:
         """Pass on the next message; False when none came in time, or none can come any more."""
@@ -223,29 +229,20 @@ class Peer:
         for _ in range(MOST_AT_ONCE):
             if not self.listen(0.0):
                 break
+        self.look_at_uplink()
         self.carry_out(self.session.wake(now()))
 
     # Work
 
-    def work(self, effect: Union[Do, Upload]) -> None:
-        if isinstance(effect, Upload):
-            asked = self.upload(effect)
+    def work(self, do: Do) -> None:
+        try:
+            result = self.works[do.what](*do.values)
+        except GltchError as error:
+            asked = self.session.failed(do.ticket, error, now())
         else:
-            try:
-                result = self.works[effect.what](*effect.values)
-            except GltchError as error:
-                asked = self.session.failed(effect.ticket, error, now())
-            else:
-                asked = self.session.done(effect.ticket, result, now())
+            asked = self.session.done(do.ticket, result, now())
         if not self.interrupts.signal:  # otherwise it leaves
             self.carry_out(asked)
-
-    def upload(self, upload: Upload) -> List[PeerEffect]:
-        for chunk in protocol.chunks(upload.blob, upload.content, upload.offset):
-            self.send(chunk)
-            if self.trouble or self.interrupts.signal:
-                return []
-        return self.session.uploaded(upload.blob, now())
 
     def text(self, job: Job) -> Optional[bytes]:
         """From the cache. Raises GltchError when the job takes more memory than there is."""
@@ -327,7 +324,7 @@ class Peer:
             f"round {self.session.held.version + 1:,}  step {done}  "
             + measured("loss", figures.loss) + measured("val", figures.val_loss)
             + f"{figures.speed:,.0f} chars/s  peers {figures.peers}  "
-            f"up {size(self.up)}  down {size(self.down)}")
+            f"up {size(self.up + self.uplink.bytes)}  down {size(self.down)}")
 
 
 def measured(name: str, loss: float) -> str:

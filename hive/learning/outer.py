@@ -95,7 +95,9 @@ class Outer:
                            "that peer.")
         lengths = self.lengths[self.fragments.index(self.version + 1)]
         longest = CLIP * statistics.median(lengths) if len(lengths) >= ENOUGH else 0.0
-        longest = longest or FIRST_STEP * steps * self.share_of_length(len(update)) or math.inf
+        rounds = len(self.fragments)  # since this part had its turn
+        longest = (longest or FIRST_STEP * steps * rounds * self.share_of_length(len(update))
+                   or math.inf)
         counting = min(weight, HEAVIEST * statistics.median(self.heavy))
         lengths.append(length)
         self.heavy.append(weight)

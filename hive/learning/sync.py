@@ -51,6 +51,8 @@ class Sync:
 
 # docs/experiments.md tells why these values.
 SYNCS: Dict[str, Sync] = {
+    "streaming": Sync(most_inner_steps=5, up="q4", down="q4", outer_momentum=0.25, fragments=8,
+                      overlap=True),
     "diloco": Sync(inner_steps=4, most_inner_steps=20, up="q4", down="q4", outer_momentum=0.5),
     "sparse": Sync(inner_steps=4, most_inner_steps=20, up="top64", down="q4", beta=0.95),
     "every-step": Sync(up="q4", down="q4"),

@@ -92,7 +92,8 @@ class CoordinatorSession:
                                      self.work, self._evaluated)
         # the round
         fragments = len(Fragments(parameters, job.sync.fragments))
-        self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments)
+        self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments,
+                             job.sync.overlap)
         self.update_bytes = update_bytes  # by the number of the round
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)
@@ -418,12 +419,13 @@ class CoordinatorSession:
             # It reconnected before it heard; the commit will tell, or is already on its way.
             self._send_verdict(link, said, Verdict(ACCEPTED))
             return
-        now = self.reply.now.steady
+        now, link.batch_size = self.reply.now.steady, said["batch_size"]
         verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now)
         wrong = self._implausible(said)
         if verdict.verdict == ACCEPTED and wrong:
             verdict = Verdict(REJECTED, wrong)
             self.rounds.withdraw(link.peer)
+        link.unwanted = said["update"] if said["follows"] else ""
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
@@ -445,16 +447,22 @@ class CoordinatorSession:
 
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
-        self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
+        if said["follows"]:
+            link.unwanted = ""
+        else:
+            self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
             self._deliver(link, said, receiver)
 
     def _call_next(self) -> None:
         """Those who wait with an update may send it when others have done so."""
         for peer, receiver in self.uploads.turns(self.reply.now.steady):
+            self.links.peers[peer].unwanted = ""
             self.reply.send(self.links.peers[peer].number, "send", blob=receiver.blob, offset=0)
 
     def _on_chunk(self, link: Link, content: bytes) -> None:
+        if protocol.belongs(content, link.unwanted):
+            return
         receiver = self.uploads.add(link.peer, content, self.reply.now.steady)
         if receiver is None or link.offer is None:
             raise ProtocolError("A chunk came that belongs to no transfer.")
@@ -532,14 +540,15 @@ class CoordinatorSession:
         if plan is not None and plan is not before:  # also when nobody made it and all begin again
             self.intake.opened = self.reply.now.steady
             self.reply.show("opened", version=self.rounds.version, quota=plan.quota,
-                       seconds=plan.seconds)
+                            seconds=plan.seconds)
         for peer, task in tasks.items():
             link = self.links.peers[peer]
-            self.intake.ask(link, task.quota)
+            self.intake.ask(link, task.quota + self.rounds.ahead)
             self.reply.send(link.number, "train", version=task.version,
                             weights=self.rounds.weights, step=self.run.step, total=self.run.total,
                             quota=task.quota, seconds=task.seconds,
-                            window=self.run.give_windows(task.quota * link.batch_size))
+                            window=self.run.give_windows(link.batch_size
+                                                         * max(task.quota, link.lately)))
 
     def _combine(self) -> None:
         """Once the round is closed and everything that was delivered in it has been added."""
@@ -574,14 +583,18 @@ class CoordinatorSession:
         counted = {c.peer for c in record.contributions if c.verdict == "counted"}
         made = Made(record.number, record.codec, record.result, name, len(record.update),
                     record.step)
-        said = {each: commit_message(made, each) for each in (False, True)}
-        for link in self.links.peers.values():
-            if link.peer in counted:
-                link.counted_at = self.reply.now.steady
-            link.fetched.pop(name, None)  # an update may be the same as an earlier one
-            self.reply.add(Send(link.number, said[link.peer in counted]))
         self.run.advance(record, weights)
         self._begin_round(record.number, record.result)
+        said = {(one, other): commit_message(made, one, other)
+                for one in (False, True) for other in (False, True)}
+        for peer, link in self.links.peers.items():
+            if peer in counted:
+                link.counted_at = self.reply.now.steady
+            link.fetched.pop(name, None)  # an update may be the same as an earlier one
+            goes_on = self.rounds.members[peer].state == "ready"
+            self.reply.add(Send(link.number, said[peer in counted, goes_on]))
+            if goes_on:
+                self.reply.add(SendBlob(link.number, "update", name, record.update, 0))
         self.reply.show(
             "committed", version=record.number, step=record.step, total=self.run.total,
             loss=record.loss, opened=record.opened, committed=record.committed,
@@ -610,9 +623,10 @@ class CoordinatorSession:
             "rejected": known["rejected"], "reason": known["reason"]}
 
 
-def commit_message(made: Made, counted: bool) -> Message:
+def commit_message(made: Made, counted: bool, follows: bool = False) -> Message:
     return {"type": "commit", "version": made.number, "weights": made.result, "codec": made.codec,
-            "step": made.step, "update": made.update, "bytes": made.bytes, "counted": counted}
+            "step": made.step, "update": made.update, "bytes": made.bytes, "counted": counted,
+            "follows": follows}
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

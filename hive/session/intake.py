@@ -62,6 +62,7 @@ class Intake:
         link, said, size, tokens, stale = delivery
         del self.adding[link.peer]
         self.asked.pop(link.peer, None)
+        link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
         link.laps.append((tokens, max(said["seconds"], least)))
         loss = math.nan if said["loss"] is None else said["loss"]

@@ -22,6 +22,8 @@ class Link:
     batch_size: int = 1
     steps: int = 0  # of its task done so far
     offer: Optional[messages.Offer] = None  # of the update that is on its way
+    unwanted: str = ""  # an update that came along with its offer and must wait, or does not count
+    lately: int = 0  # steps of its latest update
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
     laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
         default_factory=lambda: deque(maxlen=RECENT))

@@ -70,6 +70,7 @@ class Commit(TypedDict):
     bytes: int
     step: int
     counted: bool
+    follows: bool  # its content comes at once, and then the next task
 
 
 class Status(TypedDict):
@@ -96,6 +97,8 @@ class Offer(TypedDict):
     tokens: int
     loss: Optional[float]
     seconds: float
+    batch_size: int
+    follows: bool  # its content comes at once
 
 
 class Send(TypedDict):

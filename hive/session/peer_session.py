@@ -350,11 +350,13 @@ class PeerSession:
 
     # Downloads
 
-    def fetch(self, blob: str, limit: int, then: Callable[[Optional[bytes]], None]) -> None:
-        """Ask for a blob, or for the rest of one that was interrupted."""
+    def fetch(self, blob: str, limit: int, then: Callable[[Optional[bytes]], None],
+              follows: bool = False) -> None:
+        """Ask for a blob, or for the rest of one that was interrupted, unless it comes unasked."""
         offset = self.download.begin(Wanted(blob, limit, self.now.steady, then))
         self.talk.awaited = "blob", "gone"
-        self.tell("fetch", blob=blob, offset=offset)
+        if not follows:
+            self.tell("fetch", blob=blob, offset=offset)
 
     def on_blob(self, said: messages.Blob) -> None:
         self.download.announced(said)
@@ -404,7 +406,7 @@ class PeerSession:
         self.do("whole", content, then=partial(self.hold_whole, said))
 
     def hold_whole(self, said: messages.Version, result: Tuple[Any, str]) -> None:
-        self.hold(said, result)
+        self.hold(said, False, result)
         if self.outgoing:
             self.make_offer()
 
@@ -417,7 +419,7 @@ class PeerSession:
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
         size = CODECS[said["codec"]].size(self.network.fragments.values(said["version"]))
-        self.fetch(said["update"], size, partial(self.take_update, said, size))
+        self.fetch(said["update"], size, partial(self.take_update, said, size), said["follows"])
 
     def take_update(self, said: messages.Commit, size: int, content: Optional[bytes]) -> None:
         if content is None:
@@ -427,9 +429,11 @@ class PeerSession:
         if said["counted"]:
             self.settle(counted=True)
         self.do("apply", self.held.weights, said["codec"], content,
-                self.network.fragments.of_round(said["version"]), then=partial(self.hold, said))
+                self.network.fragments.of_round(said["version"]),
+                then=partial(self.hold, said, said["follows"]))
 
-    def hold(self, said: Union[messages.Version, messages.Commit], result: Tuple[Any, str]) -> None:
+    def hold(self, said: Union[messages.Version, messages.Commit], task_follows: bool,
+             result: Tuple[Any, str]) -> None:
         """From now on these are the weights, if they are bit for bit what they should be."""
         weights, digest = result
         if digest == said["weights"]:
@@ -440,8 +444,8 @@ class PeerSession:
                 self.rebase(said["version"])
         else:
             self.held = NOTHING  # never train from weights that nobody else has
-        if not self.outgoing:  # otherwise first hear what becomes of the last update
-            self.report()
+        if not self.outgoing and not (task_follows and self.held.hash):
+            self.report()  # or first hear what becomes of the last update
 
     def rebase(self, version: int) -> None:
         """What that round changed is again as the hive has it, but for progress of its own that no
@@ -491,9 +495,10 @@ class PeerSession:
         self.failures, self.figures.speed = 0, progress.speed
         self.carried += progress.tokens
         progress.tokens = self.carried
-        self.outgoing = Outgoing(base.version, base.hash, self.network.codec, update, progress)
+        self.outgoing = Outgoing(base.version, base.hash, self.network.codec, update,
+                                 self.network.sequences, progress)
         if not self.talk.waits("finished"):
-            self.make_offer()
+            self.make_offer(follows=self.network.overlap)
 
     @told
     def broke_down(self, error: GltchError, now: Moment) -> None:
@@ -508,16 +513,23 @@ class PeerSession:
         if job and self.talk.phase is Phase.TAKING_PART:
             self.begin(Plan(job, described, self.held))
 
-    def make_offer(self) -> None:
-        """Or later, as soon as it takes part again."""
+    def make_offer(self, follows: bool = False) -> None:
+        """Or later, as soon as it takes part again. `follows`: do not wait until it is wanted."""
         if self.outgoing and self.talk.phase is Phase.TAKING_PART:
-            self.effects.append(effects.Tell(self.outgoing.offer(self.now.steady)))
+            self.effects.append(effects.Tell(self.outgoing.offer(self.now.steady, follows)))
+            if follows:
+                self.upload(self.outgoing, 0)
+
+    def upload(self, outgoing: Outgoing, offset: int) -> None:
+        outgoing.offered, outgoing.sent = math.inf, True
+        self.effects.append(effects.Upload(outgoing.blob, outgoing.update, offset))
 
     def on_send(self, said: messages.Send) -> None:
         """Upload the offered update, from where an interrupted transfer stopped."""
-        if self.outgoing and not self.outgoing.sent and said["blob"] == self.outgoing.blob:
-            self.outgoing.offered, self.outgoing.sent = math.inf, True
-            self.effects.append(effects.Upload(said["blob"], self.outgoing.update, said["offset"]))
+        one = self.outgoing
+        if one and said["blob"] == one.blob and (one.eager or not one.sent):
+            one.eager = False  # it had to wait
+            self.upload(one, said["offset"])
 
     @told
     def uploaded(self, blob: str, now: Moment) -> None:

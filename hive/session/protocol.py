@@ -18,7 +18,7 @@ from gltch_2_7m import GltchError
 from hive.network.words import INVISIBLE
 from hive.session.messages import Hello, Welcome
 
-VERSION = 1
+VERSION = 2
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
 MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
@@ -115,13 +115,15 @@ MESSAGES: Dict[str, Dict[str, Field]] = {
     "train": {"version": Whole(), "weights": Digest(), "step": Whole(), "total": Maybe(Whole(1)),
               "quota": Whole(1, 2**31), "seconds": SECONDS, "window": Whole()},
     "commit": {"version": Whole(1), "weights": Digest(), "codec": Text(16), "update": Digest(),
-               "bytes": Whole(0, BLOB_BYTES), "step": Whole(), "counted": Flag()},
+               "bytes": Whole(0, BLOB_BYTES), "step": Whole(), "counted": Flag(),
+               "follows": Flag()},
     "status": {"version": Whole(), "peers": Whole(), "loss": LOSS, "val_loss": LOSS},
     "finished": {"reason": Text(1000)},
     # Transfers: the peer offers or asks, the coordinator answers with where to begin.
     "offer": {"version": Whole(), "weights": Digest(), "codec": Text(16), "update": Digest(),
               "bytes": Whole(0, BLOB_BYTES), "steps": Whole(1, 2**31), "tokens": Whole(1),
-              "loss": Maybe(Number(0, 1e6)), "seconds": SECONDS},
+              "loss": Maybe(Number(0, 1e6)), "seconds": SECONDS,
+              "batch_size": Whole(1, 1 << 20), "follows": Flag()},
     "send": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
     "verdict": {"version": Whole(), "verdict": Text(16), "reason": Text(1000)},
     "fetch": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
@@ -175,6 +177,11 @@ def chunks(blob: str, content: bytes, offset: int = 0) -> Iterator[bytes]:
     view, start = memoryview(content), bytes.fromhex(blob)[:8]
     for begin in range(offset, len(content), CHUNK_BYTES):
         yield CHUNK_HEADER.pack(start, begin) + view[begin: begin + CHUNK_BYTES]
+
+
+def belongs(chunk: bytes, blob: str) -> bool:
+    """Is it a chunk of this blob? Without a name of none."""
+    return bool(blob) and chunk[:8] == bytes.fromhex(blob)[:8]
 
 
 class Receiver:

@@ -72,13 +72,14 @@ class Pace:
         """Seconds that members recently spent on an upload: the slowest of the faster half."""
         return statistics.median_low(self.overheads) if self.overheads else 0.0
 
-    def plan(self, quota: int, step_seconds: Iterable[float]) -> Task:
-        """Steps and seconds of a round. `quota` is what the algorithm asks for."""
+    def plan(self, quota: int, step_seconds: Iterable[float], overlap: bool = False) -> Task:
+        """Steps and seconds of a round. `quota` is what the algorithm asks for. With `overlap`
+        transfers cost no time."""
         known = list(step_seconds)
         if not known:
             return Task(0, quota, self.seconds)
         typical = min(max(statistics.median_low(known), FASTEST_STEP), self.seconds)
-        if not self.fixed:
+        if not self.fixed and not overlap:
             worth = self.overhead * self.share / (1 - self.share)
             quota = max(quota, min(self.longest, math.ceil(worth / typical)))
         return Task(0, quota, min(self.seconds, self.slack * quota * typical))
@@ -91,8 +92,9 @@ class Pace:
 class Rounds:
     """The members, the open round, and what was delivered in it."""
 
-    def __init__(self, version: int, weights: str, pace: Pace, least: int = 1, fragments: int = 1):
-        self.pace, self.least, self.fragments = pace, least, fragments
+    def __init__(self, version: int, weights: str, pace: Pace, least: int = 1, fragments: int = 1,
+                 overlap: bool = False):
+        self.pace, self.least, self.fragments, self.overlap = pace, least, fragments, overlap
         self.timed_out = False  # the last round ended without waiting any longer
         self.unwelcoming = WELCOMING  # rounds since one waited for new members
         self.welcoming = False  # this one does
@@ -115,7 +117,7 @@ class Rounds:
         self.closed = False
         for member in self.members.values():
             if member.state == "delivered":
-                member.state = "waiting"
+                member.state = "ready" if self.overlap else "waiting"
             elif member.state in BUSY:
                 had_a_task = member.state in ("training", "uploading")
                 member.state = "lagging"
@@ -149,9 +151,10 @@ class Rounds:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:
             known = (member.step_seconds for member in self.members.values())
-            plan = self.pace.plan(self.quota, (s for s in known if s is not None))
+            plan = self.pace.plan(self.quota, (s for s in known if s is not None), self.overlap)
             self.plan = plan._replace(quota=min(plan.quota, self.most or plan.quota))
-            self.quotas[self.version] = max(self.plan.quota, self.quotas.get(self.version, 0))
+            most = self.plan.quota + self.ahead
+            self.quotas[self.version] = max(most, self.quotas.get(self.version, 0))
             self.began, self.train_until = now, now + self.plan.seconds
             if not any(member.prompt for member in self.members.values()):
                 self.unwelcoming = WELCOMING  # all are new
@@ -161,6 +164,11 @@ class Rounds:
             member = self.members[peer]
             member.state, member.began, member.offered = "training", now, None
         return dict.fromkeys(ready, task)
+
+    @property
+    def ahead(self) -> int:
+        """Steps that a member makes beyond what it was asked for."""
+        return AHEAD if self.overlap else 0
 
     @property
     def longest(self) -> float:
@@ -188,7 +196,8 @@ class Rounds:
                                  "it comes with the next update.")
         if peer in self.delivered:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
-        most = self.quotas.get(version, max(self.quota, self.pace.longest))  # or before a restart
+        most = max(self.quota, self.pace.longest) + self.ahead  # before a restart
+        most = self.quotas.get(version, most)
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")

@@ -66,18 +66,21 @@ class Outgoing:
     weights: str  # their SHA-256
     codec: str
     update: bytes
+    sequences: int  # in a step
     work: Progress  # with the tokens of earlier updates that did not count
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
+    eager: bool = False  # sent along with its first offer
 
     def __post_init__(self) -> None:
         self.blob = protocol.name_of(self.update)
 
-    def offer(self, now: float) -> Message:
-        """What is told of it now."""
-        self.offered, self.sent = now, False
+    def offer(self, now: float, follows: bool) -> Message:
+        """What is told of it now; `follows`: all of it comes at once."""
+        self.offered, self.sent, self.eager = now, False, follows
         work = self.work
         return {"type": "offer", "version": self.version, "weights": self.weights,
                 "codec": self.codec, "update": self.blob, "bytes": len(self.update),
                 "steps": work.steps, "tokens": work.tokens, "seconds": work.seconds,
-                "loss": work.loss if math.isfinite(work.loss) else None}
+                "loss": work.loss if math.isfinite(work.loss) else None,
+                "batch_size": self.sequences, "follows": follows}

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Union
 
@@ -489,6 +490,7 @@ class FaultyHive(Simulation):
             peers=peers, rounds=draw.choice((12, ENDLESS)), parameters=draw.choice((24, 200)),
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
+            overlap=bool(os.environ.get("OV")), fragments=int(os.environ.get("FR","1")),  # drawn below
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True,
             clock=self.trouble.clock)
         if seed % MEASURED == 0:

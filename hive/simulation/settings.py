@@ -41,7 +41,8 @@ class Settings:
     sync: str = option("diloco", str, "how peers stay together", tuple(SYNCS))
     codec: Optional[str] = option(None, str, "of the updates, both ways (default: by --sync)",
                                   tuple(CODECS))
-    fragments: int = option(1, int, "parts of the weights; each round changes one")
+    fragments: Optional[int] = option(None, int, "parts of the weights; each round changes one")
+    overlap: bool = option(False, bool, "peers go on training while updates travel")
     inner_steps: Optional[int] = option(None, int, "steps of every round; with "
                                         "--most-inner-steps, of the first rounds")
     most_inner_steps: Optional[int] = option(None, int, "steps of the last rounds")
@@ -87,7 +88,7 @@ class Settings:
         values: Dict[str, Any] = {"inner_steps": inner, "most_inner_steps": most,
                                   "up": self.codec, "down": self.codec, "beta": self.beta,
                                   "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum,
-                                  "fragments": self.fragments}
+                                  "fragments": self.fragments, "overlap": self.overlap or None}
         given = {name: value for name, value in values.items() if value is not None}
         return replace(SYNCS[self.sync], **given)
 

@@ -71,7 +71,8 @@ class Truth:
             self.counted[blob] = record.number
             self.last_round[self.by[blob]] = record.number
             for lot in self.made_of[blob]:
-                must(lot.fate in ("", "killed", "killed without its cache", "turned away")
+                must(lot.fate in ("", "killed", "killed without its cache", "turned away",
+                                  "training broke down")  # while it was on its way
                           or lot.fate == "rejected" and self.cloned,
                           f"tokens counted that were {lot.fate} before")
                 lot.fate = "counted"
