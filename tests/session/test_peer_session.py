@@ -19,6 +19,7 @@ from hive.session.peer_session import (
     Identity,
     PeerSession,
 )
+from hive.session.rounds import AHEAD
 
 TEXT = b"To be, or not to be, that is the question. " * 40
 JOB = make(TEXT.decode())
@@ -165,14 +166,14 @@ class Hand:
             answers = self.chunk(chunk)
         return answers
 
-    def join(self, **welcome):
-        self.cache[JOB.text] = TEXT
+    def join(self, job=JOB):
+        self.cache[job.text] = TEXT
         self.meet()
-        return self.welcome(**welcome)
+        return self.welcome(job)
 
-    def hold(self):
+    def hold(self, job=JOB):
         """All the way to a peer that has the weights of version 0."""
-        self.join()
+        self.join(job)
         self.hear("version", version=0, weights=HASH, step=0, counted=0)
         answers = self.give(WEIGHTS)
         self.effects()
@@ -375,6 +376,19 @@ def test_an_update_is_not_offered_any_more_when_the_run_is_over(hand):
     hand.hear("finished", reason="")
     assert hand.step() == [] and hand.session.outgoing
     assert hand.effects() == [effects.End("")]
+
+
+def test_who_trains_on_while_its_update_travels_rests_after_so_many_steps(hand):
+    hand.hold(make(TEXT.decode(), sync=replace(JOB.sync, overlap=True)))
+    hand.train(quota=4)
+    told = [said for _ in range(4) for said in hand.step()]
+    assert kinds(told) == ["progress", "offer"] and told[-1]["steps"] == 4
+    steps = 0
+    while hand.session.training:
+        steps += 1
+        assert hand.step() == []
+    assert steps == hand.session.progress.steps == 4 + AHEAD
+    assert hand.session.outgoing.work.steps == 4
 
 
 # --- Connections break ----------------------------------------------------------------------------
