@@ -2,7 +2,7 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hive.session.update import NOTHING, Outgoing, Progress, Task
@@ -12,6 +12,7 @@ def task(quota, seconds, began=1000.0):
     return Task(NOTHING, quota, quota, seconds, began)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.floats(0, 100), st.floats(1e-3, 10))
 def test_a_task_has_as_many_steps_as_fit_into_its_time_but_one_at_least(
         quota, seconds, step_seconds):
