@@ -391,6 +391,19 @@ def test_who_trains_on_while_its_update_travels_rests_after_so_many_steps(hand):
     assert hand.session.outgoing.work.steps == 4
 
 
+def test_who_rested_because_its_update_travelled_long_goes_on_with_the_next_task(hand):
+    hand.hold(make(TEXT.decode(), sync=replace(JOB.sync, overlap=True)))
+    hand.train(quota=4)
+    while hand.session.training:
+        hand.step()
+    hand.answers()
+    hand.commit(counted=True)
+    ready, = hand.give(COMMITTED)
+    assert (ready["type"], ready["version"]) == ("ready", 1)
+    offer, = hand.train(version=1, weights=ready["weights"], quota=4)
+    assert (offer["type"], offer["version"]) == ("offer", 1) and hand.session.training
+
+
 # --- Connections break ----------------------------------------------------------------------------
 
 
