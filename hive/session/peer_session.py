@@ -460,6 +460,9 @@ class PeerSession:
             most = said["quota"] + (AHEAD if self.network.overlap else 0)
             self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
             self.do("task", said["step"], said["total"], said["window"])
+            if self.progress.steps >= said["quota"]:  # it made them when nobody asked any more
+                self.make_update(self.held)
+                self.task = self.task if self.network.overlap else None
 
     @told
     def stepped(self, tokens: int, loss: float, seconds: float, now: Moment) -> None:

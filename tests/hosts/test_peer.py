@@ -22,6 +22,7 @@ from websockets.sync.server import serve
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
 from hive import machine, peer
 from hive.learning.codec import flatten, to_bytes
+from hive.learning.worker import Worker
 from hive.network import dial
 from hive.network.words import shown
 from hive.session import peer_session, protocol
@@ -254,16 +255,28 @@ def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
     assert re.fullmatch(r"round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
 
 
-@pytest.mark.parametrize("doing, answer", [
-    ("prepare", "\nLeaving; a second"),
-    ("put_to_work", "\nFinishing this step and leaving; a second")])
-def test_ctrl_c_is_answered_with_what_it_waits_for(false, capfd, doing, answer):
-    def interrupt(self, connection):
-        getattr(self, doing)(connection, make(TEXT))
-        signal.raise_signal(signal.SIGINT)
+@pytest.mark.parametrize("during, answer", [
+    ("a pause", "\nLeaving; a second"),
+    ("a step", "\nFinishing this step and leaving; a second")])
+def test_ctrl_c_is_answered_with_what_it_waits_for(false, capfd, monkeypatch, during, answer):
+    training, step = threading.Event(), Worker.step
+
+    def interrupted(worker):
+        if training.is_set():
+            signal.raise_signal(signal.SIGINT)
+        return step(worker)
+
+    def converse(self, connection):
+        if during == "a step":
+            self.put_to_work(connection, make(TEXT))
+            training.set()
+        else:
+            self.prepare(connection, make(TEXT))
+            signal.raise_signal(signal.SIGINT)
         self.hear(connection, "goodbye")
 
-    assert join(false(interrupt)) == 130
+    monkeypatch.setattr(Worker, "step", interrupted)
+    assert join(false(converse)) == 130
     said = capfd.readouterr().err
     assert answer in said and said.endswith("Left the hive.\n")
 

@@ -4,9 +4,9 @@ import torch
 from builders import JOB_TEXT, make_job
 
 from gltch_2_7m import Runtime, Vocabulary
-from hive.learning.codec import flatten, unflatten
+from hive.learning.codec import flatten, from_bytes, unflatten
 from hive.learning.fragments import Fragments
-from hive.learning.worker import Worker
+from hive.learning.worker import Learner, Worker
 from hive.text import corpus_of
 
 JOB = make_job(JOB_TEXT * 20)
@@ -93,3 +93,67 @@ def test_the_weights_that_were_loaded_stay_as_they_are_whatever_is_trained(worke
     worker.rebase(normal(6, 128), slice(0, 128))
     train(worker, 2)
     assert torch.equal(held, normal(5, len(held)))
+
+
+def test_a_step_is_the_trainers_on_the_windows_that_were_given_out(worker):
+    worker.begin(step=3, total=10, window=40)
+    loss = worker.step()
+    worker.step()
+    assert worker.trainer.step == 5 and worker.trainer.total == 10
+    assert worker.trainer.first_window + 3 * worker.batch_size == 40
+    assert loss > 0 and len(worker.trainer.losses) == 1, "only the last one is kept"
+    assert worker.tokens == JOB.recipe.batch_size * JOB.config.block_size
+
+
+# --- With error feedback --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def learner(worker):
+    return Learner(worker, "fp32", len(weights(worker)), 1.0)
+
+
+def taken(learner, part):
+    return from_bytes(learner.take(part))
+
+
+@pytest.mark.parametrize("loads", [1, 2])
+def test_whole_weights_lose_nothing_of_what_was_not_taken(learner, loads):
+    """A peer that missed rounds gets the weights as a whole, also while it trains on."""
+    count, made = len(weights(learner.worker)), 0
+    for number in range(loads):
+        base = weights(learner.worker)
+        train(learner.worker, number)
+        made = made + base - weights(learner.worker)
+        learner.load(normal(10 + number, count))
+        assert torch.equal(weights(learner.worker), normal(10 + number, count))
+    for part in Fragments(count, 2).parts:
+        assert torch.allclose(taken(learner, part), made[part], atol=1e-6)
+
+
+def test_an_update_that_did_not_count_leaves_the_network_and_comes_with_the_next(learner):
+    base = weights(learner.worker)
+    whole = slice(0, len(base))
+    train(learner.worker, 1)
+    first = taken(learner, whole)
+    learner.feedback.settle(counted=False)
+    learner.rebase(base, whole)
+    assert torch.equal(weights(learner.worker), base)
+    train(learner.worker, 2)
+    second = base - weights(learner.worker)
+    assert torch.equal(taken(learner, whole), first + second)
+    learner.feedback.settle(counted=True)
+    learner.rebase(normal(3, len(base)), whole)
+    assert torch.equal(weights(learner.worker), normal(3, len(base)))
+    assert not taken(learner, whole).any(), "nothing comes twice"
+
+
+def test_what_is_forgotten_is_what_was_sent_not_what_is_still_in_the_network(learner):
+    whole = slice(0, len(weights(learner.worker)))
+    train(learner.worker, 1)
+    learner.take(whole)
+    before = weights(learner.worker)
+    train(learner.worker, 2)
+    later = before - weights(learner.worker)
+    learner.feedback.forget()
+    assert torch.equal(taken(learner, whole), later)

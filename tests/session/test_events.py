@@ -3,7 +3,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hive.session.events import Events, finite
@@ -43,6 +43,7 @@ def test_since_tells_exactly_what_was_missed_or_that_it_is_not_known(count, keep
         assert told is None  # the future, before the beginning, or too long ago
 
 
+@settings(deadline=None)
 @given(keep=st.integers(1, 30), bursts=st.lists(st.integers(0, 30), max_size=20))
 def test_whoever_asks_often_enough_misses_nothing(keep, bursts):
     events, seq, heard = Events("here", lambda: 7.5, keep), 0, []

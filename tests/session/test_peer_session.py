@@ -10,7 +10,6 @@ from builders import make_job as make
 from gltch_2_7m import GltchError, parameters_of
 from hive.learning.codec import CODECS
 from hive.learning.fragments import Fragments
-from hive.learning.worker import Work
 from hive.session import effects, protocol
 from hive.session.conversation import MOST_KEPT
 from hive.session.effects import Moment
@@ -20,6 +19,7 @@ from hive.session.peer_session import (
     Identity,
     PeerSession,
 )
+from hive.session.rounds import AHEAD
 
 TEXT = b"To be, or not to be, that is the question. " * 40
 JOB = make(TEXT.decode())
@@ -44,12 +44,15 @@ def tokens():
 
 
 class Hand:
-    """A host in a test's hands: it does at once what the session asks for, except training."""
+    """A host in a test's hands: it makes a step when the test says so, and does all else that the
+    session asks for at once, except what is slow."""
 
     def __init__(self, name="ada", **options):
         self.now, self.cache, self.made = Moment(1000.0, 1.7e9), {}, tokens()
         self.told, self.others, self.learned = [], [], []
-        self.training, self.settled = None, 0
+        self.task, self.part, self.content = None, None, b""  # of its last update
+        self.slow, self.waiting = set(), []
+        self.settled = 0
         self.spoilt = False  # whether what is applied leads somewhere else
         self.session = PeerSession(name, token=lambda: next(self.made), device="a test", **options)
 
@@ -69,11 +72,19 @@ class Hand:
                 self.others.append(effect)
 
     def do(self, work):
-        if work.what == "train":
-            self.training = work
+        if work.what in self.slow:
+            self.waiting.append(work)
             return
         result = getattr(self, f"do_{work.what}")(*work.values)
         self.act(self.session.done(work.ticket, result, self.now))
+
+    def catch_up(self):
+        """Do what was slow."""
+        self.slow.clear()
+        waiting, self.waiting = self.waiting, []
+        for work in waiting:
+            self.do(work)
+        return self.answers()
 
     def do_text(self, job):
         return self.cache.get(job.text)
@@ -93,6 +104,16 @@ class Hand:
 
     def do_load(self, weights):
         self.learned.append("load")
+
+    def do_rebase(self, weights, part):
+        self.learned.append("rebase")
+
+    def do_task(self, step, total, window):
+        self.task = {"step": step, "total": total, "window": window}
+
+    def do_take(self, part):
+        self.part = part
+        return self.content
 
     def do_settle(self, counted):
         self.learned.append("counted" if counted else "not counted")
@@ -145,14 +166,14 @@ class Hand:
             answers = self.chunk(chunk)
         return answers
 
-    def join(self, **welcome):
-        self.cache[JOB.text] = TEXT
+    def join(self, job=JOB):
+        self.cache[job.text] = TEXT
         self.meet()
-        return self.welcome(**welcome)
+        return self.welcome(job)
 
-    def hold(self):
+    def hold(self, job=JOB):
         """All the way to a peer that has the weights of version 0."""
-        self.join()
+        self.join(job)
         self.hear("version", version=0, weights=HASH, step=0, counted=0)
         answers = self.give(WEIGHTS)
         self.effects()
@@ -160,15 +181,26 @@ class Hand:
 
     def train(self, version=0, weights=HASH, **changes):
         return self.hear("train", **{
-            "version": version, "weights": weights, "step": 4, "total": None, "quota": 9,
+            "version": version, "weights": weights, "step": 4, "total": None, "quota": 4,
             "seconds": 60.0, "window": 7, **changes})
 
-    def trained(self, update=b"\1" * SIZE, characters=256, loss=3.0):
-        work, self.training = self.training, None
-        self.update = protocol.name_of(update)
-        result = Work(9, characters, loss, 4.5), update
-        self.act(self.session.done(work.ticket, result, self.now))
+    def step(self, characters=64, loss=3.0, seconds=0.5):
+        self.act(self.session.stepped(characters, loss, seconds, self.now))
         return self.answers()
+
+    def break_down(self, sentence="The loss became nan."):
+        self.act(self.session.broke_down(GltchError(sentence), self.now))
+        return self.answers()
+
+    def will_make(self, update):
+        self.content, self.update = update, protocol.name_of(update)
+
+    def trained(self, update=b"\1" * SIZE, loss=3.0):
+        """All steps that are wanted, and what was told after the last one."""
+        self.will_make(update)
+        while self.session.training:
+            told = self.step(loss=loss)
+        return told
 
     def commit(self, version=1, update=COMMITTED, weights=None, **changes):
         return self.hear("commit", **{
@@ -219,19 +251,17 @@ def test_a_whole_round_word_by_word(hand):
     ready, = hand.give(WEIGHTS)
     assert (ready["version"], ready["weights"]) == (0, HASH)
 
-    assert hand.train() == []
-    task, weights, part = hand.training.values
-    assert task == {"step": 4, "total": None, "quota": 9, "seconds": 60.0, "window": 7}
-    assert weights == WEIGHTS and part == slice(0, PARAMETERS)
-    hand.act(hand.session.stepped(1, 4.0, hand.now))
-    assert hand.answers() == [{"type": "progress", "version": 0, "steps": 1}]
-    assert hand.session.figures.loss == 4.0
+    assert hand.train() == [] and hand.session.training
+    assert hand.task == {"step": 4, "total": None, "window": 7}
+    assert hand.step(loss=5.0) == [{"type": "progress", "version": 0, "steps": 1}]
+    assert hand.session.figures.loss == 5.0
 
     update = b"\1" * SIZE
     offer, = hand.trained(update)
+    assert hand.part == slice(0, PARAMETERS) and not hand.session.training
     assert offer == {"type": "offer", "version": 0, "weights": HASH, "codec": "q4",
-                     "update": protocol.name_of(update), "bytes": SIZE, "steps": 9, "tokens": 256,
-                     "seconds": 4.5, "loss": 3.0}
+                     "update": protocol.name_of(update), "bytes": SIZE, "steps": 4, "tokens": 256,
+                     "seconds": 2.0, "loss": 3.5}
     assert hand.hear("send", blob=hand.update, offset=0) == []
     assert hand.last() == effects.Upload(hand.update, update, 0)
     hand.act(hand.session.uploaded(hand.update, hand.now))
@@ -242,7 +272,7 @@ def test_a_whole_round_word_by_word(hand):
     ready, = hand.give(COMMITTED)
     after = protocol.name_of(applied(WEIGHTS, COMMITTED))
     assert (ready["version"], ready["weights"]) == (1, after)
-    assert hand.learned == ["begin", "load", "counted", "load"]
+    assert hand.learned == ["begin", "load", "counted", "rebase"]
     assert hand.session.carried == 0 and hand.session.outgoing is None
     assert hand.effects() == []
 
@@ -258,11 +288,11 @@ def test_a_batch_size_of_its_own_is_told():
 
 def test_how_far_it_is_is_told_now_and_then(hand):
     hand.hold()
-    hand.train()
-    for steps in range(1, 41):
+    hand.train(quota=41)
+    told = []
+    for _ in range(40):
         hand.wait(0.1)
-        hand.act(hand.session.stepped(steps, 3.0, hand.now))
-    told = hand.answers()
+        told += hand.step()
     assert kinds(told) == ["progress"] * 4 and told[0]["steps"] == 1
 
 
@@ -274,7 +304,19 @@ def test_a_task_for_other_weights_is_nobodys(hand):
     hand.hold()
     hand.train(version=3)
     hand.train(weights="0" * 64)
-    assert hand.training is None
+    assert hand.task is None and not hand.session.training
+
+
+@pytest.mark.parametrize("seconds, steps", [(0.001, 1), (39.0, 1), (40.0, 2), (60.0, 3), (1e9, 4)])
+def test_a_task_ends_with_its_steps_or_when_another_would_not_fit_into_its_time(
+        hand, seconds, steps):
+    hand.hold()
+    hand.train(quota=4, seconds=seconds)
+    told = []
+    while hand.session.training:
+        hand.wait(20.0)
+        told += hand.step()
+    assert kinds(told) == ["progress"] * (steps - 1) + ["offer"] and told[-1]["steps"] == steps
 
 
 # --- What comes while it trains -------------------------------------------------------------------
@@ -283,10 +325,12 @@ def test_a_task_for_other_weights_is_nobodys(hand):
 def test_a_commit_that_arrives_while_training_ends_it_and_is_taken_afterwards(hand):
     hand.hold()
     hand.train()
-    assert hand.commit() == []
-    assert hand.last() == effects.StopTraining()
-    offer, fetch = hand.trained()
+    hand.step()
+    assert hand.commit() == [] and hand.session.training
+    offer, fetch = hand.step()
+    assert not hand.session.training
     assert (offer["type"], offer["version"], fetch["type"]) == ("offer", 0, "fetch")
+    assert (offer["steps"], offer["tokens"]) == (2, 128)
     assert hand.give(COMMITTED) == []  # first it hears what becomes of its update
     assert hand.session.held.version == 1
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
@@ -300,10 +344,8 @@ def test_a_round_that_was_over_before_its_task_was_read_is_given_up_after_a_step
     hand.commit()
     hand.effects()
     hand.give(WEIGHTS)  # now it reads the task
-    assert hand.training and hand.effects() == []
-    hand.act(hand.session.stepped(1, 3.0, hand.now))
-    assert hand.last() == effects.StopTraining() and hand.answers() == []
-    assert kinds(hand.trained()) == ["offer", "fetch"]
+    assert hand.session.training and hand.effects() == []
+    assert kinds(hand.step()) == ["offer", "fetch"] and not hand.session.training
 
 
 def test_what_is_said_while_training_is_answered_in_order_afterwards(hand):
@@ -313,8 +355,9 @@ def test_what_is_said_while_training_is_answered_in_order_afterwards(hand):
         hand.hear("status", version=0, peers=peers, loss=None, val_loss=2.5)
     assert len(hand.session.talk.inbox) == 1  # the newest
     hand.hear("finished", reason="enough")
-    hand.trained()
-    assert hand.effects() == [effects.StopTraining(), effects.End("enough")]
+    assert hand.effects() == []
+    hand.step()
+    assert hand.effects() == [effects.End("enough")] and not hand.session.training
     assert (hand.session.figures.peers, hand.session.figures.val_loss) == (999, 2.5)
 
 
@@ -331,8 +374,34 @@ def test_an_update_is_not_offered_any_more_when_the_run_is_over(hand):
     hand.hold()
     hand.train()
     hand.hear("finished", reason="")
-    assert hand.trained() == []
-    assert hand.effects() == [effects.StopTraining(), effects.End("")]
+    assert hand.step() == [] and hand.session.outgoing
+    assert hand.effects() == [effects.End("")]
+
+
+def test_who_trains_on_while_its_update_travels_rests_after_so_many_steps(hand):
+    hand.hold(make(TEXT.decode(), sync=replace(JOB.sync, overlap=True)))
+    hand.train(quota=4)
+    told = [said for _ in range(4) for said in hand.step()]
+    assert kinds(told) == ["progress", "offer"] and told[-1]["steps"] == 4
+    steps = 0
+    while hand.session.training:
+        steps += 1
+        assert hand.step() == []
+    assert steps == hand.session.progress.steps == 4 + AHEAD
+    assert hand.session.outgoing.work.steps == 4
+
+
+def test_who_rested_because_its_update_travelled_long_goes_on_with_the_next_task(hand):
+    hand.hold(make(TEXT.decode(), sync=replace(JOB.sync, overlap=True)))
+    hand.train(quota=4)
+    while hand.session.training:
+        hand.step()
+    hand.answers()
+    hand.commit(counted=True)
+    ready, = hand.give(COMMITTED)
+    assert (ready["type"], ready["version"]) == ("ready", 1)
+    offer, = hand.train(version=1, weights=ready["weights"], quota=4)
+    assert (offer["type"], offer["version"]) == ("offer", 1) and hand.session.training
 
 
 # --- Connections break ----------------------------------------------------------------------------
@@ -421,27 +490,59 @@ def test_what_counted_before_says_nothing_about_the_last_update(hand):
 
 
 @pytest.mark.parametrize("order", [
-    "stopped, then back", "back, then stopped", "stopped in between"])
+    "made, then back", "back, then made", "made in between"])
 def test_what_was_trained_when_the_connection_broke_is_offered_on_the_next(hand, order):
     hand.hold()
     hand.train()
+    hand.step()
+    hand.step()
+    hand.will_make(b"\1" * SIZE)
+    hand.slow.add("take")
     hand.lose()
-    assert hand.last() == effects.StopTraining()
-    if order == "stopped, then back":
-        assert hand.trained() == []  # to nobody
+    assert not hand.session.training and hand.effects() == []
+    work, = hand.waiting  # an update of what there is
+    assert work.what == "take"
+    if order == "made, then back":
+        assert hand.catch_up() == []  # to nobody
         hand.meet()
         offer, = hand.welcome()
-    elif order == "stopped in between":
+    elif order == "made in between":
         hand.meet()
-        assert hand.trained() == []
+        assert hand.catch_up() == []
         offer, = hand.welcome()
     else:
         hand.meet()
         assert kinds(hand.welcome()) == ["ready"]
         assert hand.train() == []  # in its turn
-        offer, = hand.trained()
-    assert (offer["type"], offer["tokens"], offer["update"]) == ("offer", 256, hand.update)
-    assert hand.training is None and hand.session.carried == 256
+        offer, = hand.catch_up()
+    assert (offer["type"], offer["tokens"], offer["update"]) == ("offer", 128, hand.update)
+    assert offer["steps"] == 2
+    assert not hand.session.training and hand.session.carried == 128
+
+
+def test_a_connection_that_breaks_before_the_first_step_leaves_no_update(hand):
+    hand.hold()
+    hand.train()
+    hand.lose()
+    assert not hand.session.training and hand.part is None
+    hand.meet()
+    assert kinds(hand.welcome()) == ["ready"] and hand.session.outgoing is None
+
+
+@pytest.mark.parametrize("quota", [1, 2])
+def test_a_step_that_ends_after_its_connection_is_part_of_the_next_update(hand, quota):
+    hand.hold()
+    hand.train()
+    hand.will_make(b"\1" * SIZE)
+    hand.lose()
+    assert hand.step() == []
+    hand.meet()
+    assert kinds(hand.welcome()) == ["ready"]
+    told = hand.train(quota=quota)
+    while hand.session.training:
+        told += hand.step()
+    assert told[-1]["type"] == "offer"
+    assert (told[-1]["steps"], told[-1]["tokens"]) == (quota, 64 * quota)
 
 
 def test_what_is_done_for_a_connection_that_is_gone_is_not_said_to_the_next(hand):
@@ -490,7 +591,7 @@ def test_after_a_connection_nothing_is_answered(hand):
     hand.chunk(b"")
     hand.act(hand.session.broken(protocol.ProtocolError("x"), hand.now))
     hand.act(hand.session.stop(hand.now))
-    assert hand.answers() == [] and hand.effects() == [] and hand.training is None
+    assert hand.answers() == [] and hand.effects() == [] and not hand.session.training
     assert hand.session.deadline == math.inf
 
 
@@ -543,20 +644,20 @@ def test_the_time_that_a_fetch_takes_is_not_counted_as_silence_about_an_update(h
 def test_a_late_update_comes_again_with_the_next(hand):
     hand.offering()
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
-    assert ready["type"] == "ready" and hand.learned[-1] == "not counted"
+    assert ready["type"] == "ready" and hand.learned[-2:] == ["not counted", "rebase"]
     hand.train()
-    assert hand.learned[-1] == "load"  # the network had moved
     offer, = hand.trained(b"\2" * SIZE)
     assert offer["tokens"] == 2 * 256
     hand.commit(counted=True)
     hand.give(COMMITTED)
-    assert hand.session.carried == 0 and hand.learned[-2:] == ["counted", "load"]
+    assert hand.session.carried == 0 and hand.learned[-2:] == ["counted", "rebase"]
 
 
 def test_a_rejected_update_is_forgotten(hand):
     hand.offering()
     ready, = hand.hear("verdict", version=0, verdict="rejected", reason="no " + ESCAPES)
-    assert ready["type"] == "ready" and hand.learned[-2:] == ["not counted", "forget"]
+    assert ready["type"] == "ready"
+    assert hand.learned[-3:] == ["not counted", "rebase", "forget"]
     assert hand.effects() == [effects.Say("rejected", "no redgnorw line")]
     hand.train()
     assert hand.trained()[0]["tokens"] == 256
@@ -595,7 +696,7 @@ def test_from_weights_that_nobody_else_has_it_never_trains(hand):
     assert ready["weights"] is None and hand.learned == ["begin", "load"]
     hand.train()
     hand.train(version=1, weights=protocol.name_of(applied(WEIGHTS, COMMITTED)))
-    assert hand.training is None
+    assert hand.task is None and not hand.session.training
     assert kinds(hand.hear("version", version=1, weights=HASH, step=9, counted=0)) == ["fetch"]
     assert hand.give(WEIGHTS)[0]["weights"] == HASH
 
@@ -658,21 +759,23 @@ def test_training_that_broke_down_begins_again_from_the_hives_weights_a_few_time
     hand.hold()
     for failure in range(1, MOST_FAILURES + 1):
         hand.train()
-        error = GltchError("The loss became nan.")
-        hand.act(hand.session.failed(hand.training.ticket, error, hand.now))
+        hand.step()
+        told = hand.break_down()
+        assert not hand.session.training
         if failure < MOST_FAILURES:
-            ready, = hand.answers()
+            ready, = told
             assert (ready["version"], ready["weights"]) == (0, HASH)
             assert hand.learned[-2:] == ["begin", "load"]
             assert [one.kind for one in hand.effects()] == ["trouble", "network"]
-    assert hand.last() == effects.Refuse("The loss became nan.") and hand.answers() == []
+    assert hand.last() == effects.Refuse("The loss became nan.") and told == []
+    assert hand.part is None  # none of it is ever sent
 
 
 def test_a_round_that_went_well_forgives_earlier_failures(hand):
     hand.hold()
     for _ in range(MOST_FAILURES):
         hand.train()
-        hand.act(hand.session.failed(hand.training.ticket, GltchError("nan"), hand.now))
+        hand.break_down()
         hand.train()
         hand.trained()
         hand.hear("verdict", version=0, verdict="late", reason="")
@@ -728,7 +831,7 @@ def test_a_lie_ends_the_conversation_with_one_clean_sentence_and_another_may_beg
     assert re.fullmatch(r"[\x20-\x7e]{5,200}", effect.reason)
     assert hand.session.held.version == 0 and len(hand.session.talk.inbox) <= MOST_KEPT
     hand.answers()
-    assert hand.train() == [] and hand.training is None  # it is over
+    assert hand.train() == [] and not hand.session.training  # it is over
     hand.lose()
     hand.meet()
     assert kinds(hand.welcome()) == ["ready"]
@@ -738,11 +841,11 @@ def test_a_lie_ends_the_conversation_with_one_clean_sentence_and_another_may_beg
 def test_a_flood_while_training_ends_the_training_and_the_conversation(hand, kind):
     hand.hold()
     hand.train()
+    hand.step()
     for version in range(1, MOST_KEPT + 3):
         getattr(hand, kind)(version=version)
-    *stops, leave = hand.effects()
-    assert stops and set(stops) == {effects.StopTraining()}
-    assert leave == effects.Leave("The coordinator says more than it hears.")
+    assert hand.last() == effects.Leave("The coordinator says more than it hears.")
+    assert not hand.session.training and hand.session.outgoing.work.steps == 1
 
 
 def test_an_interrupted_download_that_changes_its_size_begins_anew(hand, monkeypatch):
@@ -884,9 +987,9 @@ def test_each_round_trains_and_takes_its_own_part_of_the_weights():
     weights = WEIGHTS
     for number in range(1, 6):
         hand.train(version=number - 1, weights=protocol.name_of(weights))
-        assert hand.training.values[2] == parts.of_round(number)
         update = bytes(CODECS["q4"].size(parts.values(number)))
         hand.trained(update)
+        assert hand.part == parts.of_round(number)
         weights = applied(weights, update)
         hand.hear("commit", version=number, weights=protocol.name_of(weights), codec="q4",
                   step=number, update=protocol.name_of(update), bytes=len(update), counted=True)

@@ -72,9 +72,9 @@ def settle_without_carried(session: Any, counted: bool) -> None:
     session.outgoing = None
 
 
-def go_on_from_own_weights(session: Any, said: Any, on_train: Any = PeerSession.on_train) -> None:
-    session.moved = False
-    on_train(session, said)
+def go_on_from_own_weights(session: Any, counted: bool, settle: Any = PeerSession.settle) -> None:
+    with mock.patch.object(PeerSession, "rebase", nothing):
+        settle(session, counted)
 
 
 def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps: int, now: float
@@ -155,7 +155,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((PEER, "settle", settle_without_carried),)),
     "wrong base": Sabotage(
         "a peer whose update came late goes on from its own weights, not from the hive's",
-        ((PEER, "on_train", go_on_from_own_weights),)),
+        ((PEER, "settle", go_on_from_own_weights),)),
     "any update": Sabotage(
         "`Rounds.offer` accepts every update: too old, too long, delivered already",
         ((Rounds, "offer", accept_everything),)),

@@ -10,8 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from gltch_2_7m import Config, GltchError, Runtime, TrainConfig, Trainer, load_corpus
@@ -19,10 +17,11 @@ from hive.books import Books, applying
 from hive.learning.codec import CODECS, digest, flatten
 from hive.learning.fragments import Fragments
 from hive.learning.sync import SYNCS
+from hive.session.peer_session import PeerSession
 from hive.simulate import main
+from hive.simulation import hive as hive_of_simulation
 from hive.simulation.hive import Simulation, simulate
 from hive.simulation.settings import Settings
-from hive.simulation.tasks import RealWorker, steps_that_fit
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Config(block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
@@ -218,8 +217,8 @@ def test_work_that_is_too_late_is_carried_into_the_next_update():
 def test_a_broken_peer_is_rejected_and_the_others_go_on():
     hive = Simulation(replace(SMALL, codec="fp32"))
     broken = hive.peers[0]
-    broken.slow_work["train"] = lambda task, weights, part: (
-        broken.train(task, weights, part)[0], broken.feedback.encode("fp32", weights * math.nan))
+    broken.slow_work["take"] = lambda part: broken.learner.feedback.encode(
+        "fp32", broken.learner.worker.take_progress(part) * math.nan)
     summary = hive.run()
     assert summary.updates["rejected"] > 0 and summary.updates["counted"] > 0
     assert broken.last_counted == 0
@@ -280,20 +279,21 @@ def test_in_lockstep_every_peer_makes_every_step_of_the_schedule():
     assert set(behind) == {1}
 
 
-@settings(deadline=None)
-@given(st.integers(1, 60), st.floats(0, 100), st.floats(1e-3, 10))
-def test_virtual_time_decides_how_many_steps_the_worker_makes(quota, seconds, step_seconds):
-    trainer = SimpleNamespace(losses=[], runtime=Runtime(torch.device("cpu")),
-                              model=SimpleNamespace(config=TINY))
-    trainer.train_step = lambda: trainer.losses.append(2.0) or 2.0
-    worker = RealWorker.__new__(RealWorker)
-    worker.trainer, worker.batch_size = trainer, 8
-    task = {"step": 0, "total": None, "quota": quota, "seconds": seconds, "window": 0}
-    work = worker.work(task, quota, step_seconds)
-    assert work.steps == steps_that_fit(quota, seconds, step_seconds)
-    assert work.steps <= quota
-    assert work.steps == 1 or work.seconds <= seconds * (1 + 1e-9)
-    assert work.tokens == work.steps * 8 * TINY.block_size
+def test_in_virtual_time_a_peer_makes_as_many_steps_as_fit_into_the_rounds_seconds(monkeypatch):
+    """Half a second each; who is ten times slower makes fewer, as soon as that is known."""
+    updates, made = {0.5: [], 5.0: []}, PeerSession.made
+
+    def note(session, base, progress, update):
+        updates[progress.seconds / progress.steps].append(progress.steps)
+        made(session, base, progress, update)
+
+    monkeypatch.setattr(PeerSession, "made", note)
+    monkeypatch.setattr(hive_of_simulation, "JITTER", 0.0)
+    simulate(Settings(peers=4, rounds=8, parameters=1000, stragglers=0.25, spread=0.0,
+                      inner_steps=6))
+    assert set(updates[0.5]) == {6}
+    first, *later = updates[5.0]
+    assert first == 6 and later and max(later) < 6
 
 
 def test_a_run_ends_after_its_virtual_minutes_or_at_its_loss():
