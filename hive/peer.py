@@ -161,6 +161,8 @@ class Peer:
             if self.interrupts.signal:
                 self.carry_out(self.session.stop(now()))
                 raise Stopped
+            if not self.to_do:
+                self.carry_out(self.session.caught_up(now()))
             if self.to_do:
                 self.work(self.to_do.popleft())
             elif self.learner and self.session.training:
@@ -303,12 +305,12 @@ class Peer:
         except GltchError as error:
             asked = self.session.broke_down(error, now())
         else:
-            seconds = time.monotonic() - began
-            self.catch_up()
-            asked = self.session.stepped(learner.worker.tokens, loss, seconds, now())
+            asked = self.session.stepped(learner.worker.tokens, loss, time.monotonic() - began,
+                                         now())
         self.interrupts.then = LEAVING
         if not self.interrupts.signal:
             self.carry_out(asked)
+        self.catch_up()
         self.show()
 
     # What is shown

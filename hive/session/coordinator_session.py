@@ -40,6 +40,7 @@ REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and stil
 MOST_WAITING = 256  # messages for one peer
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
+MOST_UNASKED = 16  # updates that a peer gets without a word from it, with overlap
 MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
 
 
@@ -352,7 +353,10 @@ class CoordinatorSession:
         """None: this connection was closed, and what still comes from it is of no interest."""
         demand(number not in self.links.arriving, "A peer waits for its welcome.")
         demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
-        return self.links.proved.get(number)
+        link = self.links.proved.get(number)
+        if link:
+            link.unasked = 0
+        return link
 
     def _on_ready(self, link: Link, said: messages.Ready) -> None:
         """The peer holds these weights. If they are old it gets what is missing."""
@@ -584,6 +588,9 @@ class CoordinatorSession:
         made = Made(record.number, record.codec, record.result, name, len(record.update),
                     record.step)
         self.run.advance(record, weights)
+        for peer, link in self.links.peers.items():
+            if link.unasked == MOST_UNASKED:
+                self.rounds.fell_behind(peer)
         self._begin_round(record.number, record.result)
         said = {(one, other): commit_message(made, one, other)
                 for one in (False, True) for other in (False, True)}
@@ -594,6 +601,7 @@ class CoordinatorSession:
             goes_on = self.rounds.members[peer].state == "ready"
             self.reply.add(Send(link.number, said[peer in counted, goes_on]))
             if goes_on:
+                link.unasked += 1
                 self.reply.add(SendBlob(link.number, "update", name, record.update, 0))
         self.reply.show(
             "committed", version=record.number, step=record.step, total=self.run.total,

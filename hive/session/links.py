@@ -22,6 +22,7 @@ class Link:
     batch_size: int = 1
     steps: int = 0  # of its task done so far
     offer: Optional[messages.Offer] = None  # of the update that is on its way
+    unasked: int = 0  # updates that were sent to it since it said anything
     unwanted: str = ""  # an update that came along with its offer and must wait, or does not count
     lately: int = 0  # steps of its latest update
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name

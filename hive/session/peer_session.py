@@ -310,6 +310,8 @@ class PeerSession:
             getattr(self, f"on_{kind}")(said)
         else:
             self.talk.keep(said)
+        if self.resting_soon and self.progress.steps and self.over():
+            self.rest()
         self.take_turns()
 
 
@@ -460,9 +462,8 @@ class PeerSession:
             most = said["quota"] + (AHEAD if self.network.overlap else 0)
             self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
             self.do("task", said["step"], said["total"], said["window"])
-            if self.progress.steps >= said["quota"]:  # it made them when nobody asked any more
-                self.make_update(self.held)
-                self.task = self.task if self.network.overlap else None
+            if self.resting_soon and self.progress.steps >= said["quota"]:
+                self.rest()  # it made them when nobody asked any more
 
     @told
     def stepped(self, tokens: int, loss: float, seconds: float, now: Moment) -> None:
@@ -472,16 +473,21 @@ class PeerSession:
         task, steps = self.task, self.progress.steps
         if task is None:
             return
-        if self.network.overlap:
-            due = steps >= task.quota and task.base is self.held
-            if due and not self.outgoing and not self.work.under_way:
-                self.make_update(task.base)
-        elif self.over() or task.done(steps, now.steady):
+        if self.resting_soon and (self.over() or task.done(steps, now.steady)):
             self.rest()
             return
         if now.steady - self.talk.told_at > PROGRESS_SECONDS:
             self.talk.told_at = now.steady
             self.tell("progress", version=self.held.version, steps=steps)
+
+    @told
+    def caught_up(self, now: Moment) -> None:
+        """All that was said is heard. Who goes on training sends what is due now, between two steps
+        and from the newest weights."""
+        task = self.task
+        if (task and self.network.overlap and task.base is self.held and not self.outgoing
+                and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox):
+            self.make_update(task.base)
 
     def rest(self) -> None:
         """No step more of this task."""
@@ -506,7 +512,8 @@ class PeerSession:
     @told
     def broke_down(self, error: GltchError, now: Moment) -> None:
         """Training may do so a few times: it begins again from the hive's weights."""
-        self.task = None
+        self.task, self.outgoing = None, None
+        self.carried, self.progress = 0, Progress()
         self.failures += 1
         if self.failures >= MOST_FAILURES:
             raise error

@@ -46,6 +46,7 @@ class Member:
     """A connected peer. Its state is what the dashboard shows."""
 
     state: PeerState = "joining"
+    version: Optional[int] = None  # of the weights that it holds, or gets without asking
     prompt: Optional[bool] = None  # in time with its latest update: rounds wait for it; None: new
     began: Optional[float] = None  # when it got its task
     offered: Optional[float] = None  # when it first offered what it made of it
@@ -116,21 +117,32 @@ class Rounds:
         self.delivered: List[str] = []
         self.closed = False
         for member in self.members.values():
-            if member.state == "delivered":
-                member.state = "ready" if self.overlap else "waiting"
-            elif member.state in BUSY:
-                had_a_task = member.state in ("training", "uploading")
-                member.state = "lagging"
-                had_a_chance = had_a_task and self.welcoming
-                if member.prompt and self.timed_out or member.prompt is None and had_a_chance:
-                    member.prompt = False
+            self._begin(member)
         self.unwelcoming = 1 if self.welcoming else self.unwelcoming + 1
         self.timed_out = self.welcoming = False
+
+    def _begin(self, member: Member) -> None:
+        """The round before is over for this one, too."""
+        before = member.state
+        if before in BUSY:
+            had_a_chance = before in ("training", "uploading") and self.welcoming
+            if member.prompt and self.timed_out or member.prompt is None and had_a_chance:
+                member.prompt = False
+        if self.overlap and member.version == self.version - 1 and before != "uploading":
+            member.state, member.version = "ready", self.version
+        elif before == "delivered":
+            member.state = "waiting"
+        elif before in BUSY:
+            member.state = "lagging"
 
     # Members come and go
 
     def join(self, peer: str) -> None:
         self.members[peer] = Member()
+
+    def fell_behind(self, peer: str) -> None:
+        """It takes nothing of what it gets without asking; it has to ask again."""
+        self.members[peer].version = None
 
     def leave(self, peer: str) -> None:
         """What it has delivered still counts."""
@@ -140,6 +152,7 @@ class Rounds:
         """A member holds these weights. False when they are not the ones the round starts from."""
         if (version, weights) != (self.version, self.weights):
             return False
+        self.members[peer].version = version
         self.members[peer].state = "delivered" if peer in self.delivered else "ready"
         return True
 

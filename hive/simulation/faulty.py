@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-import os
+import random
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Union
 
@@ -15,7 +15,12 @@ from hive.learning.outer import Committed
 from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.conversation import MOST_KEPT
-from hive.session.coordinator_session import MOST_TRANSFERS, MOST_WAITING, REMEMBERED_UPDATES
+from hive.session.coordinator_session import (
+    MOST_TRANSFERS,
+    MOST_UNASKED,
+    MOST_WAITING,
+    REMEMBERED_UPDATES,
+)
 from hive.session.effects import Do, Moment
 from hive.session.peer_session import Identity, PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
@@ -32,6 +37,7 @@ from hive.simulation.truth import Lot, Truth, must
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
 MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
+OVERLAPPING = 0.5  # of the runs train on while updates travel
 
 
 class Killed(Exception):
@@ -158,9 +164,12 @@ class Coordinator(CoordinatorHost):
         connection = self.connections.get(link)
         if connection:
             down = connection.down
-            most = MOST_TRANSFERS * max(4 * self.session.run.parameters, self.session.uploads.size)
+            size = self.session.uploads.size
+            most = (MOST_TRANSFERS * max(4 * self.session.run.parameters, size)
+                    + MOST_UNASKED * size)
             said = len(down.moving) - down.pieces
-            must(said <= MOST_WAITING + REMEMBERED_UPDATES and down.blobs <= MOST_TRANSFERS
+            must(said <= MOST_WAITING + REMEMBERED_UPDATES
+                 and down.blobs <= MOST_TRANSFERS + MOST_UNASKED
                  and down.bytes <= most + said * self.hive.message_limit,
                  "too much waits for a peer")
 
@@ -330,8 +339,11 @@ class Peer(PeerHost):
         self.network.arrive(connection, item)
 
     def take(self, connection: Connection, item: Any) -> None:
+        super().arrive(connection, item)
+
+    def open(self, connection: Connection, item: Any) -> None:
         try:
-            super().arrive(connection, item)
+            super().open(connection, item)
         except ProtocolError as error:
             self.tell("broken", error)
 
@@ -382,6 +394,7 @@ class Peer(PeerHost):
         if self.breakdown:
             self.breakdown = False
             self.trouble.cover("training broke down")
+            self.lose_unsettled("training broke down")
             raise GltchError("The loss became nan.")
         worker = self.learner.worker
         before = worker.weights
@@ -486,11 +499,15 @@ class FaultyHive(Simulation):
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
         self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
         self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
+        rounds, parameters = draw.choice((12, ENDLESS)), draw.choice((24, 200))
+        ways = random.Random(f"{seed} ways to synchronize")  # came later: the rest is drawn as ever
+        overlap = ways.random() < OVERLAPPING
+        fragments = ways.choice((1, 2, 3)) if overlap else 1
         super().__init__(FaultSettings(
-            peers=peers, rounds=draw.choice((12, ENDLESS)), parameters=draw.choice((24, 200)),
+            peers=peers, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
-            overlap=bool(os.environ.get("OV")), fragments=int(os.environ.get("FR","1")),  # drawn below
+            overlap=overlap, fragments=fragments,
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True,
             clock=self.trouble.clock)
         if seed % MEASURED == 0:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -216,6 +216,7 @@ class PeerHost(Host):
         self.patience = Patience()
         self.step_due: Optional[float] = None  # when the step that is being made is done
         self.lap = self.step_seconds  # of the steps of this task
+        self.mail: Deque[Tuple[Connection, Any]] = deque()  # what came during a step
         self.ended = ""  # why it does not come back
         # what is measured
         self.since = 0.0  # when it last connected
@@ -255,6 +256,14 @@ class PeerHost(Host):
         self.tell("connected")
 
     def arrive(self, connection: Connection, item: Any) -> None:
+        """Who makes a step listens after it."""
+        if self.step_due is not None:
+            self.mail.append((connection, item))
+        else:
+            self.open(connection, item)
+            self.catch_up()
+
+    def open(self, connection: Connection, item: Any) -> None:
         if connection is not self.connection:
             return
         if item == CLOSED:
@@ -354,6 +363,7 @@ class PeerHost(Host):
         super().tell(what, *values, **more)
         if not self.session.training:
             self.step_due = None
+            self.open_mail()
         elif self.step_due is None and not self.telling:
             self.step_due = self.clock.now + self.lap
             self.clock.at(self.step_due, self.step, self.step_due)
@@ -374,6 +384,22 @@ class PeerHost(Host):
         self.trained, self.unsettled = self.trained + worker.tokens, self.unsettled + worker.tokens
         self.seconds += self.lap
         self.tell("stepped", worker.tokens, loss, self.lap)
+        self.open_mail()
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        if self.session.network.overlap:
+            self.tell("caught_up")
+
+    def open_mail(self) -> None:
+        while self.mail:
+            self.open(*self.mail.popleft())
+
+    def ring(self, session: Any) -> None:
+        if self.step_due is None:
+            super().ring(session)
+        else:
+            self.alarm = math.inf  # it is set anew after the step
 
     def make_step(self) -> float:
         loss: float = self.learner.worker.step()

@@ -10,7 +10,7 @@ from torch import Tensor
 from hive.simulation.virtual import Clock
 
 UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
-LATEST = int(__import__("os").environ.get("LAT","30"))  # events that a failure tells
+LATEST = 30  # events that a failure tells
 
 
 class Trouble:
