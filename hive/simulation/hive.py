@@ -329,8 +329,11 @@ class PeerHost(Host):
 
     def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        return self.hive.once((self.session.held.hash, codec, update, part.start),
+        held = self.session.held
+        made = self.hive.once((held.hash, codec, update, part.start),
                               lambda: apply_update(weights, codec, update, part))
+        self.hive.disagreements += made[1] != self.hive.coordinator.journal.at(held.version + 1)[0]
+        return made
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
