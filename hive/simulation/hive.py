@@ -146,7 +146,7 @@ class CoordinatorHost(Host):
         connection = self.connections.pop(closing.link, None)
         if connection:
             connection.up.cut()
-            connection.down.send(CLOSED)
+            connection.down.close(CLOSED)
 
     def pause(self, pause: effects.Pause) -> None:
         self.paused[pause.link] = self.clock.now + pause.seconds
