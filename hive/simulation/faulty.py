@@ -158,7 +158,7 @@ class Coordinator(CoordinatorHost):
         if connection:
             down = connection.down
             most = MOST_TRANSFERS * max(4 * self.session.run.parameters, self.session.uploads.size)
-            said = len(down.moving) - down.pieces
+            said = down.waiting - down.blobs
             must(said <= MOST_WAITING + REMEMBERED_UPDATES and down.blobs <= MOST_TRANSFERS
                  and down.bytes <= most + said * self.hive.message_limit,
                  "too much waits for a peer")

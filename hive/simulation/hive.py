@@ -106,7 +106,7 @@ class CoordinatorHost(Host):
         self.tell("connected", connection.number, connection.peer.address)
 
     def arrive(self, connection: Connection, item: Any) -> None:
-        number, waiting = connection.number, len(connection.down.moving)
+        number, waiting = connection.number, connection.down.waiting
         if number in self.paused:
             if self.clock.now < self.paused[number]:
                 self.clock.at(self.paused[number], self.arrive, connection, item)

@@ -123,6 +123,11 @@ class Wire:
             self.blobs -= moving.item.end == len(moving.item.content)
 
     @property
+    def waiting(self) -> int:
+        """Messages and blobs that have not arrived, as many as a coordinator's outbox counts."""
+        return len(self.moving) - self.pieces + self.blobs
+
+    @property
     def interrupted(self) -> bool:
         """Is something of a blob on its way?"""
         return any(isinstance(moving.item, Piece) for moving in self.moving)

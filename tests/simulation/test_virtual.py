@@ -50,3 +50,14 @@ def test_a_blob_that_waits_is_no_last_word(wire):
     play(wire.clock)
     assert wire.arrived == [(1.5, "commit"), (1.5, "closed")]
     assert not wire.moving and wire.bytes == wire.pieces == wire.blobs == 0
+
+
+def test_a_blob_waits_as_one_however_many_its_chunks(wire):
+    wire.send("hello", 5)
+    wire.send_blob("text", "0" * 64, bytes(95), 0)
+    wire.send_blob("text", "0" * 64, bytes(95), 90)
+    assert wire.waiting == 3 and wire.blobs == 2
+    play(wire.clock, 5.0)
+    assert wire.waiting == 2 and wire.pieces > 2
+    play(wire.clock)
+    assert wire.waiting == 0
