@@ -89,8 +89,6 @@ class Connection:
             if isinstance(item, str):
                 await self.put(item)
                 continue
-            await self.put(pack("blob", blob=item.blob, bytes=len(item.content),
-                                offset=item.offset))
             for chunk in protocol.chunks(item.blob, item.content, item.offset):
                 await self.put(chunk)
                 self.sent(item.what, len(chunk))

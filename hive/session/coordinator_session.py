@@ -395,6 +395,7 @@ class CoordinatorSession:
         link.fetched[blob] += 1
         demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
+        self.reply.send(link.number, "blob", blob=blob, bytes=len(found.content), offset=offset)
         self.reply.add(SendBlob(link.number, found.what, blob, found.content, offset))
 
     def _on_progress(self, link: Link, said: messages.Progress) -> None:

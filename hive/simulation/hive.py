@@ -135,8 +135,6 @@ class CoordinatorHost(Host):
     def send_blob(self, blob: effects.SendBlob) -> None:
         connection = self.connections.get(blob.link)
         if connection:
-            self.send(effects.Send(blob.link, {"type": "blob", "blob": blob.blob,
-                                               "bytes": len(blob.content), "offset": blob.offset}))
             connection.down.send_blob(blob.what, blob.blob, blob.content, blob.offset)
 
     def admit(self, proved: effects.Proved) -> None:
