@@ -124,7 +124,7 @@ class Wire:
 
     @property
     def waiting(self) -> int:
-        """Messages and blobs that have not arrived, as many as a coordinator's outbox counts."""
+        """Messages and blobs that have not arrived, in the unit of a coordinator's outbox."""
         return len(self.moving) - self.pieces + self.blobs
 
     @property

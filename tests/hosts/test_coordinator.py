@@ -8,10 +8,10 @@ from builders import make_token
 from hive_processes import TINY
 
 from gltch_2_7m import GltchError
-from hive import coordinator as module
 from hive import server
 from hive.coordinator import Coordinator
 from hive.journal import Journal
+from hive.network import outbox
 from hive.session import coordinator_session, reception
 from hive.session.protocol import pack, proof, unpack
 
@@ -154,7 +154,7 @@ def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_i
 
 
 def test_who_does_not_take_the_last_words_is_closed_without_them(coordinator, monkeypatch):
-    monkeypatch.setattr(module, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr(outbox, "LAST_SECONDS", 0.01)
 
     async def story():
         socket = Socket(takes=1)
