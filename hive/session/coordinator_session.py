@@ -226,7 +226,7 @@ class CoordinatorSession:
         if now >= self.due.status:
             self.due.status = now + STATUS_SECONDS
             self._send_all("status", version=self.rounds.version, peers=len(self.links.peers),
-                           loss=finite(self.run.loss), val_loss=finite(self.evaluation.val_loss))
+                           loss=told(self.run.loss), val_loss=told(self.evaluation.val_loss))
             self._call_next()  # somebody may have stalled
 
     def _see_to_the_round(self) -> None:
@@ -623,5 +623,6 @@ def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
     return sum(value * weight for value, weight in known) / total if total else math.nan
 
 
-def finite(value: float) -> Optional[float]:
-    return value if abs(value) <= 1e6 else None  # JSON knows no NaN
+def told(value: float) -> Optional[float]:
+    """As messages tell it: None if it is not finite, or larger than any loss."""
+    return value if abs(value) <= 1e6 else None

@@ -12,6 +12,7 @@ from typing import Any, Callable, Deque, List, NamedTuple, Optional, Tuple
 
 from hive.session.protocol import CHUNK_BYTES, CHUNK_HEADER
 
+UNNOTICED_SECONDS = 45.0  # until a connection that just falls silent is found dead
 PIECE_SECONDS = 5.0  # of a blob that travels as one event: time enough to be heard of
 
 
