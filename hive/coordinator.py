@@ -7,7 +7,6 @@ order, and one for evaluations.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import math
@@ -15,44 +14,19 @@ import secrets
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-import torch
-from torch import Tensor
-
-from gltch_2_7m import (
-    GLTCH,
-    Corpus,
-    GltchError,
-    Progress,
-    Runtime,
-    Unwritable,
-    evaluate,
-    generate,
-    pick_precision,
-    save_checkpoint,
-)
+from gltch_2_7m import Corpus, GltchError, Progress
 from hive.books import Books
+from hive.evaluator import Evaluator
 from hive.journal import Journal
-from hive.learning.codec import to_bytes, unflatten
+from hive.learning.codec import to_bytes
+from hive.network.outbox import Connection
 from hive.network.sockets import Frame, Socket
-from hive.session import protocol
+from hive.session import effects, protocol
 from hive.session.coordinator_session import CoordinatorSession
-from hive.session.effects import (
-    Close,
-    Do,
-    Event,
-    Fail,
-    Finish,
-    Moment,
-    Pause,
-    Proved,
-    Say,
-    Send,
-    SendBlob,
-)
+from hive.session.effects import Moment
 from hive.session.events import Events
 from hive.session.job import Job, nats
 from hive.session.links import Link
@@ -60,78 +34,17 @@ from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
 from hive.session.work import EVALUATIONS, UPDATES
-
-TEXT = "text.txt"  # the run's text, in its folder: a restart and the peers need no other file
-LAST_SECONDS = 2.0  # to take the last words before a connection is closed
-
-
-class Connection:
-    """A WebSocket, and what is on its way to it. `sent` is told what of a transfer has left."""
-
-    def __init__(self, socket: Socket, sent: Callable[[str, int], None]):
-        self.socket, self.sent = socket, sent
-        self.outbox: asyncio.Queue[Union[str, SendBlob]] = asyncio.Queue()
-        self.blobs = 0  # in the outbox or on their way
-        self.deaf_until = -math.inf
-        self.up = self.down = 0  # bytes on the wire
-        self.writer = asyncio.ensure_future(self.write())
-        self.closing: Optional[asyncio.Future[None]] = None
-
-    @property
-    def latency(self) -> Optional[float]:
-        """Seconds for a ping and its answer, None before the first."""
-        return self.socket.latency or None
-
-    async def write(self) -> None:
-        """Send what is in the outbox, in order; one message at a time keeps pings moving."""
-        while True:
-            item = await self.outbox.get()
-            if isinstance(item, str):
-                await self.put(item)
-                continue
-            await self.put(pack("blob", blob=item.blob, bytes=len(item.content),
-                                offset=item.offset))
-            for chunk in protocol.chunks(item.blob, item.content, item.offset):
-                await self.put(chunk)
-                self.sent(item.what, len(chunk))
-            self.blobs -= 1
-
-    async def put(self, message: Frame) -> None:
-        self.down += len(message)
-        await self.socket.send(message)
-
-    def close(self, code: int, reason: str) -> None:
-        """Nothing that waits is sent any more, except the last words."""
-        self.writer.cancel()
-        waiting = [self.outbox.get_nowait() for _ in range(self.outbox.qsize())]
-        words = [item for item in waiting[-1:] if isinstance(item, str)]
-        self.closing = asyncio.ensure_future(self.end(words, code, reason))
-
-    async def end(self, words: List[str], code: int, reason: str) -> None:
-        from websockets.exceptions import ConnectionClosed
-        with contextlib.suppress(ConnectionClosed, asyncio.TimeoutError):
-            for word in words:
-                await asyncio.wait_for(self.put(word), LAST_SECONDS)
-        await self.socket.close(code, reason)
-
-    async def gone(self) -> None:
-        from websockets.exceptions import ConnectionClosed
-        self.writer.cancel()
-        for outcome in await asyncio.gather(self.writer, *filter(None, [self.closing]),
-                                            return_exceptions=True):
-            if isinstance(outcome, Exception) and not isinstance(outcome, ConnectionClosed):
-                raise outcome
+from hive.text import TEXT
 
 
 class Coordinator:
     """A run: its session, and all that a session does not know. The worker threads only touch
-    the books and the evaluation model, each from one thread."""
+    the books and the evaluator, each from one thread."""
 
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
-        self.job, self.journal, self.corpus, self.folder = job, journal, corpus, folder
-        self.key = key
-        self.books = Books(job, journal)
+        self.job, self.journal, self.folder, self.key = job, journal, folder, key
+        self.books, evaluator = Books(job, journal), Evaluator(job, journal, corpus, folder)
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
@@ -144,23 +57,21 @@ class Coordinator:
         self.numbers = itertools.count(1)  # for connections
         self.bytes_up = self.bytes_down = 0  # of connections that are gone
         self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS)}
-        self.model = GLTCH(job.config)  # to evaluate
-        device = torch.device("cpu")
-        self.runtime = Runtime(device, pick_precision("auto", device))
         self.over: asyncio.Future[None]  # made in the event loop
         self.packed: Dict[int, str] = {}  # messages of one answer, by their identity in memory
         self.timer: Optional[asyncio.TimerHandle] = None
         self.due = math.inf  # when the timer goes off
-        self.effects: Dict[type, Callable[..., None]] = {
-            Send: self.send, SendBlob: self.send_blob, Proved: self.admit, Close: self.close,
-            Pause: self.pause,
-            Do: self.do, Event: self.tell, Say: self.say, Finish: self.finish, Fail: self.fail}
+        self.doing: Dict[type, Callable[..., None]] = {
+            effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Do: self.do,
+            effects.Proved: self.admit, effects.Close: self.close, effects.Pause: self.pause,
+            effects.Event: self.tell, effects.Say: self.say, effects.Finish: self.finish,
+            effects.Fail: self.fail}
         self.tasks: Dict[str, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
             "combine": self.books.combine, "keep": self.books.keep,
-            "snapshot": self.books.snapshot,
-            "evaluate": self.evaluate, "keep_evaluation": self.keep_evaluation,
-            "keep_checkpoint": self.keep_checkpoint}
+            "snapshot": self.books.snapshot, "evaluate": evaluator.evaluate,
+            "keep_evaluation": evaluator.keep_evaluation,
+            "keep_checkpoint": evaluator.keep_checkpoint}
 
     # What happens is told to the session
 
@@ -183,8 +94,7 @@ class Coordinator:
         """One connection, from its first message to its last."""
         from websockets.exceptions import ConnectionClosed
         number = next(self.numbers)
-        connection = self.connections[number] = Connection(
-            socket, functools.partial(self.sent, number))
+        connection = self.connections[number] = Connection(socket)
         try:
             self.react(self.session.connected, number, socket.address)
             async for message in socket:
@@ -209,7 +119,7 @@ class Coordinator:
                 self.bytes_down += connection.down
 
     def hear(self, number: int, connection: Connection, message: Frame) -> None:
-        waiting, blobs = connection.outbox.qsize(), connection.blobs
+        waiting, blobs = connection.waiting, connection.blobs
         if isinstance(message, bytes):
             self.react(functools.partial(self.session.chunk, waiting=waiting), number, message)
             return
@@ -224,7 +134,7 @@ class Coordinator:
     def react(self, told: Callable[..., List[Any]], *values: Any) -> None:
         """Tell the session what happened, and do what it answers."""
         for effect in told(*values, now()):
-            self.effects[type(effect)](*effect)
+            self.doing[type(effect)](*effect)
         self.packed.clear()
         self.set_timer()
 
@@ -263,12 +173,11 @@ class Coordinator:
         if id(message) not in self.packed:  # once, however many hear it
             values = dict(message)
             self.packed[id(message)] = pack(values.pop("type"), **values)
-        self.connections[link].outbox.put_nowait(self.packed[id(message)])
+        self.connections[link].send(self.packed[id(message)])
 
-    def send_blob(self, *values: Any) -> None:
-        blob = SendBlob(*values)
-        self.connections[blob.link].blobs += 1
-        self.connections[blob.link].outbox.put_nowait(blob)
+    def send_blob(self, link: int, what: str, blob: str, content: bytes, offset: int) -> None:
+        self.connections[link].send_blob(protocol.chunks(blob, content, offset),
+                                         functools.partial(self.sent, link, what))
 
     def pause(self, link: int, seconds: float) -> None:
         self.connections[link].deaf_until = time.monotonic() + seconds
@@ -318,30 +227,6 @@ class Coordinator:
 
         task.add_done_callback(ended)
 
-    # Slow work, in the thread of the evaluations
-
-    def evaluate(self, weights: Tensor, version: int, step: int
-                 ) -> Tuple[float, float, str, Dict[str, Any]]:
-        """Validation loss, seconds it took, a sample, a checkpoint."""
-        began = time.monotonic()
-        unflatten(weights, self.model)
-        self.model.eval()
-        loss = evaluate(self.model, self.corpus.validation, self.runtime)
-        seconds = time.monotonic() - began
-        text = "".join(generate(self.model, self.job.vocabulary, "", 200, seed=version))
-        return loss, seconds, text, checkpoint(self.job, self.model, step, loss, self.folder)
-
-    def keep_evaluation(self, version: int, loss: float, seconds: float, text: str) -> None:
-        self.journal.add_evaluation(version, loss, seconds)
-        self.journal.add_sample(version, text)
-
-    def keep_checkpoint(self, state: Dict[str, Any], names: List[str]) -> None:
-        for name in names:
-            try:
-                save_checkpoint(self.folder / name, state)
-            except GltchError as error:  # on Windows also while somebody reads it
-                raise Unwritable(str(error)) from error
-
     # What is shown
 
     def show(self, committed: Dict[str, Any]) -> None:
@@ -376,22 +261,3 @@ class Coordinator:
 
 def now() -> Moment:
     return Moment(time.monotonic(), time.time())
-
-
-def require_announceable(job: Job) -> None:
-    """Raises GltchError for a run that no welcome message could describe."""
-    try:
-        pack("welcome", proof="0" * 64, peer="0" * 64, name="0" * protocol.NAME_LENGTH,
-             token="0" * 64, counted=2**53, job=job.as_json())
-    except ProtocolError:
-        raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
-                         "message to a peer can name: leave out what is not text.") from None
-
-
-def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,
-               folder: Path) -> Dict[str, Any]:
-    """A finished network that `gltch_2_7m.py sample` and the others open."""
-    return {"config": asdict(job.config), "recipe": asdict(job.recipe),
-            "vocabulary": job.characters, "text": job.text,
-            "paths": [str((folder / TEXT).resolve())], "step": step, "val_loss": val_loss,
-            "ema": model.state_dict()}

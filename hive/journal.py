@@ -100,14 +100,14 @@ def canonical(value: Any) -> str:
     """The one way to write a value as JSON: sorted keys, no spaces, ASCII, NaN as null.
 
     An infinity is written as the text "inf" or "-inf", so that it differs from NaN."""
-    return json.dumps(finite(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json.dumps(recorded(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def finite(value: Any) -> Any:
+def recorded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
+        return {key: recorded(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [finite(item) for item in value]
+        return [recorded(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value

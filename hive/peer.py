@@ -51,6 +51,7 @@ from gltch_2_7m import (
     typed,
 )
 from hive import cache
+from hive.key import key_of
 from hive.learning.codec import digest, flatten, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Learner, Worker
@@ -363,23 +364,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--tls-ca", metavar="FILE", help="certificate to trust besides the system's, for wss://")
     add("--data", nargs="+", metavar="PATH", help="make sure that the hive trains on this text")
     return parser
-
-
-def read_key(name: str) -> str:
-    """The key in a file. Raises GltchError when there is none."""
-    require(Path(name).is_file(), f"There is no key file {name!r}.")
-    try:
-        key = Path(name).read_text(encoding="utf-8").strip()
-    except UnicodeDecodeError:
-        raise GltchError(f"The key file {name!r} is not text.") from None
-    require(bool(key), f"The key file {name!r} is empty: put the key into it, or remove it.")
-    return key
-
-
-def key_of(args: argparse.Namespace) -> str:
-    if args.key_file:
-        return read_key(args.key_file)
-    return args.key or os.environ.get("HIVE_KEY", "")
 
 
 def run(args: argparse.Namespace) -> int:

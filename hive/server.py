@@ -51,32 +51,27 @@ from gltch_2_7m import (
     write_atomically,
 )
 from hive.books import applying
-from hive.coordinator import (
-    TEXT,
-    Coordinator,
-    checkpoint,
-    require_announceable,
-)
+from hive.coordinator import Coordinator
 from hive.dashboard.facts import HiveFacts
 from hive.dashboard.web import Web, pages
+from hive.evaluator import checkpoint
 from hive.journal import Journal
+from hive.key import LOCAL, key_for
 from hive.learning.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.learning.sync import SYNCS
 from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
-from hive.peer import read_key
 from hive.session import protocol
 from hive.session.job import Job, Limits
-from hive.session.reception import HANDSHAKE_SECONDS
+from hive.session.reception import HANDSHAKE_SECONDS, require_announceable
 from hive.session.rounds import Pace
-from hive.text import corpus_of
+from hive.text import TEXT, corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "gltch-hive", __file__
 PORT, DASHBOARD_PORT = 8765, 8080
 COMPLAINT_SECONDS = 10.0  # between two that there are too many connections
-LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -208,21 +203,6 @@ def settings_of(job: Job) -> Dict[str, Any]:
     return {**asdict(job.recipe), **asdict(job.limits), "data": job.text, "size": job.size,
             "sync": job.mode, "dropout": job.config.dropout, "codec": job.sync.up,
             "inner_steps": job.sync.inner_steps}
-
-
-def key_for(args: argparse.Namespace, folder: Path) -> str:
-    """The key peers must have: given, or made once for a hive that others can reach."""
-    if args.key_file:
-        return read_key(args.key_file)
-    if os.environ.get("HIVE_KEY"):
-        return os.environ["HIVE_KEY"]
-    if args.host in ("127.0.0.1", "::1", "localhost"):
-        return ""
-    path = folder / "key"
-    if not path.exists():
-        key = secrets.token_hex(16).encode()
-        write_atomically(path, lambda file: file.write(key), mode=0o600)  # for nobody else to read
-    return read_key(str(path))  # which refuses an empty one: the hive would be open to everybody
 
 
 def reachable_address(host: str) -> str:

@@ -6,6 +6,8 @@ import codecs
 from gltch_2_7m import CHUNK, Corpus, Vocabulary, encode_chunks, require
 from hive.session.job import Job
 
+TEXT = "text.txt"  # in the run's folder: a restart and the peers need no other file
+
 
 def corpus_of(job: Job, content: bytes) -> Corpus:
     """Raises GltchError when it is another text than the job's."""

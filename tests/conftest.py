@@ -199,7 +199,7 @@ def start_gltch(start):
 
 @pytest.fixture(scope="session")
 def wait_for():
-    """Wait until a file holds a text, looking often."""
+    """Wait until a file holds a text, looking often: nothing tells what another process writes."""
 
     def wait(path, text):
         deadline = time.monotonic() + 240

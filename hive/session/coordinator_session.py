@@ -20,7 +20,7 @@ from hive.session.evaluation import Evaluation
 from hive.session.intake import Delivery, Intake
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.library import Library
+from hive.session.library import Found, Library
 from hive.session.links import Link, Links
 from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Later, Reception
@@ -228,7 +228,7 @@ class CoordinatorSession:
         if now >= self.due.status:
             self.due.status = now + STATUS_SECONDS
             self._send_all("status", version=self.rounds.version, peers=len(self.links.peers),
-                           loss=finite(self.run.loss), val_loss=finite(self.evaluation.val_loss))
+                           loss=told(self.run.loss), val_loss=told(self.evaluation.val_loss))
             self._call_next()  # somebody may have stalled
 
     def _see_to_the_round(self) -> None:
@@ -400,6 +400,10 @@ class CoordinatorSession:
         link.fetched[blob] += 1
         demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
+        self._give(link, blob, found, offset)
+
+    def _give(self, link: Link, blob: str, found: Found, offset: int) -> None:
+        self.reply.send(link.number, "blob", blob=blob, bytes=len(found.content), offset=offset)
         self.reply.add(SendBlob(link.number, found.what, blob, found.content, offset))
 
     def _on_progress(self, link: Link, said: messages.Progress) -> None:
@@ -602,7 +606,7 @@ class CoordinatorSession:
             self.reply.add(Send(link.number, said[peer in counted, goes_on]))
             if goes_on:
                 link.unasked += 1
-                self.reply.add(SendBlob(link.number, "update", name, record.update, 0))
+                self._give(link, name, Found("update", record.update), 0)
         self.reply.show(
             "committed", version=record.number, step=record.step, total=self.run.total,
             loss=record.loss, opened=record.opened, committed=record.committed,
@@ -644,5 +648,6 @@ def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
     return sum(value * weight for value, weight in known) / total if total else math.nan
 
 
-def finite(value: float) -> Optional[float]:
-    return value if abs(value) <= 1e6 else None  # JSON knows no NaN
+def told(value: float) -> Optional[float]:
+    """As messages tell it: None if it is not finite, or larger than any loss."""
+    return value if abs(value) <= 1e6 else None

@@ -11,6 +11,7 @@ import math
 from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
 
+from gltch_2_7m import GltchError
 from hive.network.door import household, is_local
 from hive.network.throttle import Bucket
 from hive.session import messages, protocol
@@ -158,3 +159,13 @@ class Reception:
     def please(self, peer: str) -> None:
         """An update of this peer counts."""
         self.rejections.pop(peer, None)
+
+
+def require_announceable(job: Job) -> None:
+    """Raises GltchError for a run that no welcome message could describe."""
+    try:
+        protocol.pack("welcome", proof="0" * 64, peer="0" * 64, name="0" * protocol.NAME_LENGTH,
+                      token="0" * 64, counted=2**53, job=job.as_json())
+    except ProtocolError:
+        raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
+                         "message to a peer can name: leave out what is not text.") from None

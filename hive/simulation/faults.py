@@ -11,8 +11,8 @@ from typing import Callable, Dict, FrozenSet, Optional
 
 from hive.simulation.faulty import ENDLESS, FaultyHive, Peer
 from hive.simulation.hive import Connection
-from hive.simulation.trouble import UNNOTICED_SECONDS
 from hive.simulation.truth import must
+from hive.simulation.virtual import UNNOTICED_SECONDS
 
 PATIENCE = 1800.0  # virtual seconds in which all must be well again, once faults stop
 MOST_PEERS = 6  # with clones

@@ -31,8 +31,9 @@ from hive.simulation.hive import Connection, CoordinatorHost, PeerHost, Simulati
 from hive.simulation.host import BEGINNING
 from hive.simulation.settings import Settings
 from hive.simulation.tasks import SyntheticTask
-from hive.simulation.trouble import UNNOTICED_SECONDS, Trouble
+from hive.simulation.trouble import Trouble
 from hive.simulation.truth import Lot, Truth, must
+from hive.simulation.virtual import UNNOTICED_SECONDS
 
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
 MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
@@ -77,7 +78,8 @@ class Coordinator(CoordinatorHost):
         self.combined: List[str] = []  # in the one that is being written down
         self.network = Damage(self.trouble, self.take)
         self.reported: Dict[int, int] = {}  # by connection: the version its peer said it holds
-        self.slow_work["keep_checkpoint"] = self.keep_checkpoint
+        self.slow_work.update(add=self.add, combine=self.combine,
+                              keep_checkpoint=self.keep_checkpoint)
         self.session.uploads.places = hive.places
 
     def moment(self) -> Moment:
@@ -167,7 +169,7 @@ class Coordinator(CoordinatorHost):
             size = self.session.uploads.size
             most = (MOST_TRANSFERS * max(4 * self.session.run.parameters, size)
                     + MOST_UNASKED * size)
-            said = len(down.moving) - down.pieces
+            said = down.waiting - down.blobs
             must(said <= MOST_WAITING + REMEMBERED_UPDATES
                  and down.blobs <= MOST_TRANSFERS + MOST_UNASKED
                  and down.bytes <= most + said * self.hive.message_limit,
@@ -197,12 +199,12 @@ class Coordinator(CoordinatorHost):
             raise Unwritable("The disk is full.")
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
-        counting = super().add(codec, content, weight, steps)
+        counting = self.books.outer.add(codec, content, weight, steps)
         self.added.append(name_of(content))
         return counting
 
     def combine(self) -> Optional[Committed]:
-        committed = super().combine()
+        committed = self.books.combine()
         if committed:
             self.added, self.combined = [], self.added
         return committed

@@ -23,7 +23,7 @@ from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
 from hive.learning.worker import Learner
 from hive.session import effects
-from hive.session.coordinator_session import CoordinatorSession, finite
+from hive.session.coordinator_session import CoordinatorSession, told
 from hive.session.effects import Do
 from hive.session.job import Job, Limits
 from hive.session.patience import Patience
@@ -34,11 +34,10 @@ from hive.session.rounds import LATE, REJECTED
 from hive.simulation.host import Host
 from hive.simulation.settings import Settings
 from hive.simulation.table import Row, Summary
-from hive.simulation.virtual import Clock, Piece, Wire
+from hive.simulation.virtual import UNNOTICED_SECONDS, Clock, Piece, Wire
 
 STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
-UNNOTICED_SECONDS = 40.0  # until a connection that just falls silent is found dead
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
 MADE = 16  # weights that peers share
 CLOSED = "closed"  # the last thing that travels on a connection that ends in order
@@ -49,6 +48,7 @@ class Connection:
 
     def __init__(self, number: int, peer: PeerHost, coordinator: CoordinatorHost):
         self.number, self.peer = number, peer
+        self.deaf_until = 0.0  # the coordinator hears nothing of it before
         chunk = peer.hive.chunk_bytes if peer.hive.strict else None
         self.up, self.down = (Wire(peer.clock, rate, peer.latency, partial(arrive, self), chunk)
                               for rate, arrive in ((peer.up, coordinator.arrive),
@@ -71,7 +71,6 @@ class CoordinatorHost(Host):
         super().__init__(hive.clock)
         self.hive, self.journal = hive, journal
         self.connections: Dict[int, Connection] = {}
-        self.paused: Dict[int, float] = {}  # connections that are not heard, and until when
         self.doing.update({
             effects.Send: self.send, effects.SendBlob: self.send_blob, effects.Close: self.close,
             effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
@@ -79,8 +78,9 @@ class CoordinatorHost(Host):
             effects.Pause: self.pause})
         self.books = Books(hive.job, journal)
         self.slow_work.update({
-            "remember_peer": journal.remember_peer, "add": self.add, "combine": self.combine,
-            "keep": self.keep, "snapshot": self.books.snapshot, "evaluate": self.evaluate,
+            "remember_peer": journal.remember_peer, "add": self.books.outer.add,
+            "combine": self.books.combine, "keep": self.keep, "snapshot": self.books.snapshot,
+            "evaluate": self.evaluate,
             "keep_evaluation": lambda version, loss, seconds, text:
                 journal.add_evaluation(version, loss, seconds),
             "keep_checkpoint": lambda state, names: None})
@@ -106,13 +106,10 @@ class CoordinatorHost(Host):
         self.tell("connected", connection.number, connection.peer.address)
 
     def arrive(self, connection: Connection, item: Any) -> None:
-        number, waiting = connection.number, len(connection.down.moving)
-        if number in self.paused:
-            if self.clock.now < self.paused[number]:
-                self.clock.at(self.paused[number], self.arrive, connection, item)
-                return
-            del self.paused[number]
-        if item == CLOSED:
+        number, waiting = connection.number, connection.down.waiting
+        if self.clock.now < connection.deaf_until:
+            self.clock.at(connection.deaf_until, self.arrive, connection, item)
+        elif item == CLOSED:
             self.lose(connection)
         elif isinstance(item, Piece):
             self.hive.bytes["up"] += item.end - item.begin
@@ -135,8 +132,6 @@ class CoordinatorHost(Host):
     def send_blob(self, blob: effects.SendBlob) -> None:
         connection = self.connections.get(blob.link)
         if connection:
-            self.send(effects.Send(blob.link, {"type": "blob", "blob": blob.blob,
-                                               "bytes": len(blob.content), "offset": blob.offset}))
             connection.down.send_blob(blob.what, blob.blob, blob.content, blob.offset)
 
     def admit(self, proved: effects.Proved) -> None:
@@ -146,21 +141,17 @@ class CoordinatorHost(Host):
         connection = self.connections.pop(closing.link, None)
         if connection:
             connection.up.cut()
-            connection.down.send(CLOSED)
+            connection.down.close(CLOSED)
 
     def pause(self, pause: effects.Pause) -> None:
-        self.paused[pause.link] = self.clock.now + pause.seconds
+        connection = self.connections.get(pause.link)
+        if connection:
+            connection.deaf_until = self.clock.now + pause.seconds
 
     # Slow work
 
     def seconds_of(self, do: Do) -> float:
         return self.hive.commit_seconds if do.what == "combine" else 0.0
-
-    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
-        return self.books.outer.add(codec, content, weight, steps)
-
-    def combine(self) -> Optional[Committed]:
-        return self.books.combine()
 
     def keep(self, record: Record, committed: Committed) -> None:
         self.books.keep(record, committed)
@@ -338,8 +329,11 @@ class PeerHost(Host):
 
     def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
         self.hive.commits_received += 1
-        return self.hive.once((self.session.held.hash, codec, update, part.start),
+        held = self.session.held
+        made = self.hive.once((held.hash, codec, update, part.start),
                               lambda: apply_update(weights, codec, update, part))
+        self.hive.disagreements += made[1] != self.hive.coordinator.journal.at(held.version + 1)[0]
+        return made
 
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
@@ -519,8 +513,8 @@ class Simulation:
         measured = session.evaluation.evaluated == record.number
         self.rows.append(Row(
             record.number, record.step, round(self.clock.now, 3), len(counted), self.refused[LATE],
-            self.refused[REJECTED], finite(record.loss),
-            finite(session.evaluation.val_loss) if measured else None, up, down + weights,
+            self.refused[REJECTED], told(record.loss),
+            told(session.evaluation.val_loss) if measured else None, up, down + weights,
             sum(peer.connection is not None for peer in self.peers)))
         self.refused.clear()
         if self.on_round:
@@ -545,7 +539,7 @@ class Simulation:
                         for peer in self.peers)
         return Summary(
             session.run.finished, session.rounds.version, session.run.step, round(now, 3),
-            finite(session.run.loss), finite(session.evaluation.val_loss), finite(self.start_loss),
+            told(session.run.loss), told(session.evaluation.val_loss), told(self.start_loss),
             sum(peer.seconds for peer in self.peers) / max(connected, 1e-9),
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,

@@ -23,8 +23,8 @@ EXPECTED = (  # to have happened in a thousand runs
     *(f"cut, noticed after {peer:g} s by the peer, {coordinator:g} s by the coordinator"
       for peer in (0, 45) for coordinator in (0, 45)),
     "cut amid a message or chunk", "cut, one direction first",
-    "disk full at BEGIN", "disk full at COMMIT", "disk full at INSERT", "disk full at a checkpoint",
-    "disk full at a snapshot",
+    "disk full at BEGIN", "disk full at COMMIT", "disk full at INSERT", "disk full at UPDATE",
+    "disk full at a checkpoint", "disk full at a snapshot",
     "killed after the round was written, before anybody heard", "out of order", "peer killed",
     "peer killed without its cache", "peer suspended for some rounds", "peer turned away",
     "second connection of a peer", "some peers suspended for an hour",

@@ -7,9 +7,8 @@ from typing import Any, Deque, List, Tuple
 
 from torch import Tensor
 
-from hive.simulation.virtual import Clock
+from hive.simulation.virtual import UNNOTICED_SECONDS, Clock
 
-UNNOTICED_SECONDS = 45.0  # until a connection that fell silent is found dead
 LATEST = 30  # events that a failure tells
 
 

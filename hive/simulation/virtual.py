@@ -12,6 +12,7 @@ from typing import Any, Callable, Deque, List, NamedTuple, Optional, Tuple
 
 from hive.session.protocol import CHUNK_BYTES, CHUNK_HEADER
 
+UNNOTICED_SECONDS = 45.0  # until a connection that just falls silent is found dead
 PIECE_SECONDS = 5.0  # of a blob that travels as one event: time enough to be heard of
 
 
@@ -54,6 +55,14 @@ class Piece(NamedTuple):
                 + memoryview(self.content)[self.begin: self.end])
 
 
+class Moving(NamedTuple):
+    """Something that was sent and has not arrived."""
+
+    item: Any
+    size: int  # bytes
+    begun: float  # when the first of these goes out
+
+
 class Wire:
     """One direction of a connection: what is sent arrives in order, or the connection breaks.
 
@@ -68,8 +77,7 @@ class Wire:
         self.piece = chunk or max(CHUNK_BYTES, int(min(rate * PIECE_SECONDS, 1e12)))
         self.free = 0.0  # when all that was sent is out
         self.open = True
-        # items, their bytes, and when the first of these went out
-        self.moving: Deque[Tuple[Any, int, float]] = deque()
+        self.moving: Deque[Moving] = deque()
         self.bytes = self.pieces = self.blobs = 0  # of these
 
     def send(self, item: Any, size: int = 0) -> float:
@@ -77,9 +85,10 @@ class Wire:
         now = self.clock.now
         begun = self.free if self.free > now else now
         self.free = begun + size / self.rate
-        self.moving.append((item, size, begun))
+        moving = Moving(item, size, begun)
+        self.moving.append(moving)
         self.bytes += size
-        self.clock.at(self.free + self.delay, self._arrive)
+        self.clock.at(self.free + self.delay, self._arrive, moving)
         return self.free
 
     def send_blob(self, what: str, blob: str, content: bytes, offset: int) -> float:
@@ -91,28 +100,47 @@ class Wire:
             self.send(Piece(what, blob, content, begin, end), end - begin)
         return max(self.clock.now, self.free)
 
-    def _arrive(self) -> None:
-        if self.open:
-            item, size, _ = self.moving.popleft()
-            self.bytes -= size
-            if isinstance(item, Piece):
-                self.pieces -= 1
-                self.blobs -= item.end == len(item.content)
-            self.arrive(item)
+    def close(self, farewell: Any) -> None:
+        """What has not begun is not sent any more, but for the last message; then the farewell."""
+        dropped: List[Moving] = []
+        while self.moving and self.moving[-1].begun > self.clock.now:
+            dropped.append(self.moving.pop())
+            self._forget(dropped[-1])
+        if dropped:
+            self.free = dropped[-1].begun
+            if not isinstance(dropped[0].item, Piece):
+                self.send(dropped[0].item, dropped[0].size)
+        self.send(farewell)
+
+    def _arrive(self, moving: Moving) -> None:
+        if self.moving and self.moving[0] is moving and self.open:
+            self._forget(self.moving.popleft())
+            self.arrive(moving.item)
+
+    def _forget(self, moving: Moving) -> None:
+        self.bytes -= moving.size
+        if isinstance(moving.item, Piece):
+            self.pieces -= 1
+            self.blobs -= moving.item.end == len(moving.item.content)
+
+    @property
+    def waiting(self) -> int:
+        """Messages and blobs that have not arrived, in the unit of a coordinator's outbox."""
+        return len(self.moving) - self.pieces + self.blobs
 
     @property
     def interrupted(self) -> bool:
         """Is something of a blob on its way?"""
-        return any(isinstance(item, Piece) for item, *_ in self.moving)
+        return any(isinstance(moving.item, Piece) for moving in self.moving)
 
     @property
     def amid(self) -> bool:
         """Is a part of something there, and a part of it not?"""
-        return bool(self.moving) and self.moving[0][2] + self.delay < self.clock.now
+        return bool(self.moving) and self.moving[0].begun + self.delay < self.clock.now
 
     def cut(self) -> None:
         """What has not arrived by now never will."""
-        item, _, begun = self.moving[0] if self.moving else (None, 0, 0.0)
+        item, _, begun = self.moving[0] if self.moving else Moving(None, 0, 0.0)
         if self.open and self.whole and isinstance(item, Piece):
             arrived = (self.clock.now - self.delay - begun) * self.rate
             end = item.begin + int(min(arrived, item.end - item.begin - 1))

@@ -9,7 +9,7 @@ LAYERS = [  # the highest first; a name stands for all below it, unless that has
     {"hive.server"},
     {"hive.dashboard"},
     {"hive.coordinator", "hive.peer", "hive.simulate", "hive.simulation", "hive.books",
-     "hive.cache", "hive.machine", "hive.journal", "hive.text"},
+     "hive.cache", "hive.evaluator", "hive.key", "hive.machine", "hive.journal", "hive.text"},
     {"hive.session"},
     {"hive.learning", "hive.network"},
     {"hive"},

@@ -8,11 +8,11 @@ from builders import make_token
 from hive_processes import TINY
 
 from gltch_2_7m import GltchError
-from hive import coordinator as module
 from hive import server
 from hive.coordinator import Coordinator
 from hive.journal import Journal
-from hive.session import coordinator_session, reception
+from hive.network import outbox
+from hive.session import coordinator_session, effects, reception
 from hive.session.protocol import pack, proof, unpack
 
 exceptions = pytest.importorskip("websockets.exceptions")
@@ -27,6 +27,7 @@ class Socket:
         self.full, self.takes = full, takes
         self.said, self.heard, self.closed = asyncio.Queue(), [], None
         self.asked = asyncio.Event()  # for a place
+        self.news = asyncio.Event()  # something was heard
 
     def proved(self):
         self.asked.set()
@@ -35,6 +36,7 @@ class Socket:
 
     async def send(self, message):
         self.heard.append(message)
+        self.news.set()
         if len(self.heard) > self.takes:
             await asyncio.sleep(1000)  # it reads no more
 
@@ -55,7 +57,8 @@ class Socket:
             for message in self.heard:
                 if isinstance(message, str) and unpack(message)["type"] == kind:
                     return unpack(message)
-            await asyncio.sleep(0.01)
+            self.news.clear()
+            await self.news.wait()
 
     async def hello(self, **changes):
         nonce, own = (await self.hear("challenge"))["nonce"], make_token()
@@ -154,7 +157,7 @@ def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_i
 
 
 def test_who_does_not_take_the_last_words_is_closed_without_them(coordinator, monkeypatch):
-    monkeypatch.setattr(module, "LAST_SECONDS", 0.01)
+    monkeypatch.setattr(outbox, "LAST_SECONDS", 0.01)
 
     async def story():
         socket = Socket(takes=1)
@@ -168,14 +171,19 @@ def test_who_does_not_take_the_last_words_is_closed_without_them(coordinator, mo
     play(coordinator, story)
 
 
-def test_who_finds_no_place_is_not_written_down(coordinator):
+def test_who_finds_no_place_is_not_written_down(coordinator, monkeypatch):
+    lost = coordinator.session.lost
+
     async def story():
+        left = asyncio.Event()
+        monkeypatch.setattr(coordinator.session, "lost", lambda *values: (
+            left.set(), lost(*values))[1])
         socket = Socket(full=True)
         serving = asyncio.ensure_future(coordinator.serve(socket))
         await socket.hello()
         await socket.asked.wait()
-        while coordinator.session.links.proved:
-            await asyncio.sleep(0.01)
+        await left.wait()
+        assert not coordinator.session.links.proved
         await socket.close()
         await serving
         assert coordinator.journal.identities("ann") == []
@@ -245,10 +253,13 @@ def test_what_goes_wrong_in_slow_work_ends_the_run(coordinator, error):
         play(coordinator, story)
 
 
-def test_a_run_that_is_stopped_keeps_a_snapshot(coordinator):
+def test_a_run_that_is_stopped_keeps_a_snapshot(coordinator, monkeypatch):
     async def story():
-        while coordinator.session.evaluation.evaluated < 0:
-            await asyncio.sleep(0.01)
+        measured = asyncio.Event()
+        monkeypatch.setitem(coordinator.doing, effects.Event, lambda kind, fields: (
+            kind == "evaluated" and measured.set()))
+        await measured.wait()
+        assert coordinator.session.evaluation.evaluated == 0
 
     kept = []
     coordinator.tasks["snapshot"] = lambda: kept.append("snapshot")

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError
 from hive.books import applying
-from hive.coordinator import TEXT
 from hive.session import protocol
 from hive.session.job import LARGEST, MOST_PARAMETERS, Job, parameters_of
 from hive.session.protocol import (
@@ -31,6 +30,7 @@ from hive.session.protocol import (
     pack,
     unpack,
 )
+from hive.text import TEXT
 
 ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
 FAIR = 64  # bytes of memory for a byte of JSON: a list of lists needs so many

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import nbformat
 
-from hive.peer import build_parser, key_of
+from hive.key import key_of
+from hive.peer import build_parser
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "hive" / "join_colab.ipynb"
 

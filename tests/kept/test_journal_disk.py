@@ -26,7 +26,7 @@ from test_journal import (
 import gltch_2_7m as gltch
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
-from hive.server import key_for
+from hive.key import key_for
 from hive.session.record import Contribution
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions and signals")

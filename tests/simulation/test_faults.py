@@ -2,6 +2,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,13 @@ def play_seeds(first, count):
     said = [run.communicate()[0] for run in runs]
     assert [run.returncode for run in runs] == [0] * len(runs), "\n".join(said)
     return set().union(*(json.loads(one)["covered"] for one in said))
+
+
+def test_the_documented_faults_are_those_that_have_to_happen():
+    document = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (.*) \| [\d,]+ \|$", document.partition("## The faults")[2].partition(
+        "\n## ")[0], re.M)
+    assert sorted(listed) == sorted([*trials.EXPECTED, "a snapshot could not be removed"])
 
 
 @pytest.mark.process

@@ -16,10 +16,12 @@ from gltch_2_7m import Config, GltchError, Runtime, TrainConfig, Trainer, load_c
 from hive.books import Books, applying
 from hive.learning.codec import CODECS, digest, flatten
 from hive.learning.fragments import Fragments
+from hive.learning.outer import apply_update
 from hive.learning.sync import SYNCS
 from hive.session.peer_session import PeerSession
 from hive.simulate import main
 from hive.simulation import hive as hive_of_simulation
+from hive.simulation import hive as module
 from hive.simulation.hive import Simulation, simulate
 from hive.simulation.settings import Settings
 
@@ -150,6 +152,15 @@ def test_a_coordinator_that_starts_again_in_parts_has_the_same_momentum_bit_for_
     assert torch.equal(again.residual[again.part], outer.residual[outer.part])
 
 
+def test_weights_that_come_out_otherwise_than_the_hives_are_counted(monkeypatch):
+    """No peer can use them: each takes the hive's as a whole."""
+    monkeypatch.setattr(module, "apply_update", lambda *values: apply_update(*values) + 1e-3)
+    hive = Simulation(replace(SMALL, rounds=3))
+    summary = hive.run()
+    assert summary.disagreements == hive.commits_received > 0
+    assert summary.rounds == 3 and summary.weights_bytes > 6 * 4 * 5000
+
+
 def test_an_upload_that_broke_off_goes_on_where_it_stopped():
     _, summary = run(STORM, uplink=0.002)  # 5 seconds for an update
     assert summary.interrupted > 20
@@ -217,8 +228,12 @@ def test_work_that_is_too_late_is_carried_into_the_next_update():
 def test_a_broken_peer_is_rejected_and_the_others_go_on():
     hive = Simulation(replace(SMALL, codec="fp32"))
     broken = hive.peers[0]
-    broken.slow_work["take"] = lambda part: broken.learner.feedback.encode(
-        "fp32", broken.learner.worker.take_progress(part) * math.nan)
+
+    def nonsense(part):
+        broken.learner.feedback.residual.fill_(math.nan)
+        return broken.make_update(part)
+
+    broken.slow_work["take"] = nonsense
     summary = hive.run()
     assert summary.updates["rejected"] > 0 and summary.updates["counted"] > 0
     assert broken.last_counted == 0

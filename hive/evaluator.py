@@ -1,0 +1,65 @@
+"""How good the hive's weights are: their validation loss, what they write, the checkpoints."""
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import torch
+from torch import Tensor
+
+from gltch_2_7m import (
+    GLTCH,
+    Corpus,
+    GltchError,
+    Runtime,
+    Unwritable,
+    evaluate,
+    generate,
+    pick_precision,
+    save_checkpoint,
+)
+from hive.journal import Journal
+from hive.learning.codec import unflatten
+from hive.session.job import Job
+from hive.text import TEXT
+
+
+class Evaluator:
+    def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path):
+        self.job, self.journal, self.corpus, self.folder = job, journal, corpus, folder
+        self.model = GLTCH(job.config)
+        device = torch.device("cpu")
+        self.runtime = Runtime(device, pick_precision("auto", device))
+
+    def evaluate(self, weights: Tensor, version: int, step: int
+                 ) -> Tuple[float, float, str, Dict[str, Any]]:
+        """Validation loss, seconds it took, a sample, a checkpoint."""
+        began = time.monotonic()
+        unflatten(weights, self.model)
+        self.model.eval()
+        loss = evaluate(self.model, self.corpus.validation, self.runtime)
+        seconds = time.monotonic() - began
+        text = "".join(generate(self.model, self.job.vocabulary, "", 200, seed=version))
+        return loss, seconds, text, checkpoint(self.job, self.model, step, loss, self.folder)
+
+    def keep_evaluation(self, version: int, loss: float, seconds: float, text: str) -> None:
+        self.journal.add_evaluation(version, loss, seconds)
+        self.journal.add_sample(version, text)
+
+    def keep_checkpoint(self, state: Dict[str, Any], names: List[str]) -> None:
+        for name in names:
+            try:
+                save_checkpoint(self.folder / name, state)
+            except GltchError as error:  # on Windows also while somebody reads it
+                raise Unwritable(str(error)) from error
+
+
+def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,
+               folder: Path) -> Dict[str, Any]:
+    """A finished network that `gltch_2_7m.py sample` and the others open."""
+    return {"config": asdict(job.config), "recipe": asdict(job.recipe),
+            "vocabulary": job.characters, "text": job.text,
+            "paths": [str((folder / TEXT).resolve())], "step": step, "val_loss": val_loss,
+            "ema": model.state_dict()}
