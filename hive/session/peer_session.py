@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
@@ -19,6 +19,7 @@ from hive.session import effects, messages, protocol
 from hive.session.conversation import Conversation, Phase
 from hive.session.download import Download, Wanted
 from hive.session.effects import Moment, PeerEffect
+from hive.session.errands import Errands
 from hive.session.job import Job
 from hive.session.protocol import Message, ProtocolError, demand
 from hive.session.rounds import ACCEPTED, AHEAD, LATE, REJECTED
@@ -69,30 +70,6 @@ class Network(NamedTuple):
     fragments: Fragments = Fragments(0, 1)  # of its weights
     overlap: bool = False  # training goes on while updates travel
     sequences: int = 0  # in a step of this peer
-
-
-class Working(NamedTuple):
-    """Slow work that the session waits for."""
-
-    what: str
-    then: Callable[[Any], None]
-
-
-class SlowWork:
-    def __init__(self) -> None:
-        self.ticket = 0
-        self.under_way: Dict[int, Working] = {}
-
-    def ask(self, what: str, then: Optional[Callable[[Any], None]]) -> int:
-        """Returns its ticket. Nobody waits for what leads to nothing."""
-        self.ticket += 1
-        if then:
-            self.under_way[self.ticket] = Working(what, then)
-        return self.ticket
-
-    def forget(self, *names: str) -> None:
-        self.under_way = {ticket: one for ticket, one in self.under_way.items()
-                          if one.what not in names}
 
 
 @dataclass
@@ -146,7 +123,7 @@ class PeerSession:
         self.talk = Conversation()
         self.download = Download()
         self.figures = Figures()
-        self.work = SlowWork()
+        self.work = Errands()
         self.now = Moment(0.0, 0.0)
         self.effects: List[PeerEffect] = []
 
@@ -313,7 +290,6 @@ class PeerSession:
         if self.resting_soon and self.progress.steps and self.over():
             self.rest()
         self.take_turns()
-
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""
