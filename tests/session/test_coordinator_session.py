@@ -250,7 +250,7 @@ class Client:
         self.say("offer", **{
             "version": version, "weights": sha(version), "codec": "q4", "update": name_of(content),
             "bytes": len(content), "steps": 1, "tokens": 32, "loss": 4.0, "seconds": 0.5,
-            **changes})
+            "batch_size": 2, "follows": False, **changes})
 
     def deliver(self, content=b"8 bytes.", **changes):
         """All but the adding."""
