@@ -117,7 +117,8 @@ class Rounds:
         self.closed = False
         for member in self.members.values():
             if member.state == "delivered":
-                member.state = "ready" if self.overlap else "waiting"
+                # Who came late has rounds to catch up with before it can go on.
+                member.state = "ready" if self.overlap and member.prompt else "waiting"
             elif member.state in BUSY:
                 had_a_task = member.state in ("training", "uploading")
                 member.state = "lagging"
