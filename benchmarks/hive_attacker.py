@@ -223,7 +223,8 @@ class Attack:
 
     async def offer(self, wire: Wire, at: Dict[str, Any], blob: str, size: int) -> None:
         await wire.say("offer", version=at["version"], weights=at["weights"], codec="q4",
-                       update=blob, bytes=size, steps=1, tokens=128, loss=3.5, seconds=0.5)
+                       update=blob, bytes=size, steps=1, tokens=128, loss=3.5, seconds=0.5,
+                       batch_size=1, follows=False)
 
     # Attacks: each gives its clients
 

@@ -217,7 +217,8 @@ class LightPeer:
             await self.expect("train")
             await self.send("offer", version=now["version"], weights=now["weights"],
                             codec=self.job.sync.up, update=self.blob, bytes=len(self.update),
-                            steps=1, tokens=self.job.config.block_size, loss=1.0, seconds=0.001)
+                            steps=1, tokens=self.job.config.block_size, loss=1.0, seconds=0.001,
+                            batch_size=1, follows=False)
             await self.expect("send")
             for chunk in protocol.chunks(self.blob, self.update):
                 await self.socket.send(chunk)

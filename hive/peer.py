@@ -124,7 +124,7 @@ class Peer:
                 with open_connection(self.server, self.certificates,
                                      max_size=protocol.MESSAGE_BYTES,
                                      ping_timeout=protocol.PONG_SECONDS) as self.socket:
-                    with Uplink(self.socket, self.lost) as self.uplink:
+                    with Uplink(self.socket) as self.uplink:
                         self.progress.say(f"finished  {self.converse()}")
                         return
             except Answered as answer:

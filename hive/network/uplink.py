@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Deque, Iterator, Optional, Tuple, Type, Union
+from typing import Any, Deque, Iterator, Optional, Union
 
 from hive.network.sockets import Frame, Line
 
@@ -20,10 +20,10 @@ class Blob:
 
 
 class Uplink:
-    """Of one connection, whose end is told by the exceptions `lost`; used in a `with` statement."""
+    """Of one connection; used in a `with` statement."""
 
-    def __init__(self, line: Line, lost: Tuple[Type[Exception], ...]):
-        self.line, self.lost = line, lost
+    def __init__(self, line: Line):
+        self.line = line
         self.bytes = 0  # that went out
         self.sent: Deque[str] = deque()  # names of blobs that went out whole
         self.error: Optional[Exception] = None  # what ended it
@@ -57,7 +57,7 @@ class Uplink:
                     self._send_blob(one)
                 else:
                     self._send(one)
-        except self.lost as error:
+        except Exception as error:  # whatever it is, who looks after the connection raises it
             self.error = error
 
     def _send_blob(self, blob: Blob) -> None:

@@ -433,7 +433,7 @@ class CoordinatorSession:
         if verdict.verdict == ACCEPTED and wrong:
             verdict = Verdict(REJECTED, wrong)
             self.rounds.withdraw(link.peer)
-        link.unwanted = said["update"] if said["follows"] else ""
+        link.expect(said["update"], said["bytes"] if said["follows"] else 0)
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
@@ -456,7 +456,7 @@ class CoordinatorSession:
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
         if said["follows"]:
-            link.unwanted = ""
+            link.surplus = 0
         else:
             self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
@@ -465,11 +465,10 @@ class CoordinatorSession:
     def _call_next(self) -> None:
         """Those who wait with an update may send it when others have done so."""
         for peer, receiver in self.uploads.turns(self.reply.now.steady):
-            self.links.peers[peer].unwanted = ""
             self.reply.send(self.links.peers[peer].number, "send", blob=receiver.blob, offset=0)
 
     def _on_chunk(self, link: Link, content: bytes) -> None:
-        if protocol.belongs(content, link.unwanted):
+        if link.drops(content):
             return
         receiver = self.uploads.add(link.peer, content, self.reply.now.steady)
         if receiver is None or link.offer is None:

@@ -5,7 +5,7 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Deque, Dict, Optional, Tuple
 
-from hive.session import messages
+from hive.session import messages, protocol
 from hive.session.effects import Moment
 from hive.session.reception import Arrival, Identity
 from hive.session.standing import RECENT
@@ -23,7 +23,8 @@ class Link:
     steps: int = 0  # of its task done so far
     offer: Optional[messages.Offer] = None  # of the update that is on its way
     unasked: int = 0  # updates that were sent to it since it said anything
-    unwanted: str = ""  # an update that came along with its offer and must wait, or does not count
+    unwanted: str = ""  # an update that comes along with its offer and must wait, or cannot count
+    surplus: int = 0  # bytes of it that are still to come
     lately: int = 0  # steps of its latest update
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
     laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
@@ -39,6 +40,17 @@ class Link:
         Over as many updates as the hive's own speed, so that the two can be compared."""
         seconds = sum(seconds for _, seconds in self.laps)
         return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
+
+    def expect(self, blob: str, size: int) -> None:
+        """So much comes that nobody asked for."""
+        self.unwanted, self.surplus = blob, size
+
+    def drops(self, chunk: bytes) -> bool:
+        """Is it of what nobody asked for? What is sent again when it is wanted comes after that."""
+        if self.surplus <= 0 or not protocol.belongs(chunk, self.unwanted):
+            return False
+        self.surplus -= max(1, len(chunk) - protocol.CHUNK_HEADER.size)
+        return True
 
 
 class Links:

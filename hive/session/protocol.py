@@ -180,8 +180,8 @@ def chunks(blob: str, content: bytes, offset: int = 0) -> Iterator[bytes]:
 
 
 def belongs(chunk: bytes, blob: str) -> bool:
-    """Is it a chunk of this blob? Without a name of none."""
-    return bool(blob) and chunk[:8] == bytes.fromhex(blob)[:8]
+    """Is it a chunk of this blob?"""
+    return chunk[:8] == bytes.fromhex(blob)[:8]
 
 
 class Receiver:

@@ -13,7 +13,7 @@ from hive.coordinator import Coordinator
 from hive.journal import Journal
 from hive.network import outbox
 from hive.session import coordinator_session, effects, reception
-from hive.session.protocol import pack, proof, unpack
+from hive.session.protocol import VERSION, pack, proof, unpack
 
 exceptions = pytest.importorskip("websockets.exceptions")
 
@@ -63,7 +63,8 @@ class Socket:
     async def hello(self, **changes):
         nonce, own = (await self.hear("challenge"))["nonce"], make_token()
         self.say("hello", **{
-            "protocol": 1, "nonce": own, "name": "ann", "device": "CPU", "process": make_token(),
+            "protocol": VERSION, "nonce": own, "name": "ann", "device": "CPU",
+            "process": make_token(),
             "proof": proof("", "peer", nonce, own), "token": None, "text": None, **changes})
 
     def say(self, kind, **values):

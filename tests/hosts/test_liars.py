@@ -96,7 +96,7 @@ def test_a_negative_loss_is_no_loss_at_all(hive, shared):
         liar.offer(liar.update(), loss=-1e6)  # not even the client packs it
     liar.socket.send('{"type":"offer","version":0,"weights":"' + "0" * 64 + '","codec":"q4",'
                      '"update":"' + "0" * 64 + '","bytes":1,"steps":1,"tokens":1,"loss":-1000000.0,'
-                     '"seconds":1}')
+                     '"seconds":1,"batch_size":1,"follows":false}')
     assert "loss" in liar.hear("refused")["reason"]
 
 

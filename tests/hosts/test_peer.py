@@ -53,7 +53,8 @@ class FalseCoordinator:
         """The challenge, and the hello that answers it."""
         self.nonce = make_token()
         connection.send(protocol.pack("challenge", **{
-            "protocol": 1, "hive": "false", "nonce": self.nonce, "locked": False, **challenge}))
+            "protocol": protocol.VERSION, "hive": "false", "nonce": self.nonce, "locked": False,
+            **challenge}))
         self.heard.append(protocol.unpack(connection.recv(60)))
         return self.heard[-1]
 
@@ -391,7 +392,7 @@ STATE = protocol.pack("status", **STATUS)
 FLOODS = {
     "status": STATE,
     "commit": protocol.pack("commit", version=9, weights="0" * 64, codec="q4", update="0" * 64,
-                            bytes=10, step=1, counted=False),
+                            bytes=10, step=1, counted=False, follows=False),
     "verdict": protocol.pack("verdict", version=9, verdict="late", reason="x" * 1000),
     "train": protocol.pack("train", version=9, weights="0" * 64, step=0, total=None, quota=1,
                            seconds=1, window=0),

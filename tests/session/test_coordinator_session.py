@@ -35,13 +35,14 @@ from hive.session.evaluation import EVALUATION_SHARE
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.session.reply import LINES
-from hive.session.rounds import Pace
+from hive.session.rounds import AHEAD, Pace
 from hive.session.run import MOST_WINDOWS
 from hive.session.schema import EVENTS
 from hive.session.work import RETRY_SECONDS
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
 IN_TWO_PARTS = replace(SYNCS["diloco"], fragments=2)
+OVERLAP = replace(SYNCS["diloco"], overlap=True)
 FULL = Unwritable("journal.db could not be used: database or disk is full.")
 
 
@@ -250,7 +251,7 @@ class Client:
         self.say("offer", **{
             "version": version, "weights": sha(version), "codec": "q4", "update": name_of(content),
             "bytes": len(content), "steps": 1, "tokens": 32, "loss": 4.0, "seconds": 0.5,
-            **changes})
+            "batch_size": 2, "follows": False, **changes})
 
     def deliver(self, content=b"8 bytes.", **changes):
         """All but the adding."""
@@ -686,6 +687,174 @@ def test_an_update_that_has_counted_does_not_count_again(stage):
     again = Client(play, "ann", token=ann.token).enter()
     assert again.offer(version=0, weights=sha(0))["verdict"] == "accepted"
     assert "add" not in play.waiting()
+
+
+# --- Peers that train on while updates travel -----------------------------------------------------
+
+def kinds_since(client):
+    """What came on this link since the last look, with what travels."""
+    before, client.seen = getattr(client, "seen", 0), len(client.play.effects)
+    return [effect.message["type"] if isinstance(effect, Send) else "content"
+            for effect in client.play.effects[before:]
+            if isinstance(effect, (Send, SendBlob)) and effect.link == client.number]
+
+
+def bring(client, content=b"8 bytes.", **changes):
+    """The update comes along with its offer."""
+    client.say_offer(content, follows=True, **changes)
+    client.send(content)
+
+
+def test_an_update_that_comes_along_is_not_asked_for(stage):
+    play, ann, _ = two_in_a_round(stage, sync=OVERLAP)
+    kinds_since(ann)
+    bring(ann)
+    play.do("add")
+    assert kinds_since(ann) == ["verdict"]
+    assert ann.heard[-1]["verdict"] == "accepted"
+
+
+def test_who_delivered_gets_the_commit_with_its_content_and_the_next_task_at_once(stage):
+    play = stage(sync=OVERLAP)
+    ann, bob = start(play, "ann", "bob")
+    ann.hear("train"), bob.hear("train")
+    bring(ann)
+    play.do("add")
+    play.passes(70.0)
+    kinds_since(ann), kinds_since(bob)
+    play.do("combine"), play.do("keep")
+    assert kinds_since(ann) == ["commit", "content", "train"]
+    assert kinds_since(bob) == ["commit"]
+    to_ann, to_bob = ann.hear("commit"), bob.hear("commit")
+    assert (to_ann["counted"], to_ann["follows"]) == (True, True)
+    assert (to_bob["counted"], to_bob["follows"]) == (False, False)
+    content, = [effect for effect in play.effects if isinstance(effect, SendBlob)]
+    assert content == SendBlob(ann.number, "update", to_ann["update"], b"update 1", 0)
+    assert ann.hear("train")["version"] == 1
+    bob.say("fetch", blob=to_bob["update"], offset=0)
+    bob.ready()
+    assert bob.hear("train")["version"] == 1
+
+
+def test_without_overlap_nothing_comes_unasked(stage):
+    play, ann, bob = two_in_a_round(stage)
+    make_a_round(play, ann, bob)
+    assert not ann.hear("commit")["follows"]
+    assert not any(isinstance(effect, SendBlob) for effect in play.effects)
+
+
+def test_who_delivered_too_late_catches_up_by_asking(stage):
+    """It may still fetch earlier rounds: what comes unasked would be the answer to another
+    question."""
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    bring(ann)
+    play.do("add")
+    play.passes(70.0)
+    play.do("combine"), play.do("keep")
+    assert bob.hear("commit")["version"] == 1
+    bring(bob, version=0, weights=sha(0))
+    play.do("add")
+    bring(ann, b"another.")
+    play.do("add")
+    play.passes(70.0)
+    play.do("combine"), play.do("keep")
+    assert play.contributions(2) == {("ann", "counted"), ("bob", "counted")}
+    commit = bob.hear("commit")
+    assert (commit["version"], commit["counted"], commit["follows"]) == (2, True, False)
+    assert ann.hear("commit") and ann.hear("commit")["follows"]
+
+
+def test_who_reconnected_after_it_delivered_asks_for_the_commit(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    bring(ann)
+    play.do("add")
+    again = Client(play, "ann", token=ann.token).enter()
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep")
+    commit = again.hear("commit")
+    assert (commit["counted"], commit["follows"]) == (True, False)
+
+
+def test_the_chunks_of_an_update_that_cannot_count_are_dropped_and_the_peer_stays(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    bring(ann)
+    play.do("add")
+    play.passes(70.0)
+    kinds_since(bob)
+    bob.say_offer(follows=True)
+    bob.send(b"8 by", blob=name_of(b"8 bytes."))
+    bob.send(b"tes.", blob=name_of(b"8 bytes."), offset=4)
+    assert kinds_since(bob) == ["verdict"] and bob.heard[-1]["verdict"] == "late"
+    assert bob.closed is None
+    play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "late")}
+
+
+def test_no_more_is_dropped_than_was_announced(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    ann.say_offer(follows=True, steps=10**6)
+    assert ann.heard[-1]["verdict"] == "rejected"
+    ann.send(b"8 bytes.")
+    assert ann.closed is None
+    ann.send(b"8 bytes.")
+    assert "belongs to no transfer" in ann.hear("refused")["reason"]
+    bob.say_offer(follows=True, steps=10**6)
+    for _ in range(8):
+        bob.send(b"", blob=name_of(b"8 bytes."))
+    bob.send(b"", blob=name_of(b"8 bytes."))
+    assert "belongs to no transfer" in bob.hear("refused")["reason"]
+
+
+def test_an_update_that_came_along_and_had_to_wait_is_asked_for_later(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    play.session.uploads.places = 1
+    ann.say_offer(follows=True)
+    kinds_since(bob)
+    bring(bob, b"another.")
+    assert kinds_since(bob) == [], "there was no place for it"
+    ann.send(b"8 bytes.")
+    assert kinds_since(bob) == ["send"]
+    bob.send(b"another.")
+    play.do("add"), play.do("add"), play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+
+
+def test_what_is_asked_for_while_it_still_comes_along_is_taken_from_its_second_copy(stage):
+    """On a slow line the first is not all there when its turn comes."""
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    play.session.uploads.places = 1
+    ann.say_offer(follows=True)
+    bob.say_offer(b"another.", follows=True)
+    name = name_of(b"another.")
+    bob.send(b"anot", blob=name)
+    ann.send(b"8 bytes.")
+    assert bob.hear("send") == {"type": "send", "blob": name, "offset": 0}
+    bob.send(b"her.", blob=name, offset=4)
+    bob.send(b"anot", blob=name)
+    bob.send(b"her.", blob=name, offset=4)
+    assert bob.closed is None
+    play.do("add"), play.do("add"), play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+
+
+def test_steps_made_while_updates_travel_count_up_to_a_limit(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    quota = [said for said in ann.heard if said["type"] == "train"][-1]["quota"]
+    bring(ann, steps=quota + AHEAD)
+    play.do("add")
+    assert ann.hear("verdict")["verdict"] == "accepted"
+    bob.say_offer(follows=True, steps=quota + AHEAD + 1)
+    assert "more than anybody was asked for" in bob.hear("verdict")["reason"]
+
+
+def test_nobody_counts_for_more_characters_than_its_steps_ahead_make(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    play.passes(1e4)
+    steps = [said for said in ann.heard if said["type"] == "train"][-1]["quota"] + AHEAD
+    bring(ann, steps=steps, tokens=2**40)
+    play.do("add"), play.do("combine"), play.do("keep")
+    contribution, = play.journal.round(1)["contributions"]
+    assert contribution["tokens"] == steps * 2 * play.job.config.block_size
 
 
 # --- Who comes ------------------------------------------------------------------------------------

@@ -1,230 +1,26 @@
 """The peer's side of the conversation, without sockets: a coordinator's words by hand."""
-import hashlib
 import math
 import re
 from dataclasses import replace
 
 import pytest
 from builders import make_job as make
+from hand import COMMITTED, HASH, JOB, PARAMETERS, SIZE, TEXT, WEIGHTS, Hand, applied, kinds
 
-from gltch_2_7m import GltchError, parameters_of
+from gltch_2_7m import GltchError
 from hive.learning.codec import CODECS
 from hive.learning.fragments import Fragments
 from hive.session import effects, protocol
 from hive.session.conversation import MOST_KEPT
-from hive.session.effects import Moment
-from hive.session.peer_session import (
-    MOST_FAILURES,
-    SILENCE_SECONDS,
-    Identity,
-    PeerSession,
-)
+from hive.session.peer_session import MOST_FAILURES, SILENCE_SECONDS, Identity
 from hive.session.rounds import AHEAD
 
-TEXT = b"To be, or not to be, that is the question. " * 40
-JOB = make(TEXT.decode())
-PARAMETERS = parameters_of(JOB.config)
-WEIGHTS = bytes(4 * PARAMETERS)
-SIZE = CODECS["q4"].size(PARAMETERS)
-HASH = protocol.name_of(WEIGHTS)
-COMMITTED = bytes(SIZE)  # the update of a round
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnorw\u200b\x00\nline"
-
-
-def applied(weights, update):
-    """Any function of both will do."""
-    return hashlib.sha256(weights + update).digest()
-
-
-def tokens():
-    number = 0
-    while True:
-        number += 1
-        yield f"{number:064x}"
-
-
-class Hand:
-    """A host in a test's hands: it makes a step when the test says so, and does all else that the
-    session asks for at once, except what is slow."""
-
-    def __init__(self, name="ada", **options):
-        self.now, self.cache, self.made = Moment(1000.0, 1.7e9), {}, tokens()
-        self.told, self.others, self.learned = [], [], []
-        self.task, self.part, self.content = None, None, b""  # of its last update
-        self.slow, self.waiting = set(), []
-        self.settled = 0
-        self.spoilt = False  # whether what is applied leads somewhere else
-        self.session = PeerSession(name, token=lambda: next(self.made), device="a test", **options)
-
-    def wait(self, seconds):
-        self.now = Moment(self.now.steady + seconds, self.now.unix + seconds)
-
-    def act(self, asked):
-        for effect in asked:
-            if isinstance(effect, effects.Tell):
-                said = dict(effect.message)
-                self.told.append(protocol.unpack(protocol.pack(said.pop("type"), **said)))
-            elif isinstance(effect, effects.Do):
-                self.do(effect)
-            elif isinstance(effect, effects.Settled):
-                self.settled += 1
-            else:
-                self.others.append(effect)
-
-    def do(self, work):
-        if work.what in self.slow:
-            self.waiting.append(work)
-            return
-        result = getattr(self, f"do_{work.what}")(*work.values)
-        self.act(self.session.done(work.ticket, result, self.now))
-
-    def catch_up(self):
-        """Do what was slow."""
-        self.slow.clear()
-        waiting, self.waiting = self.waiting, []
-        for work in waiting:
-            self.do(work)
-        return self.answers()
-
-    def do_text(self, job):
-        return self.cache.get(job.text)
-
-    def do_begin(self, job, content):
-        assert protocol.name_of(content) == job.text
-        self.learned.append("begin")
-        return PARAMETERS
-
-    def do_whole(self, content):
-        return content, protocol.name_of(content)
-
-    def do_apply(self, weights, codec, update, part):
-        assert len(update) == CODECS[codec].size(part.stop - part.start)
-        weights = applied(weights, update)
-        return weights, "0" * 64 if self.spoilt else protocol.name_of(weights)
-
-    def do_load(self, weights):
-        self.learned.append("load")
-
-    def do_rebase(self, weights, part):
-        self.learned.append("rebase")
-
-    def do_task(self, step, total, window):
-        self.task = {"step": step, "total": total, "window": window}
-
-    def do_take(self, part):
-        self.part = part
-        return self.content
-
-    def do_settle(self, counted):
-        self.learned.append("counted" if counted else "not counted")
-
-    def do_forget(self):
-        self.learned.append("forget")
-
-    # A coordinator's words; each answer is what was told since
-
-    def hear(self, kind, **values):
-        self.act(self.session.heard(protocol.unpack(protocol.pack(kind, **values)), self.now))
-        return self.answers()
-
-    def chunk(self, content):
-        self.act(self.session.chunk(content, self.now))
-        return self.answers()
-
-    def answers(self):
-        told, self.told = self.told, []
-        return told
-
-    def effects(self):
-        others, self.others = self.others, []
-        return others
-
-    def last(self):
-        """The only thing that was asked for besides words and work."""
-        effect, = [one for one in self.effects() if not isinstance(one, effects.Say)]
-        return effect
-
-    def meet(self, **challenge):
-        self.act(self.session.connected(self.now))
-        self.nonce = next(self.made)
-        answers = self.hear("challenge", **{"protocol": 1, "hive": "h", "nonce": self.nonce,
-                                            "locked": False, **challenge})
-        self.hello = answers[0] if answers else None
-        return self.hello
-
-    def welcome(self, job=JOB, key="", **values):
-        proof = protocol.proof(key, "coordinator", self.nonce, self.hello["nonce"])
-        return self.hear("welcome", **{
-            "proof": proof, "peer": "p", "name": "ada", "token": None, "counted": 0,
-            "job": job if isinstance(job, dict) else job.as_json(), **values})
-
-    def give(self, content, offset=0):
-        """Announce a blob and send it whole; the answers to its last chunk."""
-        blob = protocol.name_of(content)
-        assert self.hear("blob", blob=blob, bytes=len(content), offset=offset) == []
-        for chunk in protocol.chunks(blob, content, offset):
-            answers = self.chunk(chunk)
-        return answers
-
-    def join(self, job=JOB):
-        self.cache[job.text] = TEXT
-        self.meet()
-        return self.welcome(job)
-
-    def hold(self, job=JOB):
-        """All the way to a peer that has the weights of version 0."""
-        self.join(job)
-        self.hear("version", version=0, weights=HASH, step=0, counted=0)
-        answers = self.give(WEIGHTS)
-        self.effects()
-        return answers
-
-    def train(self, version=0, weights=HASH, **changes):
-        return self.hear("train", **{
-            "version": version, "weights": weights, "step": 4, "total": None, "quota": 4,
-            "seconds": 60.0, "window": 7, **changes})
-
-    def step(self, characters=64, loss=3.0, seconds=0.5):
-        self.act(self.session.stepped(characters, loss, seconds, self.now))
-        return self.answers()
-
-    def break_down(self, sentence="The loss became nan."):
-        self.act(self.session.broke_down(GltchError(sentence), self.now))
-        return self.answers()
-
-    def will_make(self, update):
-        self.content, self.update = update, protocol.name_of(update)
-
-    def trained(self, update=b"\1" * SIZE, loss=3.0):
-        """All steps that are wanted, and what was told after the last one."""
-        self.will_make(update)
-        while self.session.training:
-            told = self.step(loss=loss)
-        return told
-
-    def commit(self, version=1, update=COMMITTED, weights=None, **changes):
-        return self.hear("commit", **{
-            "version": version, "codec": "q4", "update": protocol.name_of(update), "step": 9,
-            "weights": weights or protocol.name_of(applied(WEIGHTS, update)),
-            "bytes": len(update), "counted": False, **changes})
-
-    def lose(self):
-        self.act(self.session.lost(self.now))
-
-    def offering(self, **trained):
-        """All the way to a peer whose update is offered."""
-        self.hold()
-        self.train()
-        return self.trained(**trained)
 
 
 @pytest.fixture
 def hand():
     return Hand()
-
-
-def kinds(told):
-    return [said["type"] for said in told]
 
 
 # --- A round --------------------------------------------------------------------------------------
@@ -261,7 +57,8 @@ def test_a_whole_round_word_by_word(hand):
     assert hand.part == slice(0, PARAMETERS) and not hand.session.training
     assert offer == {"type": "offer", "version": 0, "weights": HASH, "codec": "q4",
                      "update": protocol.name_of(update), "bytes": SIZE, "steps": 4, "tokens": 256,
-                     "seconds": 2.0, "loss": 3.5}
+                     "seconds": 2.0, "loss": 3.5, "batch_size": JOB.recipe.batch_size,
+                     "follows": False}
     assert hand.hear("send", blob=hand.update, offset=0) == []
     assert hand.last() == effects.Upload(hand.update, update, 0)
     hand.act(hand.session.uploaded(hand.update, hand.now))
@@ -326,11 +123,10 @@ def test_a_commit_that_arrives_while_training_ends_it_and_is_taken_afterwards(ha
     hand.hold()
     hand.train()
     hand.step()
-    assert hand.commit() == [] and hand.session.training
-    offer, fetch = hand.step()
+    offer, fetch = hand.commit()
     assert not hand.session.training
     assert (offer["type"], offer["version"], fetch["type"]) == ("offer", 0, "fetch")
-    assert (offer["steps"], offer["tokens"]) == (2, 128)
+    assert (offer["steps"], offer["tokens"]) == (1, 64)
     assert hand.give(COMMITTED) == []  # first it hears what becomes of its update
     assert hand.session.held.version == 1
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
@@ -874,7 +670,8 @@ REFUSALS = {
                                              + ESCAPES)), "no redgnorw line"),
     "its word before any other": (lambda hand: (hand.act(hand.session.connected(hand.now)),
                                                 hand.hear("refused", reason="no")), "no"),
-    "another version": (lambda hand: hand.meet(protocol=2), "update the peer"),
+    "another version": (lambda hand: hand.meet(protocol=protocol.VERSION + 1),
+                        "update the peer"),
     "a wrong proof": (lambda hand: (hand.meet(), hand.welcome(proof="0" * 64)), "another hive"),
     "a job of another kind": (lambda hand: (hand.meet(), hand.welcome(job={"x": 1})),
                               "cannot be used"),
@@ -992,7 +789,8 @@ def test_each_round_trains_and_takes_its_own_part_of_the_weights():
         assert hand.part == parts.of_round(number)
         weights = applied(weights, update)
         hand.hear("commit", version=number, weights=protocol.name_of(weights), codec="q4",
-                  step=number, update=protocol.name_of(update), bytes=len(update), counted=True)
+                  step=number, update=protocol.name_of(update), bytes=len(update), counted=True,
+                  follows=False)
         ready, = hand.give(update)
         assert (ready["version"], ready["weights"]) == (number, protocol.name_of(weights))
 
@@ -1006,6 +804,6 @@ def test_an_update_as_long_as_that_of_another_part_is_refused():
     hand.give(WEIGHTS)
     update = bytes(SIZE)
     hand.hear("commit", version=1, weights=HASH, codec="q4", step=1,
-              update=protocol.name_of(update), bytes=SIZE, counted=False)
+              update=protocol.name_of(update), bytes=SIZE, counted=False, follows=False)
     hand.hear("blob", blob=protocol.name_of(update), bytes=SIZE, offset=0)
     assert isinstance(hand.last(), effects.Leave)

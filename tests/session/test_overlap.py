@@ -1,0 +1,269 @@
+"""A peer that goes on training while its update travels, and takes what the round made of it."""
+from dataclasses import replace
+
+import pytest
+from builders import make_job
+from hand import HASH, JOB, PARAMETERS, SIZE, TEXT, WEIGHTS, Hand, applied, kinds
+
+from hive.learning.codec import CODECS
+from hive.learning.fragments import Fragments
+from hive.session import effects, protocol
+from hive.session.peer_session import SILENCE_SECONDS
+from hive.session.rounds import AHEAD
+
+OVERLAP = make_job(TEXT.decode(), sync=replace(JOB.sync, overlap=True))
+FIRST = b"\1" * SIZE  # the peer's first update, and what the round makes of it
+SECOND, ROUND = b"\2" * SIZE, b"\3" * SIZE
+NEXT = protocol.name_of(applied(WEIGHTS, ROUND))
+
+
+@pytest.fixture
+def hand():
+    """It holds the weights of version 0."""
+    hand = Hand()
+    hand.hold(OVERLAP)
+    hand.learned.clear()
+    return hand
+
+
+def offer(hand, update=FIRST, ahead=0):
+    """A task, its steps, and so many more while the update travels; the offer."""
+    hand.will_make(update)
+    hand.train(quota=4)
+    told = [said for _ in range(4) for said in hand.step()]
+    for _ in range(ahead):
+        told += hand.step()
+    return [said for said in told if said["type"] == "offer"][0]
+
+
+def uploads(hand):
+    return [one for one in hand.effects() if isinstance(one, effects.Upload)]
+
+
+def reconnect(hand, **welcome):
+    hand.lose()
+    hand.meet()
+    return hand.welcome(OVERLAP, **welcome)
+
+
+# --- While an update travels ----------------------------------------------------------------------
+
+def test_an_update_goes_out_along_with_its_offer_and_training_goes_on(hand):
+    assert offer(hand)["follows"] is True
+    assert uploads(hand) == [effects.Upload(hand.update, FIRST, 0)]
+    assert hand.session.training
+    hand.step(), hand.step()
+    assert hand.session.progress.steps == 2 and hand.session.outgoing.work.steps == 4
+    assert not uploads(hand), "one at a time"
+
+
+def test_an_update_that_came_along_is_sent_again_when_it_had_to_wait(hand):
+    offer(hand)
+    hand.effects()
+    hand.hear("send", blob=hand.update, offset=0)
+    assert uploads(hand) == [effects.Upload(hand.update, FIRST, 0)]
+    hand.hear("send", blob=hand.update, offset=0)
+    assert not uploads(hand), "once is enough"
+
+
+def test_the_next_update_waits_until_the_last_one_is_settled(hand):
+    offer(hand, ahead=6)
+    assert hand.session.outgoing.blob == protocol.name_of(FIRST)
+    hand.commit(update=ROUND, counted=True, follows=True)
+    hand.give(ROUND)
+    hand.will_make(SECOND)
+    told = hand.train(version=1, weights=NEXT, quota=4)
+    assert kinds(told) == ["offer"], "its steps are made already"
+    assert (told[0]["version"], told[0]["update"]) == (1, protocol.name_of(SECOND))
+    assert told[0]["steps"] == 6 and hand.session.training
+
+
+# --- The commit -----------------------------------------------------------------------------------
+
+def test_a_commit_whose_content_follows_is_not_asked_for_and_leads_to_the_next_task(hand):
+    offer(hand, ahead=2)
+    assert hand.commit(update=ROUND, counted=True, follows=True) == []
+    assert hand.give(ROUND) == []
+    assert hand.learned == ["counted", "rebase"]
+    assert hand.session.held[:2] == (1, NEXT)
+    assert hand.session.outgoing is None and hand.session.carried == 0
+    assert hand.session.progress.steps == 2, "what was made meanwhile belongs to the next update"
+    hand.train(version=1, weights=NEXT, quota=4)
+    assert hand.step() == [] and kinds(hand.step()) == ["offer"]
+
+
+def test_training_goes_on_while_a_commit_arrives(hand, monkeypatch):
+    monkeypatch.setattr(protocol, "CHUNK_BYTES", SIZE // 2)
+    offer(hand)
+    hand.commit(update=ROUND, counted=True, follows=True)
+    hand.hear("blob", blob=protocol.name_of(ROUND), bytes=SIZE, offset=0)
+    for chunk in protocol.chunks(protocol.name_of(ROUND), ROUND):
+        assert hand.session.training
+        hand.step()
+        hand.chunk(chunk)
+    assert hand.session.held.version == 1 and hand.session.progress.steps == 2
+
+
+def test_no_update_is_made_of_a_base_that_is_about_to_change(hand):
+    """The commit is being applied: what would be made now would start from old weights."""
+    hand.train(quota=4)
+    hand.commit(update=ROUND)
+    hand.slow.add("apply")
+    hand.give(ROUND)
+    told = [said for _ in range(5) for said in hand.step()]
+    assert "offer" not in kinds(told)
+    assert kinds(hand.catch_up()) == ["ready"]
+
+
+def test_who_missed_the_round_fetches_the_commit_and_says_that_it_is_ready(hand):
+    hand.train(quota=4)
+    hand.step(), hand.step()
+    fetch, = hand.commit(update=ROUND)
+    assert (fetch["type"], fetch["blob"]) == ("fetch", protocol.name_of(ROUND))
+    assert hand.session.training
+    ready, = hand.give(ROUND)
+    assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 1, NEXT)
+    assert hand.learned == ["rebase"] and hand.session.progress.steps == 2
+
+
+def test_a_commit_rebases_the_part_that_its_round_changed():
+    job = make_job(TEXT.decode(), sync=replace(JOB.sync, overlap=True, fragments=3))
+    parts, rebased = Fragments(PARAMETERS, 3), []
+    hand = Hand()
+    hand.do_rebase = lambda weights, part: rebased.append(part)
+    hand.hold(job)
+    weights = WEIGHTS
+    for number in (1, 2, 3, 4):
+        hand.train(version=number - 1, weights=protocol.name_of(weights), quota=1)
+        update = bytes([number]) * CODECS["q4"].size(parts.values(number))
+        hand.will_make(update)
+        hand.step()
+        weights = applied(weights, update)
+        hand.commit(number, update, protocol.name_of(weights), counted=True, follows=True)
+        hand.give(update)
+        assert hand.part == rebased[-1] == parts.of_round(number)
+    assert hand.session.held.version == 4
+
+
+def test_weights_that_came_out_otherwise_are_told_even_if_a_task_was_to_follow(hand):
+    offer(hand)
+    hand.spoilt = True
+    hand.commit(update=ROUND, counted=True, follows=True)
+    ready, = hand.give(ROUND)
+    assert (ready["type"], ready["weights"]) == ("ready", None)
+
+
+# --- An update that does not count ----------------------------------------------------------------
+
+def test_a_late_update_stays_in_the_error_feedback_and_its_part_is_as_the_hive_has_it(hand):
+    offer(hand, ahead=1)
+    ready, = hand.hear("verdict", version=0, verdict="late", reason="")
+    assert ready["type"] == "ready"
+    assert hand.learned == ["not counted", "rebase"]
+    assert hand.session.outgoing is None and hand.session.progress.steps == 1
+    hand.will_make(SECOND)
+    hand.train(quota=4)
+    told = [said for _ in range(3) for said in hand.step()]
+    assert told[-1]["tokens"] == (4 + 4) * 64, "those of the late update come along"
+
+
+def test_a_rejected_update_never_comes_again(hand):
+    offer(hand)
+    ready, = hand.hear("verdict", version=0, verdict="rejected", reason="no")
+    assert ready["type"] == "ready"
+    assert "forget" in hand.learned and hand.session.carried == 0
+
+
+# --- Connections break ----------------------------------------------------------------------------
+
+def test_a_broken_connection_loses_neither_the_update_nor_what_was_made_meanwhile(hand):
+    offer(hand, ahead=3)
+    again, = reconnect(hand)
+    assert (again["type"], again["update"], again["follows"]) == ("offer", hand.update, False)
+    assert not hand.session.training
+    hand.effects()
+    hand.hear("send", blob=hand.update, offset=7)
+    assert uploads(hand) == [effects.Upload(hand.update, FIRST, 7)]
+    hand.commit(update=ROUND, counted=True)
+    assert kinds(hand.give(ROUND)) == ["ready"]
+    hand.will_make(SECOND)
+    hand.train(version=1, weights=NEXT, quota=4)
+    told, = hand.step()
+    assert (told["steps"], told["tokens"]) == (4, 4 * 64)
+
+
+def test_steps_of_a_broken_connection_come_with_the_next_update(hand):
+    hand.train(quota=4)
+    hand.step(), hand.step(loss=5.0)
+    assert kinds(reconnect(hand)) == ["ready"] and hand.part is None, "none was made of them"
+    hand.will_make(FIRST)
+    hand.train(quota=4)
+    told = [said for _ in range(2) for said in hand.step()]
+    assert (told[-1]["steps"], told[-1]["tokens"], told[-1]["loss"]) == (4, 256, 3.5)
+
+
+def test_an_update_that_counted_while_the_connection_was_broken_is_not_offered_again(hand):
+    offer(hand, ahead=1)
+    assert kinds(reconnect(hand, counted=1)) == ["ready"]
+    assert hand.learned == ["counted"] and hand.session.progress.steps == 1
+
+
+def test_after_a_long_absence_the_whole_weights_come_and_what_was_made_stays(hand):
+    """Its host keeps the progress when it loads the weights: `Learner.load` absorbs it."""
+    offer(hand, ahead=2)
+    reconnect(hand)
+    whole = b"\7" * len(WEIGHTS)
+    name = protocol.name_of(whole)
+    hand.hear("version", version=90, weights=name, step=9, counted=1)
+    assert [(said["type"], said["version"]) for said in hand.give(whole)] == [("ready", 90)]
+    assert hand.learned == ["counted", "load"] and hand.session.carried == 0
+    hand.will_make(SECOND)
+    hand.train(version=90, weights=name, quota=3)
+    told, = hand.step()
+    assert (told["version"], told["steps"], told["tokens"]) == (90, 3, 3 * 64)
+
+
+# --- What else may happen -------------------------------------------------------------------------
+
+def test_training_that_breaks_down_gives_up_the_update_that_is_on_its_way(hand):
+    offer(hand, ahead=1)
+    ready, = hand.break_down()
+    assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 0, HASH)
+    assert hand.session.outgoing is None and hand.session.carried == 0
+    assert hand.session.progress.steps == 0 and not hand.session.training
+    assert hand.commit(update=ROUND, counted=True, follows=True) == []  # it counted all the same
+    assert hand.give(ROUND) == [] and hand.session.held[:2] == (1, NEXT)
+
+
+def test_silence_is_noticed_while_training(hand):
+    hand.train(quota=10**6)
+    assert hand.session.deadline == hand.now.steady + SILENCE_SECONDS
+    for _ in range(9):
+        hand.wait(SILENCE_SECONDS / 10)
+        hand.step()
+        hand.act(hand.session.wake(hand.now))
+    assert hand.session.training
+    hand.wait(SILENCE_SECONDS / 10)
+    hand.effects()
+    hand.act(hand.session.wake(hand.now))
+    assert hand.last() == effects.Leave("the coordinator has gone silent")
+    assert not hand.session.training and hand.session.progress.steps == 9
+
+
+def test_who_hears_nothing_of_its_update_rests_and_goes_on_with_the_verdict(hand):
+    offer(hand, ahead=AHEAD)
+    assert hand.session.progress.steps == AHEAD and hand.session.training
+    for _ in range(4):
+        hand.step()
+    assert not hand.session.training
+    hand.hear("verdict", version=0, verdict="late", reason="")
+    hand.will_make(SECOND)
+    told = hand.train(quota=4)
+    assert kinds(told) == ["offer"] and told[0]["steps"] == AHEAD + 4 and hand.session.training
+
+
+def test_the_run_ends_in_the_middle_of_training(hand):
+    offer(hand, ahead=1)
+    hand.effects()
+    hand.hear("finished", reason="enough")
+    assert hand.effects() == [effects.End("enough")] and not hand.session.training
