@@ -41,6 +41,37 @@ def join_here(hive, *options):
 # A run from its start to its end
 # --------------------------------------------------------------------------------------------------
 
+STREAMING = ["--sync", "streaming", "--size", "1m", "--batch-size", 4]
+
+
+
+def test_two_peers_that_never_stop_training_make_one_network(here):
+    hive = here.coordinator(*STREAMING, "--rounds", 12, "--min-peers", 2)
+    peers = [here.peer(hive, name) for name in ("ada", "bob")]
+    for program in (*peers, hive):
+        assert program.end() == 0, program.said()
+        assert "all 12 rounds are done" in program.said()
+    counted = Counter(name for number in range(1, 13) for name in hive.counted(number))
+    assert counted["ada"] > 6 and counted["bob"] > 6
+    for name in counted:
+        assert hive.contributor(name)["tokens"] == sum(
+            tokens for number in range(1, 13)
+            for one, _, tokens, _ in hive.contributions(number) if one == name)
+    assert server.main(["--verify"]) == 0
+
+
+def test_a_peer_killed_while_its_update_travels_stops_nobody(here):
+    hive = here.coordinator(*STREAMING, "--rounds", 12, "--round-seconds", 5)
+    steady, victim = here.peer(hive, "steady"), here.peer(hive, "victim")
+    until(lambda: any("victim" in hive.counted(number) for number in range(1, 13)),
+          lambda: f"the victim never counted:\n{hive.said()}")
+    victim.kill()
+    assert (steady.end(), hive.end()) == (0, 0), (steady.said(), hive.said())
+    with hive.journal() as journal:
+        assert journal.head()[0] == 12
+    assert "steady" in hive.counted(12) and "victim" not in hive.counted(12)
+    assert server.main(["--verify"]) == 0
+
 @pytest.fixture(scope="module")
 def trained(shared):
     """Two peers, started by the command that the coordinator printed, and a run that is over."""
