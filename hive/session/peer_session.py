@@ -463,6 +463,7 @@ class PeerSession:
         task = self.task
         if (task and self.network.overlap and task.base is self.held and not self.outgoing
                 and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox):
+            self.task = task._replace(quota=task.most + 1)  # one update of each task
             self.make_update(task.base)
 
     def rest(self) -> None:

@@ -17,7 +17,7 @@ from hive.journal import Journal
 from hive.learning.sync import SYNCS
 from hive.session import coordinator_session as rules
 from hive.session import protocol, reception, snapshots
-from hive.session.coordinator_session import CoordinatorSession
+from hive.session.coordinator_session import MOST_UNASKED, CoordinatorSession
 from hive.session.effects import (
     Close,
     Do,
@@ -714,7 +714,7 @@ def test_an_update_that_comes_along_is_not_asked_for(stage):
     assert ann.heard[-1]["verdict"] == "accepted"
 
 
-def test_who_delivered_gets_the_commit_with_its_content_and_the_next_task_at_once(stage):
+def test_who_is_in_step_gets_the_commit_with_its_content_and_the_next_task_at_once(stage):
     play = stage(sync=OVERLAP)
     ann, bob = start(play, "ann", "bob")
     ann.hear("train"), bob.hear("train")
@@ -723,17 +723,13 @@ def test_who_delivered_gets_the_commit_with_its_content_and_the_next_task_at_onc
     play.passes(70.0)
     kinds_since(ann), kinds_since(bob)
     play.do("combine"), play.do("keep")
-    assert kinds_since(ann) == ["commit", "content", "train"]
-    assert kinds_since(bob) == ["commit"]
-    to_ann, to_bob = ann.hear("commit"), bob.hear("commit")
-    assert (to_ann["counted"], to_ann["follows"]) == (True, True)
-    assert (to_bob["counted"], to_bob["follows"]) == (False, False)
-    content, = [effect for effect in play.effects if isinstance(effect, SendBlob)]
-    assert content == SendBlob(ann.number, "update", to_ann["update"], b"update 1", 0)
-    assert ann.hear("train")["version"] == 1
-    bob.say("fetch", blob=to_bob["update"], offset=0)
-    bob.ready()
-    assert bob.hear("train")["version"] == 1
+    for one, counted in ((ann, True), (bob, False)):  # both held the weights of this round
+        assert kinds_since(one) == ["commit", "blob", "content", "train"]
+        commit = one.hear("commit")
+        assert (commit["counted"], commit["follows"]) == (counted, True)
+        content = SendBlob(one.number, "update", commit["update"], b"update 1", 0)
+        assert content in play.effects
+        assert one.hear("train")["version"] == 1
 
 
 def test_without_overlap_nothing_comes_unasked(stage):
@@ -743,9 +739,7 @@ def test_without_overlap_nothing_comes_unasked(stage):
     assert not any(isinstance(effect, SendBlob) for effect in play.effects)
 
 
-def test_who_delivered_too_late_catches_up_by_asking(stage):
-    """It may still fetch earlier rounds: what comes unasked would be the answer to another
-    question."""
+def test_who_delivers_too_late_is_in_step_all_the_same(stage):
     play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
     bring(ann)
     play.do("add")
@@ -760,8 +754,22 @@ def test_who_delivered_too_late_catches_up_by_asking(stage):
     play.do("combine"), play.do("keep")
     assert play.contributions(2) == {("ann", "counted"), ("bob", "counted")}
     commit = bob.hear("commit")
-    assert (commit["version"], commit["counted"], commit["follows"]) == (2, True, False)
+    assert (commit["version"], commit["counted"], commit["follows"]) == (2, True, True)
     assert ann.hear("commit") and ann.hear("commit")["follows"]
+
+
+def test_who_says_nothing_for_many_rounds_has_to_ask_again(stage):
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    follows = []
+    for number in range(MOST_UNASKED + 2):
+        bring(ann, b"round %02d" % number, version=number, weights=sha(number))
+        play.do("add")
+        play.passes(70.0)
+        play.do("combine"), play.do("keep")
+        follows.append(bob.hear("commit")["follows"])
+        for what in list(play.waiting()):
+            play.do(what)
+    assert follows == [True] * MOST_UNASKED + [False] * 2
 
 
 def test_who_reconnected_after_it_delivered_asks_for_the_commit(stage):
