@@ -11,8 +11,8 @@ pytest.importorskip("websockets")
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 MODULES = (
-    "network.door", "network.guest", "network.tls", "network.dial", "dashboard.web",
-    "dashboard.downloads", "network.answers", "network.throttle", "coordinator", "peer",
+    "network.door", "network.guest", "network.uplink", "network.tls", "network.dial",
+    "dashboard.web", "dashboard.downloads", "network.answers", "network.throttle", "coordinator", "peer",
     "journal", "learning.outer", "session.coordinator_session", "session.reception",
     "session.peer_session", "session.standing", "session.rounds", "session.patience",
     "session.uploads", "session.protocol", "session.job", "session.reply", "session.work",
