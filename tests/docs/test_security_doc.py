@@ -11,13 +11,14 @@ pytest.importorskip("websockets")
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
 MODULES = (
-    "network.door", "network.guest", "network.outbox", "network.tls", "network.dial",
+    "network.door", "network.guest", "network.outbox", "network.uplink", "network.tls",
+    "network.dial",
     "dashboard.web", "dashboard.downloads", "network.answers", "network.throttle", "coordinator",
     "peer", "journal", "learning.outer", "session.coordinator_session", "session.reception",
     "session.peer_session", "session.standing", "session.rounds", "session.patience",
     "session.uploads", "session.protocol", "session.job", "session.reply", "session.work",
-    "session.conversation", "session.download", "session.update",
-    "session.run", "session.evaluation", "session.snapshots", "session.intake", "session.links",
+    "session.conversation", "session.download", "session.update", "session.run",
+    "session.evaluation", "session.snapshots", "session.intake", "session.links",
     "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.snapshots.SNAPSHOT_EVERY",
