@@ -124,6 +124,10 @@ def test_who_missed_the_round_fetches_the_commit_and_says_that_it_is_ready(hand)
     ready, = hand.give(ROUND)
     assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 1, NEXT)
     assert hand.learned == ["rebase"] and hand.session.progress.steps == 2
+    assert "offer" not in kinds([said for _ in range(4) for said in hand.step()]), "no task yet"
+    hand.will_make(FIRST)
+    told, = hand.train(version=1, weights=NEXT, quota=4)
+    assert (told["version"], told["steps"]) == (1, 6)
 
 
 def test_a_commit_rebases_the_part_that_its_round_changed():
