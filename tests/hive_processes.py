@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 
@@ -36,7 +37,9 @@ LIMIT = 120  # seconds; only a broken program takes so long
 # --------------------------------------------------------------------------------------------------
 
 def until(condition, what):
-    """Wait for a condition and return what it gave."""
+    """Wait for a condition and return what it gave, by asking again and again: only for what
+    nothing announces, such as the insides of a server. What a program says, `hears` waits for;
+    what a hive does, `Coordinator.until`."""
     deadline = time.monotonic() + LIMIT
     while True:
         value = condition()
@@ -54,41 +57,74 @@ def free_ports(count):
 
 
 class Program:
-    """A process whose words go into a file. Its cache is its own: it stands for a machine."""
+    """A process whose words are heard. Its cache is its own: it stands for a machine. With a `log`
+    it writes them into this file, on a disk that the test may fill."""
 
-    def __init__(self, folder, name, *command, machine=None, environment=None):
+    def __init__(self, folder, name, *command, machine=None, environment=None, log=None):
         self.folder, self.name = folder, name
-        self.log = folder / f"{name}.log"
-        self.before = len(self.said())  # of an earlier process with this name
+        self.words, self.silent, self.heard = b"", False, threading.Condition()
         settings = {**os.environ, **ENVIRONMENT, "HIVE_KEY": None, **(environment or {}),
                     "XDG_CACHE_HOME": str(folder / "machines" / (machine or name))}
-        with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, env={k: v for k, v in settings.items() if v is not None})
+        output = open(log, "ab") if log else subprocess.PIPE
+        self.process = subprocess.Popen(
+            [sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
+            stdout=output, stderr=subprocess.STDOUT,
+            env={k: v for k, v in settings.items() if v is not None})
+        if log:
+            output.close()
+        self.listener = threading.Thread(target=self.listen, daemon=True, args=[
+            self.written(log) if log else self.spoken()])
+        self.listener.start()
+
+    def spoken(self):
+        with self.process.stdout as pipe:
+            yield from iter(lambda: os.read(pipe.fileno(), 1 << 16), b"")
+
+    def written(self, log):
+        """What comes into a file, which announces nothing."""
+        with open(log, "rb") as file:
+            over = False
+            while not over:
+                over = self.process.poll() is not None
+                yield file.read()
+                time.sleep(0.05)
+
+    def listen(self, words):
+        for more in words:
+            with self.heard:
+                self.words += more
+                self.heard.notify_all()
+        with self.heard:
+            self.silent = True
+            self.heard.notify_all()
 
     def said(self):
-        if not self.log.exists():
-            return ""
-        words = self.log.read_text(encoding="utf-8", errors="replace")
-        return words[getattr(self, "before", 0):]
+        return self.words.decode("utf-8", "replace")
 
-    def hears(self, text):
+    def hears(self, *texts, times=1, or_end=False):
+        """Wait until it has said one of these so many times, or, if it may, has ended."""
         def there():
-            ended = self.process.poll() is not None
-            return text in self.said() or ended and pytest.fail(
-                f"{self.name} ended and never said {text!r}:\n{self.said()}", pytrace=False)
-        until(there, lambda: f"{self.name} never said {text!r}:\n{self.said()}")
+            return max(map(self.said().count, texts)) >= times
+
+        with self.heard:
+            self.heard.wait_for(lambda: there() or self.silent, LIMIT)
+        if not (there() or or_end and self.silent):
+            pytest.fail(f"{self.name} {'ended and ' * self.silent}never said {' or '.join(texts)!r}"
+                        f":\n{self.said()}", pytrace=False)
 
     def end(self):
         """Exit status, once it is over by itself."""
-        until(lambda: self.process.poll() is not None,
-              lambda: f"{self.name} does not end:\n{self.said()}")
-        return self.process.returncode
+        try:
+            status = self.process.wait(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"{self.name} does not end:\n{self.said()}", pytrace=False)
+        self.listener.join(LIMIT)  # until its last word
+        return status
 
     def kill(self):
         self.process.kill()
         self.process.wait(timeout=LIMIT)
+        self.listener.join(10)  # its children may hold the pipe open for longer
 
     def interrupt(self):
         self.process.send_signal(signal.SIGINT)
@@ -121,9 +157,19 @@ class Coordinator(Program):
     def state(self):
         return json.loads(self.ask("/api/state")[2])
 
+    def until(self, condition, what=""):
+        """Wait for a condition and return what it gave; it is looked at whenever something happens
+        in the hive."""
+        return at_events(self.page, condition, lambda: f"{what}\n{self.said()}")
+
     def reaches(self, version):
-        until(lambda: self.state()["version"] >= version,
-              lambda: f"version {version} never came:\n{self.said()}")
+        self.until(lambda: self.state()["version"] >= version, f"version {version} never came")
+
+    def joined(self, name):
+        return self.until(lambda: self.member(name), f"{name} never came")
+
+    def left(self, name):
+        self.until(lambda: not self.member(name), f"{name} never left")
 
     def goes_on(self):
         self.reaches(self.state()["version"] + 1)
@@ -152,16 +198,18 @@ class Coordinator(Program):
 
 
 class Place:
-    """A folder for one test, or for several that share a hive. In the end nothing is left."""
+    """A folder for one test, or for several that share a hive. In the end nothing is left. With
+    `logs` the words of its coordinators go into files there."""
 
-    def __init__(self, folder, text):
-        self.folder, self.text = folder, text
+    def __init__(self, folder, text, logs=False):
+        self.folder, self.text, self.logs = folder, text, logs
         self.programs, self.clients = [], []
 
     def coordinator(self, *options, **settings):
         ports = () if "--port" in options else ("--port", "0", "--dashboard-port", "0")
+        log = self.folder / "server.log" if self.logs else None
         self.programs.append(Coordinator(self.folder, "--data", self.text, *TINY, *ports,
-                                         *options, **settings))
+                                         *options, log=log, **settings))
         return self.programs[-1]
 
     def peer(self, hive, name, *options, **settings):
@@ -209,6 +257,22 @@ def open_socket(port, path="", **settings):
     """A WebSocket past any proxy."""
     return connect(f"ws://localhost:{port}{path}", compression=None, **settings,
                    sock=socket.create_connection(("127.0.0.1", port)))
+
+
+def at_events(page, condition, what):
+    """Look at a condition whenever the dashboard on this port tells of something, until it holds;
+    returns what it gave. Once a second it tells what was measured."""
+    from websockets.exceptions import ConnectionClosed
+    deadline = time.monotonic() + LIMIT
+    with open_socket(page, "/api/events") as events:
+        while True:
+            value = condition()
+            if value:
+                return value
+            try:
+                events.recv(timeout=max(0.0, deadline - time.monotonic()))
+            except (TimeoutError, ConnectionClosed) as error:
+                pytest.fail(f"{error!r}: {what()}", pytrace=False)
 
 
 class Client:
@@ -295,7 +359,8 @@ class Client:
         """Upload the first chunk and no more."""
         assert self.offer(update)["offset"] == 0
         self.socket.send(next(protocol.chunks(protocol.name_of(update), update)))
-        until(lambda: hive.member(self.name)["bytes_up"] > protocol.CHUNK_BYTES, "no chunk came")
+        hive.until(lambda: hive.member(self.name)["bytes_up"] > protocol.CHUNK_BYTES,
+                   "no chunk came")
 
     def fetch(self, blob):
         self.say("fetch", blob=blob, offset=0)

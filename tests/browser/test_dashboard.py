@@ -130,7 +130,7 @@ def busy(shared):
     for name in ("ada", HOSTILE):
         shared.peer(hive, name)
     hive.reaches(3)
-    poll(lambda: hive.state()["val_loss"], "no evaluation came")
+    hive.until(lambda: hive.state()["val_loss"], "no evaluation came")
     return hive
 
 

@@ -75,6 +75,7 @@ def seen(processes, tmp_path_factory, text_file):
         return written[0] if (checkpoint.status, weights.status) == (200, 200) and written else None
 
     try:
+        # Asked again and again: a page that listens would change which weights are kept.
         until(lambda: ask_json(port, "/api/state")["evaluated"] >= 20
               and len(ask_json(port, "/api/samples")["samples"]) >= 3, program.said)
         answers = {path: ask_json(port, path) for path in paths}

@@ -15,7 +15,7 @@ import pytest
 import torch
 from builders import make_token
 from conftest import PROGRAM, set_environment
-from hive_processes import LIMIT, ON_CPU, TINY, free_ports, open_socket, until
+from hive_processes import LIMIT, ON_CPU, TINY, free_ports, open_socket
 from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
@@ -323,7 +323,7 @@ def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weigh
         for client in here.clients[-2:]:
             client.hear("commit")
             client.say("goodbye")
-            until(lambda name=client.name: not quiet.member(name), "it never left")
+            quiet.left(client.name)
     absent.later.clear()
     absent.ready()
     for number in (start + 1, start + 2):
@@ -459,7 +459,7 @@ def test_nonsense_after_the_handshake_is_answered_with_a_sentence(here, quiet, w
     client = here.client(quiet, f"rude-{random.getrandbits(64):x}").enter()
     client.socket.send(word)
     assert sentence.lower() in client.hear("refused")["reason"].lower()
-    until(lambda: not quiet.member(client.name), "it stayed")
+    quiet.left(client.name)
 
 
 def test_a_message_that_is_too_long_ends_the_connection(here, quiet):
@@ -498,7 +498,7 @@ def test_an_upload_that_arrives_damaged_is_answered_with_a_sentence(here, quiet)
 
 def test_of_a_peers_name_only_what_can_be_shown_reaches_a_terminal(here, quiet):
     client = here.client(quiet, "\x1b[2J\u202eevil\nname").enter()
-    until(lambda: quiet.member("[2Jevilname"), lambda: str(quiet.state()["peers"]))
+    quiet.joined("[2Jevilname")
     client.say("goodbye")
     quiet.hears("left      [2Jevilname")
     assert "\x1b" not in quiet.said() and "\u202e" not in quiet.said()
@@ -544,7 +544,7 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
         assert said.get("verdict", "refused") in ("rejected", "refused"), said
         assert sentence in said["reason"]
         if said["type"] == "refused":
-            until(lambda: not hive.member("liar"), "it stayed")
+            hive.left("liar")
             liar = here.client(hive, "liar", token=liar.token).enter()
     liar.start()
     assert liar.deliver(blank, tokens=10 ** 15)["verdict"] == "accepted"
@@ -627,7 +627,7 @@ def test_a_page_of_another_site_cannot_use_a_visitors_browser_to_join(busy):
 
 
 def test_the_network_is_there_during_the_run(busy, tmp_path, capsys):
-    until(lambda: (busy.run / "last.pt").exists(), "no checkpoint came")
+    busy.until(lambda: (busy.run / "last.pt").exists(), "no checkpoint came")
     status, _, content = busy.ask("/last.pt")
     assert status == 200
     (tmp_path / "download.pt").write_bytes(content)
@@ -696,29 +696,29 @@ def test_a_late_joiner_catches_up_is_killed_comes_back_as_itself_and_says_goodby
     command = list(busy.join)
     command[command.index("--server") + 1] = f"ws://localhost:{busy.page}/hive"
     guest = here.paste(command, *ON_CPU, name="guest")
-    until(lambda: busy.member("guest"), guest.said)
+    busy.joined("guest")
     began = busy.state()["version"]
-    until(lambda: busy.contributor("guest")["rounds"] >= 1, guest.said)
+    busy.until(lambda: busy.contributor("guest")["rounds"] >= 1)
     identity = busy.member("guest")["peer"]
     cache = here.folder / "machines" / "guest" / "gltch" / "hive"
     texts = [path.read_bytes() for path in cache.glob("*.txt")]
     assert texts == [(busy.run / "text.txt").read_bytes()] == [here.text.read_bytes()]
 
     guest.kill()
-    until(lambda: not busy.member("guest"), "it stayed")
+    busy.left("guest")
     assert "left      guest" in busy.said()
     busy.goes_on()
     counted = busy.contributor("guest")["rounds"]
 
     guest = here.paste(command, *ON_CPU, name="guest")
-    until(lambda: busy.contributor("guest")["rounds"] > counted, guest.said)
+    busy.until(lambda: busy.contributor("guest")["rounds"] > counted)
     assert busy.member("guest")["peer"] == identity == busy.contributor("guest")["peer"]
     assert began >= 2
 
     left = busy.said().count("left      guest")
     assert guest.interrupt() == 130
     assert "Left the hive." in guest.said()
-    until(lambda: busy.said().count("left      guest") == left + 1, busy.said)
+    busy.hears("left      guest", times=left + 1)
     busy.goes_on()
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from conftest import PROGRAM
-from hive_processes import LIMIT, Place, until
+from hive_processes import LIMIT, Place
 
 MIB = 1 << 20
 DISK = 256  # MiB; a round takes half a one, a snapshot 12, and a hive may make ten rounds a second
@@ -76,7 +76,7 @@ def here(disk, tmp_path, text_file):
 @pytest.fixture
 def all_on_it(disk, text_file):
     """A coordinator whose run is on the small disk, and its words too."""
-    place = Place(disk, text_file)
+    place = Place(disk, text_file, logs=True)
     yield place
     place.clean()
 
@@ -91,7 +91,7 @@ def waits(hive):
             pytest.fail(f"the coordinator ended:\n{hive.said()}", pytrace=False)
         return state["phase"] == "paused" and state["paused"]
 
-    return until(paused, lambda: f"the page never says that the run waits:\n{hive.said()}")
+    return hive.until(paused, "the page never says that the run waits")
 
 
 def goes_on_well(hive, disk):
@@ -103,7 +103,7 @@ def goes_on_well(hive, disk):
     assert state["phase"] != "paused"
     assert state["paused"] == ""
     hive.reaches(state["version"] + SNAPSHOTS)
-    until(lambda: checkpoint.stat().st_mtime_ns > written, "no checkpoint is written any more")
+    hive.until(lambda: checkpoint.stat().st_mtime_ns > written, "no checkpoint is written any more")
     newest = max(hive.run.glob("snapshots/*.bin"))
     assert int(newest.stem) > state["version"]
     assert not list(hive.run.rglob(".*.tmp")), "something half written was left"
@@ -119,7 +119,7 @@ def train(place, peers, *options):
     hive = place.coordinator("--steps", 1_000_000, "--min-peers", 2, *options)
     both = [peers.peer(hive, name) for name in ("ada", "bob")]
     hive.reaches(2)
-    until((hive.run / "last.pt").exists, "no checkpoint came")
+    hive.until((hive.run / "last.pt").exists, "no checkpoint came")
     return hive, both
 
 
@@ -170,8 +170,7 @@ def test_words_that_find_no_room_in_the_log_do_not_end_the_run(all_on_it, peers,
     filler.fill()
     waits(hive)
     visitor = peers.peer(hive, "eve")  # whose coming cannot be written to the log
-    until(lambda: "joined" in visitor.said() or "waiting" in visitor.said(),
-          lambda: f"eve hears nothing:\n{visitor.said()}")
+    visitor.hears("joined", "waiting")
     visitor.kill()
     assert {one["name"] for one in hive.state()["peers"]} - {"eve"} == {"ada", "bob"}
     assert all(peer.process.poll() is None for peer in both)

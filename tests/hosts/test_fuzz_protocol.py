@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from builders import anything, make_job, values_of
 from fuzzing import changes, damage, end, fuzz, memory_at_most
-from hive_processes import LIMIT, Client, Place, until
+from hive_processes import LIMIT, Client, Place
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError
@@ -423,7 +423,7 @@ def test_a_peer_may_say_anything_and_the_hive_goes_on(hive, said, wait):
 
 
 def test_after_all_that_honest_peers_join_and_count_and_little_memory_was_taken(hive):
-    until(lambda: not hive.state()["peers"], "the talkers never left")
+    hive.until(lambda: not hive.state()["peers"], "the talkers never left")
     honest(hive, "after")
     with hive.journal() as journal:
         assert max(journal.verify(applying(Job.from_json(journal.run or {})))) == journal.last

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from hive_processes import until
 
 from hive import server
 from hive.books import applying
@@ -117,7 +116,7 @@ def test_whose_updates_are_all_rejected_has_to_leave_and_stays_away(hive, shared
         assert liar.deliver(broken)["verdict"] == "rejected"
     liar.ready()
     assert f"{MOST_REJECTED} updates in a row" in liar.deliver(broken)["reason"]
-    until(lambda: not hive.member("broken"), "it never left")
+    hive.left("broken")
     again = shared.client(hive, "broken", token=liar.token)
     assert "may come back in" in again.hear("refused")["reason"]
     assert hive.said().count("rejected  broken") == MOST_REJECTED
@@ -169,13 +168,13 @@ def test_weights_that_are_not_read_do_not_pile_up(hive, shared):
             break
     else:
         pytest.fail("240 MB are kept for it", pytrace=False)
-    until(lambda: "asks for more than it takes" in hive.said(), "nobody says why")
+    hive.hears("asks for more than it takes")
 
 
 def test_who_missed_too_many_rounds_gets_the_weights_as_a_whole(hive, shared):
     absent = shared.client(hive, "absent").enter()
     absent.say("goodbye")
-    until(lambda: not hive.member("absent"), "it never left")
+    hive.left("absent")
     make_rounds(shared.client(hive, "busy").enter(), hive, REMEMBERED_UPDATES + 1)
     again = shared.client(hive, "absent", token=absent.token)
     again.hear("welcome")

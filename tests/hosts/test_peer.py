@@ -16,7 +16,7 @@ import pytest
 import torch
 from builders import make_job as make
 from builders import make_token
-from hive_processes import ON_CPU, free_ports, until
+from hive_processes import ON_CPU, free_ports
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig
@@ -189,7 +189,7 @@ PLACES = {"refused": refusing, "close": closing, "size": describing(size=ESCAPES
 def test_nothing_that_a_coordinator_says_reaches_the_terminal_as_it_came(here, false, where):
     hive = false(PLACES[where])
     program = here.peer(hive, "guest", environment={"NO_COLOR": "1"})
-    until(lambda: program.process.poll() is not None or "waiting" in program.said(), program.said)
+    program.hears("waiting", or_end=True)
     said = program.said()
     assert HARMLESS.fullmatch(said), ascii(said)
     assert hive.visits and len(said) < 5000
@@ -241,7 +241,7 @@ def answering():
 def test_nothing_that_a_web_server_answers_reaches_the_terminal_as_it_came(
         here, answering, answer):
     program = here.peer(answering(answer), "guest")
-    until(lambda: program.process.poll() is not None or "waiting" in program.said(), program.said)
+    program.hears("waiting", or_end=True)
     assert HARMLESS.fullmatch(program.said()), ascii(program.said())
 
 
@@ -432,7 +432,7 @@ def test_a_flood_takes_no_memory(here, false, kind, when):
     if program.process.poll() is None:
         assert memory_of(program.process) - hive.before < 40e6  # 813 MB without a bound
     if kind != "status" and when == "training":
-        until(lambda: "waiting" in program.said(), program.said)  # it was too much, and said so
+        program.hears("waiting")  # it was too much, and said so
 
 
 def test_a_message_of_endless_empty_pieces_ends_the_connection(here, false):
@@ -444,7 +444,7 @@ def test_a_message_of_endless_empty_pieces_ends_the_connection(here, false):
         connection.recv(60)
 
     program = here.peer(false(fragments), "guest")
-    until(lambda: "waiting" in program.said(), program.said)
+    program.hears("waiting")
     assert "gone silent" not in program.said()  # it was the number of pieces
 
 
@@ -577,14 +577,14 @@ def test_a_peer_that_got_another_name_comes_back_under_that_name(here):
     """Two machines whose user types the same name; the second is killed and starts again."""
     hive = here.coordinator("--rounds", 100_000)
     here.peer(hive, "twin", machine="first")
-    until(lambda: hive.member("twin"), hive.said)
+    hive.joined("twin")
     second = here.peer(hive, "twin", machine="second")
-    until(lambda: hive.member("twin-2"), hive.said)
+    hive.joined("twin-2")
     who = hive.member("twin-2")["peer"]
     second.kill()
-    until(lambda: not hive.member("twin-2"), hive.said)
+    hive.left("twin-2")
     here.peer(hive, "twin", machine="second")
-    until(lambda: hive.member("twin-2"), hive.said)
+    hive.joined("twin-2")
     assert hive.member("twin-2")["peer"] == who
 
 
@@ -592,12 +592,12 @@ def test_a_recorded_hello_brings_nobody_back(here):
     hive = here.coordinator("--rounds", 100_000)
     first = here.client(hive, "ada").enter()
     first.vanish()
-    until(lambda: not hive.member("ada"), hive.said)
+    hive.left("ada")
     back = here.client(hive, "ada", token=first.token, process=first.process).enter()
     assert back.identity == first.identity
     overheard = back.hello["token"]
     back.vanish()
-    until(lambda: not hive.member("ada"), hive.said)
+    hive.left("ada")
     thief = here.client(hive, "ada", shows=overheard, process=first.process).enter()
     assert thief.identity != first.identity
 

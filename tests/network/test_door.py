@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from builders import make_token
-from hive_processes import HIVE, LIMIT, TINY, Client, Place, Program, open_socket, until
+from hive_processes import HIVE, LIMIT, TINY, Client, Place, Program, at_events, open_socket
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -373,7 +373,7 @@ def test_a_peer_that_reads_nothing_may_not_even_send_a_few_pings(quiet):
         assert before < MOST_FETCHES * 4 * peer.parameters, "all of it fits"
         with contextlib.suppress(OSError):
             peer.socket.socket.sendall(frame(PING, b"") * 100)
-        until(lambda: sent_to(quiet, "deaf") is None, "it stays")
+        at_events(quiet.page, lambda: sent_to(quiet, "deaf") is None, lambda: "it stays")
 
 
 def sent_to(hive, name):
@@ -604,6 +604,6 @@ def test_behind_a_trusted_proxy_each_address_has_its_own_places(tmp_path, text_f
             f"X-Forwarded-For: {THERE}\r\n\r\n").encode() + b""))
         assert wrong.recv(12) == b"HTTP/1.1 101"
         wrong.sendall(frame(TEXT, b"[]"))
-        until(lambda: f"refused   {THERE}:" in hive.said(), hive.said)
+        hive.hears(f"refused   {THERE}:")
 
 
