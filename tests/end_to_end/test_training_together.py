@@ -63,8 +63,8 @@ def test_two_peers_that_never_stop_training_make_one_network(here):
 def test_a_peer_killed_while_its_update_travels_stops_nobody(here):
     hive = here.coordinator(*STREAMING, "--rounds", 12, "--round-seconds", 5)
     steady, victim = here.peer(hive, "steady"), here.peer(hive, "victim")
-    until(lambda: any("victim" in hive.counted(number) for number in range(1, 13)),
-          lambda: f"the victim never counted:\n{hive.said()}")
+    hive.until(lambda: any("victim" in hive.counted(number) for number in range(1, 13)),
+               "the victim never counted")
     victim.kill()
     assert (steady.end(), hive.end()) == (0, 0), (steady.said(), hive.said())
     with hive.journal() as journal:
