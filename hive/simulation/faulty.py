@@ -38,7 +38,7 @@ from hive.simulation.virtual import UNNOTICED_SECONDS
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
 MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
-OVERLAPPING = 0.5  # of the runs train on while updates travel
+OVERLAPPING = 0.3  # of the runs train on while updates travel
 
 
 class Killed(Exception):

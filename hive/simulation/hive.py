@@ -208,6 +208,7 @@ class PeerHost(Host):
         self.step_due: Optional[float] = None  # when the step that is being made is done
         self.lap = self.step_seconds  # of the steps of this task
         self.mail: Deque[Tuple[Connection, Any]] = deque()  # what came during a step
+        self.opening = False  # it is being read
         self.ended = ""  # why it does not come back
         # what is measured
         self.since = 0.0  # when it last connected
@@ -386,8 +387,12 @@ class PeerHost(Host):
             self.tell("caught_up")
 
     def open_mail(self) -> None:
+        if self.opening:
+            return  # what a letter leads to
+        self.opening = True
         while self.mail:
             self.open(*self.mail.popleft())
+        self.opening = False
 
     def ring(self, session: Any) -> None:
         if self.step_due is None:

@@ -365,7 +365,8 @@ def test_a_peer_brings_no_other_text(quiet, text_file, tmp_path, capsys):
 def test_a_peer_of_another_version_is_told_which_side_to_update(here, quiet):
     for version, behind in ((999, "coordinator"), (0, "peer")):
         client = here.client(quiet, f"version-{version}", protocol=version)
-        sentence = f"The peer speaks version {version} of the protocol, the coordinator version 1"
+        sentence = (f"The peer speaks version {version} of the protocol, the coordinator version "
+                    f"{protocol.VERSION}")
         reason = client.hear("refused")["reason"]
         assert sentence in reason and f"update the {behind}" in reason
         quiet.hears(sentence)
