@@ -70,7 +70,9 @@ def unflatten(vector: Tensor, model: nn.Module, part: slice = WHOLE) -> None:
 
 
 def replaced(vector: Tensor, part: slice, values: Tensor) -> Tensor:
-    """A copy of the vector that has other values in one part."""
+    """The vector with other values in one part; a copy, unless these are all of it."""
+    if len(values) == len(vector):
+        return values
     after = vector.clone()
     after[part] = values
     return after

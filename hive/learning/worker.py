@@ -48,8 +48,9 @@ class Worker:
     def take_progress(self, part: slice) -> Tensor:
         """The pseudo-gradient of a part since its progress was last taken. Training may go on: what
         it makes from now on is taken the next time."""
-        made = self.moved(self.anchor, part)
-        self.anchor = replaced(self.anchor, part, flatten(self.trainer.model, part))
+        weights = flatten(self.trainer.model, part)
+        made = self.anchor[part] - weights
+        self.anchor = replaced(self.anchor, part, weights)
         return made
 
     def rebase(self, weights: Tensor, part: slice) -> None:
