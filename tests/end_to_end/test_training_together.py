@@ -61,16 +61,17 @@ def test_two_peers_that_never_stop_training_make_one_network(here):
 
 
 def test_a_peer_killed_while_its_update_travels_stops_nobody(here):
-    hive = here.coordinator(*STREAMING, "--rounds", 12, "--round-seconds", 5)
+    hive = here.coordinator(*STREAMING, "--rounds", 50, "--round-seconds", 5)
     steady, victim = here.peer(hive, "steady"), here.peer(hive, "victim")
-    hive.until(lambda: any("victim" in hive.counted(number) for number in range(1, 13)),
+    hive.until(lambda: any("victim" in hive.counted(number) for number in range(1, 51)),
                "the victim never counted")
     victim.kill()
     assert (steady.end(), hive.end()) == (0, 0), (steady.said(), hive.said())
     with hive.journal() as journal:
-        assert journal.head()[0] == 12
-    assert "steady" in hive.counted(12) and "victim" not in hive.counted(12)
+        assert journal.head()[0] == 50
+    assert "steady" in hive.counted(50) and "victim" not in hive.counted(50)
     assert server.main(["--verify"]) == 0
+
 
 @pytest.fixture(scope="module")
 def trained(shared):
