@@ -16,7 +16,9 @@ from hive.simulation.virtual import UNNOTICED_SECONDS
 
 PATIENCE = 1800.0  # virtual seconds in which all must be well again, once faults stop
 MOST_PEERS = 6  # with clones
-MOST_EVENTS = 500_000  # of a run that never ends; an hour asleep is 200,000 of the others
+MOST_EVENTS = 500_000  # of a run that never ends
+HOUR = 3600.0
+UNHURRIED = 15  # the factor of a step's time once somebody sleeps for an hour, which others train
 LAST_FAULT = 900  # events before it, at most
 SHORT = 0.3  # of these in a run of a few rounds, so that it is not over before
 
@@ -90,7 +92,9 @@ def clone(hive: FaultyHive) -> None:
         return
     hive.trouble.cover("two processes with one token")
     hive.truth.cloned = True
-    peer = Peer(hive, len(hive.peers), somebody(hive))
+    first = somebody(hive)
+    peer = Peer(hive, len(hive.peers), first)
+    peer.step_seconds = first.step_seconds  # of the same machine
     hive.peers.append(peer)
     peer.connect()
 
@@ -117,10 +121,13 @@ def set_clock_of_coordinator(hive: FaultyHive) -> None:
 def suspend(hive: FaultyHive) -> None:
     """One, some or all, for minutes or an hour; the coordinator finds them dead or not."""
     dice = hive.trouble.dice
-    seconds = dice.choice((90.0, 150.0, 240.0, 3600.0))
+    seconds = dice.choice((90.0, 150.0, 240.0, HOUR))
     peers = dice.sample(hive.peers, dice.choice((1, 1, 2, len(hive.peers))))
     who = {1: "a peer", len(hive.peers): "all peers"}.get(len(peers), "some peers")
-    hive.trouble.cover(f"{who} suspended for {'minutes' if seconds < 3600.0 else 'an hour'}")
+    hive.trouble.cover(f"{who} suspended for {'minutes' if seconds < HOUR else 'an hour'}")
+    if seconds == HOUR:
+        for peer in hive.peers:
+            peer.step_seconds *= UNHURRIED
     for peer in peers:
         sleep(hive, peer, seconds)
         if peer.connection and dice.random() < 0.5:
