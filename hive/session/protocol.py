@@ -138,7 +138,8 @@ def pack(kind: str, **values: Any) -> str:
     """A control message; fails at home rather than at the other end when it is not a valid one."""
     message = {"type": kind, **values}
     text = json.dumps(message, separators=(",", ":"), allow_nan=False)
-    assert unpack(text) == message, f"{kind}: {values}"
+    demand(len(text) <= MESSAGE_BYTES, "A control message is too long.")
+    check_message(message)
     return text
 
 
@@ -150,6 +151,12 @@ def unpack(text: str) -> Message:
     except (ValueError, RecursionError):
         raise ProtocolError("A control message is not JSON.") from None
     demand(isinstance(message, dict), "A control message is not a JSON object.")
+    check_message(message)
+    return message
+
+
+def check_message(message: Message) -> None:
+    """Raises ProtocolError where its type or a field is not what the protocol says."""
     kind = str(message.get("type"))
     demand(kind in MESSAGES,
            f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
@@ -161,7 +168,6 @@ def unpack(text: str) -> Message:
         if not field.holds(message[name]):  # the sentence costs more than the question
             raise ProtocolError(f"The field {name} of a {kind} message must be {field}, "
                                 f"not {str(message[name])[:60]!r}.")
-    return message
 
 
 # --------------------------------------------------------------------------------------------------
