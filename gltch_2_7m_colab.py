@@ -1791,7 +1791,9 @@ class StepTimer:
         left = max(0.0, self.seconds - elapsed - self.eval_seconds)  # the last evaluation
         if step == self.total or not self.due(step, elapsed, left):
             return None
-        self.total = min(self.most, step + int(left / self.each()))
+        planned = self.total - step if self.cooling and self.total is not None else 0
+        fits = max(int(left / self.each()), planned // 2)  # out of time: the rate still comes down
+        self.total = min(self.most, step + fits)
         self.cooling = (self.cooling or elapsed >= self.hold * self.seconds
                         or step >= (self.hold - 0.02) * self.total)
         self.again = (self.total - step) // 2, left / 2
