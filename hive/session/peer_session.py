@@ -269,8 +269,14 @@ class PeerSession:
 
     @told
     def wake(self, now: Moment) -> None:
-        if now.steady >= self.deadline:
+        self.left_in_silence()
+
+    def left_in_silence(self) -> bool:
+        """Is it over, for the coordinator says nothing any more?"""
+        silent = self.now.steady >= self.deadline
+        if silent:
             self.close(effects.Leave("the coordinator has gone silent"))
+        return silent
 
     # Words
 
@@ -459,8 +465,10 @@ class PeerSession:
     @told
     def caught_up(self, now: Moment) -> None:
         """All that was said is heard. Who goes on training sends what is due now, between two steps
-        and from the newest weights."""
+        and from the newest weights; it never waits, so this is also when it notices silence."""
         task = self.task
+        if self.left_in_silence():
+            return
         if (task and self.network.overlap and task.base is self.held and not self.outgoing
                 and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox):
             self.task = task._replace(quota=task.most + 1)  # one update of each task

@@ -18,7 +18,7 @@ PATIENCE = 1800.0  # virtual seconds in which all must be well again, once fault
 MOST_PEERS = 6  # with clones
 MOST_EVENTS = 500_000  # of a run that never ends
 HOUR = 3600.0
-UNHURRIED = 15  # the factor of a step's time once somebody sleeps for an hour, which others train
+UNHURRIED = 15  # times as long are steps once somebody sleeps for an hour, so that rounds are few
 LAST_FAULT = 900  # events before it, at most
 SHORT = 0.3  # of these in a run of a few rounds, so that it is not over before
 
@@ -125,9 +125,11 @@ def suspend(hive: FaultyHive) -> None:
     peers = dice.sample(hive.peers, dice.choice((1, 1, 2, len(hive.peers))))
     who = {1: "a peer", len(hive.peers): "all peers"}.get(len(peers), "some peers")
     hive.trouble.cover(f"{who} suspended for {'minutes' if seconds < HOUR else 'an hour'}")
-    if seconds == HOUR:
+    if seconds == HOUR and not hive.unhurried:
+        hive.unhurried = True
         for peer in hive.peers:
-            peer.step_seconds *= UNHURRIED
+            peer.step_seconds = max(peer.step_seconds, min(
+                UNHURRIED * peer.step_seconds, UNNOTICED_SECONDS / 2))
     for peer in peers:
         sleep(hive, peer, seconds)
         if peer.connection and dice.random() < 0.5:

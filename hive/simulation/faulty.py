@@ -494,6 +494,7 @@ class FaultyHive(Simulation):
         self.trouble = Trouble(seed)
         self.disk = Disk(self.trouble, folder)
         self.down, self.set_by = False, 0.0
+        self.unhurried = False  # are steps long, so that an hour is not a thousand rounds?
         self.touched: Dict[Union[Coordinator, Peer], None] = {}  # in order, since the last check
         draw = self.trouble.dice
         # from the end of the coordinator's work to its news

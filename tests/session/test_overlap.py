@@ -271,3 +271,16 @@ def test_the_run_ends_in_the_middle_of_training(hand):
     hand.effects()
     hand.hear("finished", reason="enough")
     assert hand.effects() == [effects.End("enough")] and not hand.session.training
+
+
+def test_who_never_stops_training_notices_silence_between_two_steps(hand):
+    """Such a peer never waits, so nothing wakes it."""
+    hand.train(quota=10**6)
+    hand.wait(SILENCE_SECONDS - 1)
+    hand.step()
+    assert hand.session.training
+    hand.effects()
+    hand.wait(1)
+    hand.step()
+    assert hand.last() == effects.Leave("the coordinator has gone silent")
+    assert not hand.session.training
