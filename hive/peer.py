@@ -206,7 +206,10 @@ class Peer:
         """What has gone out, and whether it still does."""
         while self.uplink.sent:
             self.carry_out(self.session.uploaded(self.uplink.sent.popleft(), now()))
-        self.trouble = self.trouble or self.uplink.error
+        if self.uplink.error and not self.trouble:
+            while self.listen(0.0):
+                pass  # what was said before the line broke, the reason perhaps
+            self.trouble = self.trouble or self.uplink.error
 
     def listen(self, seconds: float) -> bool:
         """Pass on the next message; False when none came in time, or none can come any more."""

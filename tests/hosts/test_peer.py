@@ -24,6 +24,7 @@ from hive import machine, peer
 from hive.learning.codec import flatten, to_bytes
 from hive.learning.worker import Worker
 from hive.network import dial
+from hive.network.uplink import Uplink
 from hive.network.words import shown
 from hive.session import peer_session, protocol
 
@@ -80,7 +81,7 @@ class FalseCoordinator:
         for chunk in protocol.chunks(blob, content):
             connection.send(chunk)
 
-    def prepare(self, connection, job):
+    def prepare(self, connection, job, last_word=True):
         """All the way to a peer that waits for a task; the name of its weights."""
         self.welcome(connection, job)
         self.give(connection, TEXT.encode())
@@ -90,7 +91,8 @@ class FalseCoordinator:
         name = protocol.name_of(weights)
         connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=0))
         self.give(connection, weights)
-        self.hear(connection, "ready")
+        if last_word:
+            self.hear(connection, "ready")
         return name
 
     def put_to_work(self, connection, job, **task):
@@ -254,6 +256,31 @@ def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
     assert join(false(wait)) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if "round 1 " in line)
     assert re.fullmatch(r"round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
+
+
+def test_the_reason_is_heard_when_it_came_before_the_line_broke(
+        false, waits, monkeypatch, capsys):
+    """The coordinator says why it closes, while the peer still has something to send."""
+    said, send = threading.Event(), Uplink.send
+
+    def refuse(self, connection):
+        if len(self.visits) == 1:
+            self.prepare(connection, make(TEXT), last_word=False)
+        connection.send(protocol.pack("status", **STATUS))
+        connection.send(protocol.pack("refused", reason="This hive is for friends."))
+        said.set()
+        connection.recv(60)
+
+    def fail(uplink, message):
+        if '"ready"' in message and '"weights":null' not in message:
+            said.wait(60)
+            uplink.error = OSError("broken pipe")
+        else:
+            send(uplink, message)
+
+    monkeypatch.setattr(Uplink, "send", fail)
+    join(false(refuse))
+    assert "(This hive is for friends.); trying again" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("during, answer", [
