@@ -170,15 +170,13 @@ class WatchedSession(PeerSession):
             "steps": update.work.steps, "loss": update.work.loss, "at": time.time(),
         }), file=self.diary, flush=True)
 
-    def make_offer(self, follows: bool = False) -> None:
-        assert self.outgoing is not None
-        self.note("made", self.outgoing)
-        super().make_offer(follows)
+    def make_offer(self, one: Outgoing, follows: bool) -> None:
+        self.note("made", one)
+        super().make_offer(one, follows)
 
-    def settle(self, counted: bool) -> None:
-        if self.outgoing:
-            self.note("counted" if counted else "not counted", self.outgoing)
-        super().settle(counted)
+    def settle(self, one: Outgoing, counted: bool) -> None:
+        self.note("counted" if counted else "not counted", one)
+        super().settle(one, counted)
 
 
 def be_a_peer(diary: str, argv: List[str]) -> int:

@@ -48,7 +48,7 @@ from typing import (
 )
 
 from gltch_2_7m import GltchError, Unwritable, opened, require, write_atomically, writing
-from hive.session.record import Contribution, Made, Record
+from hive.session.record import LATELY, Contribution, Made, Record
 
 FORMAT = 1  # of journal.db; kept in its user_version
 WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
@@ -274,9 +274,10 @@ class Journal:
                 self._db = held.enter_context(contextlib.closing(self._connect(held)))
                 self._prepare()
             self.run: Optional[Dict[str, Any]] = self._description()
-            self._counted: Dict[str, int] = dict(self._query(
+            self._counted: Dict[str, Dict[int, int]] = {}  # rounds, by peer and number % LATELY
+            self._note_counted(self._query(
                 "SELECT peer, max(number) FROM contributions WHERE verdict = 'counted' "
-                "GROUP BY peer"))
+                f"GROUP BY peer, number % {LATELY}"))
             self._open = held.pop_all()
 
     def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
@@ -408,8 +409,8 @@ class Journal:
                 (link,), = self._query("SELECT link FROM versions WHERE number = ?", last)
                 link = next_link(link, self._record(record.number), sha256(record.update))
                 db.execute("UPDATE versions SET link = ? WHERE number = ?", (link, record.number))
-            self._counted.update((one.peer, record.number) for one in record.contributions
-                                 if one.verdict == "counted")
+            self._note_counted((one.peer, record.number) for one in record.contributions
+                               if one.verdict == "counted")
 
     def _insert(self, db: sqlite3.Connection, record: Record) -> None:
         row = {**{name: getattr(record, name) for name in OF_A_ROUND}, "link": "",
@@ -705,10 +706,14 @@ class Journal:
                            "AND token_hash IS NOT NULL ORDER BY last_seen DESC, peer LIMIT 64",
                            name)
 
-    def last_counted(self, peer: str) -> int:
-        """The newest version with a counted contribution of this peer, 0 if there is none. Kept in
-        memory: who asks never waits for a disk."""
-        return self._counted.get(peer, 0)
+    def counted(self, peer: str) -> List[int]:
+        """The latest rounds in which updates of this peer counted, all of the last 64 among them.
+        Kept in memory: who asks never waits for a disk."""
+        return sorted(self._counted.get(peer, {}).values())
+
+    def _note_counted(self, rounds: Iterable[Tuple[str, int]]) -> None:
+        for peer, number in rounds:
+            self._counted.setdefault(peer, {})[number % LATELY] = number
 
     def recent_weights(self, count: int = 64) -> List[Tuple[float, int]]:
         """(weight, tokens) of the latest so many counted contributions, newest first."""

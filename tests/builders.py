@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gltch_2_7m import Config, TrainConfig
 from hive.learning.sync import SYNCS
 from hive.session.job import Job, Limits
-from hive.session.protocol import Digest, Flag, Maybe, Number, Object, Text, Whole
+from hive.session.protocol import Digest, Flag, Maybe, Number, Object, Several, Text, Whole
 
 JOB_TEXT = "Tomorrow, and tomorrow, and tomorrow, creeps in this petty pace from day to day.\n"
 make_token = partial(secrets.token_hex, 32)
@@ -39,6 +39,8 @@ def values_of(field):
     """Everything that a field may hold."""
     if isinstance(field, Maybe):
         return st.none() | values_of(field.kind)
+    if isinstance(field, Several):
+        return st.lists(values_of(field.kind), max_size=field.most)
     if isinstance(field, Number):
         return st.floats(field.least, field.most) | st.just(int(field.most))
     return {Text: lambda: st.text(max_size=field.longest), Flag: st.booleans,

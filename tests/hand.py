@@ -108,10 +108,10 @@ class Hand:
         self.part = part
         return self.content
 
-    def do_settle(self, counted):
+    def do_settle(self, counted, part):
         self.learned.append("counted" if counted else "not counted")
 
-    def do_forget(self):
+    def do_forget(self, parts):
         self.learned.append("forget")
 
     # A coordinator's words; each answer is what was told since
@@ -151,7 +151,7 @@ class Hand:
     def welcome(self, job=JOB, key="", **values):
         proof = protocol.proof(key, "coordinator", self.nonce, self.hello["nonce"])
         return self.hear("welcome", **{
-            "proof": proof, "peer": "p", "name": "ada", "token": None, "counted": 0,
+            "proof": proof, "peer": "p", "name": "ada", "token": None, "counted": [],
             "job": job if isinstance(job, dict) else job.as_json(), **values})
 
     def give(self, content, offset=0):
@@ -170,7 +170,7 @@ class Hand:
     def hold(self, job=JOB):
         """All the way to a peer that has the weights of version 0."""
         self.join(job)
-        self.hear("version", version=0, weights=HASH, step=0, counted=0)
+        self.hear("version", version=0, weights=HASH, step=0, counted=[])
         answers = self.give(WEIGHTS)
         self.effects()
         return answers

@@ -340,7 +340,8 @@ class Client:
 
     def offer(self, update, **changes):
         self.say("offer", **{
-            "version": self.version, "weights": self.weights, "codec": "q4", "steps": 1,
+            "version": self.version, "base": changes.get("version", self.version),
+            "weights": self.weights, "codec": "q4", "steps": 1,
             "batch_size": 1, "follows": False,
             "update": protocol.name_of(update), "bytes": len(update), "tokens": 256, "loss": 3.5,
             "seconds": 0.5, **changes})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
-from typing import Dict, Iterator, Protocol
+from typing import Dict, Iterable, Iterator, Protocol, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -240,13 +240,14 @@ class ErrorFeedback:
 
     e <- beta e + update;  send Q(e);  e <- e - Q(e) once the other side has counted it. Until then,
     and if it never does, e keeps the whole update (Karimireddy et al., arXiv 1901.09847). An update
-    may be of one part of the vector; e keeps what it has of the others.
+    may be of one part of the vector; e keeps what it has of the others. Of each part one update may
+    be on its way, until it is settled.
     """
 
     def __init__(self, count: int, beta: float = 1.0):
         self.beta = beta
         self.residual = torch.zeros(count)  # (P,)
-        self.sent = "", b"", WHOLE  # the last encoded update and its part, until it is settled
+        self.sent: Dict[int, Tuple[str, bytes]] = {}  # codec and content, by where the part begins
 
     def encode(self, codec: str, update: Tensor, part: slice = WHOLE) -> bytes:
         """Add an update of a part and return what to send; `settle` says what became of it."""
@@ -255,21 +256,22 @@ class ErrorFeedback:
             residual.mul_(self.beta)
         residual.add_(update)
         content = encode(codec, residual)
-        self.sent = codec, content, part
+        self.sent[part.start] = codec, content
         return content
 
-    def settle(self, counted: bool) -> None:
-        codec, content, part = self.sent
+    def settle(self, counted: bool, part: slice = WHOLE) -> None:
+        """The update of this part that was on its way."""
+        codec, content = self.sent.pop(part.start, ("", b""))
         if counted and codec:
             residual = self.residual[part]
             residual.sub_(decode(codec, content, len(residual)))
-        self.sent = "", b"", WHOLE
 
     def absorb(self, update: Tensor) -> None:
         """Keep an update of all parts (P,) for what is sent later."""
         self.residual.add_(update)
 
-    def forget(self) -> None:
-        """Nothing of what was left unsent may come any more."""
-        self.residual.zero_()
-        self.sent = "", b"", WHOLE
+    def forget(self, parts: Iterable[slice] = (WHOLE,)) -> None:
+        """Nothing of what was left unsent of these parts may come any more."""
+        for part in parts:
+            self.residual[part].zero_()
+            self.sent.pop(part.start, None)

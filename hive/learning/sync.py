@@ -7,6 +7,7 @@ from typing import Dict, Optional
 from gltch_2_7m import TrainConfig, is_number, lr_factor, require
 
 MOST_FRAGMENTS = 64
+MOST_IN_FLIGHT = 8
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Sync:
     outer_momentum: float = 0.0
     fragments: int = 1  # of the weights; each round changes one
     overlap: bool = False  # peers go on training while updates travel
+    in_flight: int = 1  # updates of a peer that travel at once, each of another fragment
 
     def __post_init__(self) -> None:
         for name in ("inner_steps", "most_inner_steps"):
@@ -32,6 +34,10 @@ class Sync:
                 f"must be a whole number from 1 to {MOST_FRAGMENTS}, not {self.fragments!r}.")
         require(type(self.overlap) is bool,
                 f"overlap must be true or false, not {self.overlap!r}.")
+        most = min(MOST_IN_FLIGHT, self.fragments) if self.overlap else 1
+        require(type(self.in_flight) is int and 1 <= self.in_flight <= most, "in_flight must be a "
+                f"whole number from 1 to {most} (with overlap as many as there are fragments, at "
+                f"most {MOST_IN_FLIGHT}), not {self.in_flight!r}.")
         for name, least, most in [("beta", 0, 1), ("outer_lr", 1e-3, 100),
                                   ("outer_momentum", 0, 1)]:
             value = getattr(self, name)

@@ -17,7 +17,7 @@ from hive.learning.fragments import Fragments
 from hive.session import messages, protocol
 from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
 from hive.session.evaluation import Evaluation
-from hive.session.intake import Delivery, Intake
+from hive.session.intake import Delivery, Early, Intake
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Found, Library
@@ -26,12 +26,12 @@ from hive.session.protocol import Message, ProtocolError, Receiver, demand
 from hive.session.reception import Later, Reception
 from hive.session.record import Made, Record
 from hive.session.reply import Reply
-from hive.session.rounds import ACCEPTED, REJECTED, STALEST, Pace, Rounds, Verdict
+from hive.session.rounds import ACCEPTED, LATE, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.run import Run
 from hive.session.schema import Member, PeerState
 from hive.session.snapshots import Snapshots
 from hive.session.standing import Standing
-from hive.session.uploads import Uploads, Wanted
+from hive.session.uploads import BUDGET_BYTES, Uploads, Wanted
 from hive.session.work import UPDATES, SlowWork, Writing
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
@@ -93,12 +93,14 @@ class CoordinatorSession:
                                      self.work, self._evaluated)
         # the round
         fragments = len(Fragments(parameters, job.sync.fragments))
+        in_flight = min(job.sync.in_flight, fragments)
         self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments,
-                             job.sync.overlap)
+                             job.sync.overlap, in_flight)
         self.update_bytes = update_bytes  # by the number of the round
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)
-        self.intake = Intake(parameters, job.config.block_size)
+        self.intake = Intake(parameters, job.config.block_size,
+                             BUDGET_BYTES if in_flight > 1 else 0)
         self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
         self.run.stand_at(version)
         self.run.finish(self.evaluation.good_enough(self.evaluation.best))
@@ -236,6 +238,8 @@ class CoordinatorSession:
         self.due.stirred = False
         if not self.run.finished:
             self._hand_out_tasks()
+            for peer, early in self.intake.due(self.rounds.version):
+                self._hand_in(self.links.peers[peer], early)
             if self.rounds.close(now):
                 self.reply.show("closed", version=self.rounds.version)
         deadline = self.rounds.deadline
@@ -303,7 +307,7 @@ class CoordinatorSession:
         if number not in self.links.arriving:
             return  # it did not wait
         (peer, name, device, _), token, _, proof = self.links.arriving.pop(number)
-        counted = self.ledger.last_counted(peer)
+        counted = self.ledger.counted(peer)
         if peer in self.links.peers:
             self._close(self.links.peers[peer].number, 1000)
         link = self.links.peers[peer] = self.links.proved[number]
@@ -320,6 +324,7 @@ class CoordinatorSession:
         if link is None:
             return
         self.rounds.leave(link.peer)
+        self.intake.leave(link.peer)
         self.uploads.leave(link.peer)
         self._call_next()
         self.reply.show("left", peer=link.peer)
@@ -369,11 +374,11 @@ class CoordinatorSession:
         missed = self._missed(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
                 sum(one.bytes for one in missed) < 4 * self.run.parameters):
-            counted = self.ledger.last_counted(link.peer)
+            counted = self.ledger.counted(link.peer)
             for one in missed:
                 if one.update not in self.library:
                     self._remember(one.update, self.ledger.update(one.number)[1])
-                self.reply.add(Send(link.number, commit_message(one, counted == one.number)))
+                self.reply.add(Send(link.number, commit_message(one, one.number in counted)))
             return
         self._tell_version(link)
 
@@ -388,7 +393,7 @@ class CoordinatorSession:
         self.library.offer_weights(self.rounds.weights, self.run.weights)
         self.reply.send(link.number, "version", version=self.rounds.version,
                    weights=self.rounds.weights, step=self.run.step,
-                   counted=self.ledger.last_counted(link.peer))
+                   counted=self.ledger.counted(link.peer))
 
     def _on_fetch(self, link: Link, said: messages.Fetch, blobs: int) -> None:
         blob, offset = said["blob"], said["offset"]
@@ -420,28 +425,39 @@ class CoordinatorSession:
     # Updates arrive
 
     def _on_offer(self, link: Link, said: messages.Offer) -> None:
-        if link.peer in self.intake.adding:
+        now, link.batch_size = self.reply.now.steady, said["batch_size"]
+        wanted = Wanted(said["version"], said["update"], said["bytes"])
+        link.expect(said["update"], said["bytes"] if said["follows"] else 0)
+        if self.intake.has(link.peer, said["version"]):
             return  # it reconnected; the verdict comes when it is reached
-        if (link.peer in self.rounds.delivered
-                or self.ledger.last_counted(link.peer) > said["version"]):
+        if self._delivered(link.peer, said["version"]):
             # It reconnected before it heard; the commit will tell, or is already on its way.
             self._send_verdict(link, said, Verdict(ACCEPTED))
             return
-        now, link.batch_size = self.reply.now.steady, said["batch_size"]
-        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now)
+        if self.rounds.in_flight > 1 and self.uploads.behind(link.peer, wanted, now):
+            return  # it offers this again after the one before
+        verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now,
+                                    said["base"])
         wrong = self._implausible(said)
         if verdict.verdict == ACCEPTED and wrong:
             verdict = Verdict(REJECTED, wrong)
-            self.rounds.withdraw(link.peer)
-        link.expect(said["update"], said["bytes"] if said["follows"] else 0)
+            if not self.rounds.early(said["version"]):
+                self.rounds.withdraw(link.peer)
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
         link.offer = said
-        wanted = Wanted(said["version"], said["update"], said["bytes"])
         receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
+
+    def _delivered(self, peer: str, version: int) -> bool:
+        """Was its update for the round from this version added, in this round or an earlier one?"""
+        parts = self.rounds.fragments
+        rounds = self.ledger.counted(peer)
+        if peer in self.rounds.delivered:
+            rounds = [*rounds, self.rounds.version + 1]
+        return any(number > version and (number - version - 1) % parts == 0 for number in rounds)
 
     def _implausible(self, said: messages.Offer) -> str:
         """What no honest peer would offer, in words; empty if there is nothing."""
@@ -479,20 +495,28 @@ class CoordinatorSession:
             self._deliver(link, link.offer, receiver)
 
     def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
-        """The whole update is there: it counts if the round is open and the outer step admits it.
-        """
+        """The whole update is there; if its round is not open yet, it waits for that."""
         link.offer = None
         self.uploads.drop(link.peer)
         self._call_next()
-        content = receiver.result()
+        early = Early(said, receiver.result(), self.reply.now.steady)
+        if not self.rounds.early(said["version"]):
+            self._hand_in(link, early)
+        elif not self.intake.keep(link.peer, early):
+            self._judge(link, said, Verdict(LATE, "There is no room for updates of rounds to come; "
+                                                  "the work is not lost, it comes with the next."))
+
+    def _hand_in(self, link: Link, update: Early) -> None:
+        """It counts if the round is open and the outer step admits it."""
+        said, content, arrived = update
         now = self.reply.now.steady
         stale = self.rounds.version - said["version"]
         verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
-                                      now)
+                                      now, said["base"], arrived)
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
-        delivery = self.intake.take(link, said, len(content), stale, now)
+        delivery = self.intake.take(link, said, len(content), stale, now, arrived)
         self.work.ask(UPDATES, "add", said["codec"], content, delivery.weight, said["steps"],
                       then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
 
@@ -598,8 +622,6 @@ class CoordinatorSession:
         said = {(one, other): commit_message(made, one, other)
                 for one in (False, True) for other in (False, True)}
         for peer, link in self.links.peers.items():
-            if peer in counted:
-                link.counted_at = self.reply.now.steady
             link.fetched.pop(name, None)  # an update may be the same as an earlier one
             goes_on = self.rounds.members[peer].state == "ready"
             self.reply.add(Send(link.number, said[peer in counted, goes_on]))

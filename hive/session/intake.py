@@ -20,6 +20,7 @@ class Delivery(NamedTuple):
     size: int
     tokens: int
     stale: int  # rounds that it came late
+    arrived: float  # steady seconds
 
     @property
     def weight(self) -> float:
@@ -27,12 +28,23 @@ class Delivery(NamedTuple):
         return self.tokens / (1 + self.stale)
 
 
-class Intake:
-    """`parameters` of the network, `characters` of a sequence."""
+class Early(NamedTuple):
+    """An update that is completely there before its round begins."""
 
-    def __init__(self, parameters: int, characters: int):
-        self.parameters, self.characters = parameters, characters
+    said: messages.Offer
+    content: bytes
+    arrived: float  # steady seconds
+
+
+class Intake:
+    """`parameters` of the network, `characters` of a sequence. `most`: bytes of early updates; 0:
+    none come."""
+
+    def __init__(self, parameters: int, characters: int, most: int):
+        self.parameters, self.characters, self.most = parameters, characters, most
+        self.early: Dict[str, Dict[int, Early]] = {}  # by peer and version
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
+        self.asking: Counter[str] = Counter()  # ... with its latest task
         self.opened: Optional[float] = None  # the round began, in steady seconds
         self.adding: Dict[str, Delivery] = {}  # by peer
         self.contributions: List[Contribution] = []  # since the last round closed
@@ -41,12 +53,37 @@ class Intake:
     def ask(self, link: Link, steps: int) -> None:
         """Of a peer."""
         link.steps = 0
-        self.asked[link.peer] += steps * link.batch_size * self.characters
+        self.asking[link.peer] = steps * link.batch_size * self.characters
+        self.asked[link.peer] += self.asking[link.peer]
 
-    def take(self, link: Link, said: messages.Offer, size: int, stale: int, now: float) -> Delivery:
+    def keep(self, peer: str, early: Early) -> bool:
+        """Until its round begins; False when there is no room."""
+        kept = sum(len(one.content) for mine in self.early.values() for one in mine.values())
+        room = kept + len(early.content) <= self.most
+        if room:
+            self.early.setdefault(peer, {})[early.said["version"]] = early
+        return room
+
+    def due(self, version: int) -> List[Tuple[str, Early]]:
+        """What was kept for the round that begins."""
+        return [(peer, mine.pop(version)) for peer, mine in self.early.items() if version in mine]
+
+    def leave(self, peer: str) -> None:
+        """What was kept of it is not any more; it still has it."""
+        self.early.pop(peer, None)
+
+    def has(self, peer: str, version: int) -> bool:
+        """Is this update of it here, and not counted yet?"""
+        adding = self.adding.get(peer)
+        return (adding is not None and adding.said["version"] == version
+                or version in self.early.get(peer, {}))
+
+    def take(self, link: Link, said: messages.Offer, size: int, stale: int, now: float,
+             arrived: float) -> Delivery:
         """It is in time, and is going to be added."""
         self.opened = now if self.opened is None else self.opened
-        delivery = Delivery(link, said, size, self._believed(link, said, now), stale)
+        tokens = self._believed(link, said, arrived)
+        delivery = Delivery(link, said, size, tokens, stale, arrived)
         self.adding[link.peer] = delivery
         return delivery
 
@@ -59,9 +96,12 @@ class Intake:
 
     def count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight."""
-        link, said, size, tokens, stale = delivery
+        link, said, size, tokens, stale, arrived = delivery
         del self.adding[link.peer]
-        self.asked.pop(link.peer, None)
+        link.counted_at = arrived
+        # What it was asked for lately may be on its way already.
+        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if self.most else 0
+        self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
         link.laps.append((tokens, max(said["seconds"], least)))

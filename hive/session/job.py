@@ -89,7 +89,7 @@ class Job:
         """Without what a run without fragments and overlap need not say, so that it is described as
         it ever was."""
         described = asdict(self)
-        for name, usual in (("fragments", 1), ("overlap", False)):
+        for name, usual in (("fragments", 1), ("overlap", False), ("in_flight", 1)):
             if described["sync"][name] == usual:
                 del described["sync"][name]
         return described

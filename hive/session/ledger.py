@@ -31,8 +31,9 @@ class Ledger(Protocol):
     def identities(self, name: str) -> List[Tuple[str, str]]:
         """(peer, SHA-256 of its token) of all that were given this name."""
 
-    def last_counted(self, peer: str) -> int:
-        """The last round in which an update of this peer counted, 0 if none did."""
+    def counted(self, peer: str) -> List[int]:
+        """The latest rounds in which updates of this peer counted, at most 64, and all of the last
+        64 rounds."""
 
     def contributors(self) -> List[Dict[str, Any]]:
         """Every peer that was ever there, and what it brought."""

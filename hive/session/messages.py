@@ -2,7 +2,7 @@
 says what may be in them, and a test compares the two."""
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, TypedDict
+from typing import Any, Dict, List, Optional, TypedDict
 
 
 class Challenge(TypedDict):
@@ -31,7 +31,7 @@ class Welcome(TypedDict):
     peer: str
     name: str
     token: Optional[str]
-    counted: int
+    counted: List[int]  # rounds
     job: Dict[str, Any]
 
 
@@ -47,7 +47,7 @@ class Version(TypedDict):
     version: int
     weights: str
     step: int
-    counted: int
+    counted: List[int]  # rounds
 
 
 class Train(TypedDict):
@@ -88,7 +88,8 @@ class Finished(TypedDict):
 
 class Offer(TypedDict):
     type: str
-    version: int
+    version: int  # that its round starts from
+    base: int  # that its peer held
     weights: str
     codec: str
     update: str

@@ -69,6 +69,7 @@ class Network(NamedTuple):
     codec: str = ""  # of its updates
     fragments: Fragments = Fragments(0, 1)  # of its weights
     overlap: bool = False  # training goes on while updates travel
+    in_flight: int = 1  # so many of them at once
     sequences: int = 0  # in a step of this peer
 
 
@@ -117,8 +118,9 @@ class PeerSession:
         self.held = NOTHING
         self.task: Optional[Task] = None
         self.progress = Progress()  # what no update was made of yet
-        self.outgoing: Optional[Outgoing] = None
-        self.carried = 0  # tokens whose update has not counted yet
+        self.outgoing: List[Outgoing] = []  # in order, each of another part of the weights
+        self.latest = -1  # version that the round of its latest update starts from
+        self.left = 0  # tokens of updates that did not count
         self.failures = 0  # of training, in a row
         self.talk = Conversation()
         self.download = Download()
@@ -143,6 +145,11 @@ class PeerSession:
     def resting_soon(self) -> bool:
         """It trains for a while and listens again when it is done."""
         return bool(self.task and not self.network.overlap)
+
+    @property
+    def carried(self) -> int:
+        """Tokens of which updates were made, but none that counted, as far as it knows."""
+        return self.left + sum(one.work.tokens for one in self.outgoing)
 
     @property
     def training(self) -> bool:
@@ -210,9 +217,8 @@ class PeerSession:
             return
         if self.outgoing and welcome["token"]:  # offered by another peer, it might count twice
             self.say("given up", "an update, because another process is the peer that made it")
-            self.give_up_update()
-        if self.outgoing and welcome["counted"] > self.outgoing.version:
-            self.settle(counted=True)
+            self.give_up(self.outgoing)
+        self.settle_counted(welcome["counted"])
         self.take_part()
 
     def begin(self, plan: Plan) -> None:
@@ -234,8 +240,8 @@ class PeerSession:
         sequences = self.about.batch_size or job.recipe.batch_size
         fragments = Fragments(parameters, job.sync.fragments)
         self.network = Network(job, plan.described, parameters, job.sync.up, fragments,
-                               job.sync.overlap, sequences)
-        self.outgoing, self.carried, self.progress = None, 0, Progress()
+                               job.sync.overlap, min(job.sync.in_flight, len(fragments)), sequences)
+        self.start_anew()
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
                  f"{shown(job.mode, 20)}, {sequences} sequences a step")
         if self.talk.phase is Phase.JOINING:
@@ -247,9 +253,8 @@ class PeerSession:
     def take_part(self) -> None:
         self.talk.take_part()
         self.say("joined", f"{self.about.server} as {self.identity.name}")
-        if self.outgoing:
-            self.make_offer()
-        else:
+        self.offer_again()
+        if not self.awaits(self.held.version):
             self.report()
 
     @told
@@ -363,8 +368,8 @@ class PeerSession:
         if taken is None:
             return
         wanted, receiver = taken
-        if self.outgoing:  # while this peer fetched, it listened to nothing else
-            self.outgoing.offered += self.now.steady - wanted.since
+        for one in self.outgoing:  # while this peer fetched, it listened to nothing else
+            one.offered += self.now.steady - wanted.since
         wanted.then(receiver.result())
 
     # The weights
@@ -385,14 +390,12 @@ class PeerSession:
             return
         demand(len(content) == 4 * self.network.parameters,
                "The weights have another size than the network.")
-        if self.outgoing and said["counted"] > self.outgoing.version:
-            self.settle(counted=True)
+        self.settle_counted(said["counted"])
         self.do("whole", content, then=partial(self.hold_whole, said))
 
     def hold_whole(self, said: messages.Version, result: Tuple[Any, str]) -> None:
         self.hold(said, False, result)
-        if self.outgoing:
-            self.make_offer()
+        self.offer_again()
 
     def on_commit(self, said: messages.Commit) -> None:
         """A round is over: take its update, and tell that it is in."""
@@ -411,7 +414,7 @@ class PeerSession:
             return
         demand(len(content) == size, "The update has another size than its codec makes.")
         if said["counted"]:
-            self.settle(counted=True)
+            self.settle_counted([said["version"]])
         self.do("apply", self.held.weights, said["codec"], content,
                 self.network.fragments.of_round(said["version"]),
                 then=partial(self.hold, said, said["follows"]))
@@ -428,7 +431,8 @@ class PeerSession:
                 self.rebase(said["version"])
         else:
             self.held = NOTHING  # never train from weights that nobody else has
-        if not self.outgoing and not (task_follows and self.held.hash):
+        last = said["version"] - (said["type"] == "commit")
+        if not self.awaits(last) and not (task_follows and self.held.hash):
             self.report()  # or first hear what becomes of the last update
 
     def rebase(self, version: int) -> None:
@@ -440,7 +444,9 @@ class PeerSession:
 
     def on_train(self, said: messages.Train) -> None:
         """Make steps from the weights of this round, and offer what comes out."""
-        if (said["version"], said["weights"]) == self.held[:2] and not self.outgoing:
+        known = (said["version"], said["weights"]) == self.held[:2]
+        if known and len(self.outgoing) < self.network.in_flight:
+            self.latest = max([said["version"] - 1, *(one.version for one in self.outgoing)])
             most = said["quota"] + (AHEAD if self.network.overlap else 0)
             self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
             self.do("task", said["step"], said["total"], said["window"])
@@ -465,40 +471,50 @@ class PeerSession:
     @told
     def caught_up(self, now: Moment) -> None:
         """All that was said is heard. Who goes on training sends what is due now, between two steps
-        and from the newest weights; it never waits, so this is also when it notices silence."""
-        task = self.task
+        and from the newest weights; of each round one update, and not too many at once. It never
+        waits, so this is also when it notices silence."""
         if self.left_in_silence():
             return
-        if (task and self.network.overlap and task.base is self.held and not self.outgoing
-                and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox):
-            self.task = task._replace(quota=task.most + 1)  # one update of each task
-            self.make_update(task.base)
+        task, version = self.task, max(self.held.version, self.latest + 1)
+        if (task and self.network.overlap and task.base is self.held
+                and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox
+                and version < self.held.version + self.network.in_flight
+                and not any(self.same_part(one, version + 1) for one in self.outgoing)):
+            self.make_update(task.base, version)
 
     def rest(self) -> None:
         """No step more of this task."""
         task, self.task = self.task, None
         if task and self.progress.steps and not self.network.overlap:
-            self.make_update(task.base)
+            self.make_update(task.base, task.base.version)
 
-    def make_update(self, base: Held) -> None:
-        progress, self.progress = self.progress, Progress()
-        self.do("take", self.network.fragments.of_round(base.version + 1),
-                then=partial(self.made, base, progress))
+    def make_update(self, base: Held, version: int) -> None:
+        """For the round that starts from this version."""
+        progress, self.progress, self.latest = self.progress, Progress(), version
+        self.do("take", self.part_of(version), then=partial(self.made, base, version, progress))
 
-    def made(self, base: Held, progress: Progress, update: bytes) -> None:
+    def made(self, base: Held, version: int, progress: Progress, update: bytes) -> None:
         self.failures, self.figures.speed = 0, progress.speed
-        self.carried += progress.tokens
-        progress.tokens = self.carried
-        self.outgoing = Outgoing(base.version, base.hash, self.network.codec, update,
-                                 self.network.sequences, progress)
+        progress.tokens, self.left = progress.tokens + self.left, 0
+        self.outgoing.append(Outgoing(version, base.version, base.hash, self.network.codec, update,
+                                      self.network.sequences, progress))
         if not self.talk.waits("finished"):
-            self.make_offer(follows=self.network.overlap)
+            self.offer_on(self.network.overlap)
+
+    def part_of(self, version: int) -> slice:
+        """What the round changes that starts from this version."""
+        return self.network.fragments.of_round(version + 1)
+
+    def same_part(self, one: Outgoing, number: int) -> bool:
+        """Does this round change what an update is of?"""
+        fragments = self.network.fragments
+        return fragments.index(one.version + 1) == fragments.index(number)
 
     @told
     def broke_down(self, error: GltchError, now: Moment) -> None:
         """Training may do so a few times: it begins again from the hive's weights."""
-        self.task, self.outgoing = None, None
-        self.carried, self.progress = 0, Progress()
+        self.task = None
+        self.start_anew()
         self.failures += 1
         if self.failures >= MOST_FAILURES:
             raise error
@@ -508,12 +524,31 @@ class PeerSession:
         if job and self.talk.phase is Phase.TAKING_PART:
             self.begin(Plan(job, described, self.held))
 
-    def make_offer(self, follows: bool = False) -> None:
-        """Or later, as soon as it takes part again. `follows`: do not wait until it is wanted."""
-        if self.outgoing and self.talk.phase is Phase.TAKING_PART:
-            self.effects.append(effects.Tell(self.outgoing.offer(self.now.steady, follows)))
+    def start_anew(self) -> None:
+        self.outgoing.clear()
+        self.latest, self.left, self.progress = -1, 0, Progress()
+
+    def offer_again(self) -> None:
+        """All updates, each when the one before is on the wire."""
+        for one in self.outgoing:
+            one.told = False
+        self.offer_on(follows=False)
+
+    def offer_on(self, follows: bool) -> None:
+        """What is not offered yet, as far as what comes before is on the wire. `follows`: do not
+        wait until it is wanted."""
+        for one in self.outgoing:
+            if not one.told:
+                self.make_offer(one, follows)
+            if not one.sent:
+                break
+
+    def make_offer(self, one: Outgoing, follows: bool) -> None:
+        """Or later, as soon as it takes part again."""
+        if self.talk.phase is Phase.TAKING_PART:
+            self.effects.append(effects.Tell(one.offer(self.now.steady, follows)))
             if follows:
-                self.upload(self.outgoing, 0)
+                self.upload(one, 0)
 
     def upload(self, outgoing: Outgoing, offset: int) -> None:
         outgoing.offered, outgoing.sent = math.inf, True
@@ -521,48 +556,68 @@ class PeerSession:
 
     def on_send(self, said: messages.Send) -> None:
         """Upload the offered update, from where an interrupted transfer stopped."""
-        one = self.outgoing
-        if one and said["blob"] == one.blob and (one.eager or not one.sent):
-            one.eager = False  # it had to wait
-            self.upload(one, said["offset"])
+        for place, one in enumerate(self.outgoing):
+            if one.blob == said["blob"] and (one.eager or not one.sent):
+                for later in self.outgoing[place + 1:] if one.eager else ():
+                    later.told = False  # they were dropped, too
+                one.eager = False  # it had to wait
+                self.upload(one, said["offset"])
+                self.offer_on(self.network.overlap)
 
     @told
     def uploaded(self, blob: str, now: Moment) -> None:
         """All of it is on the wire."""
         self.talk.heard_at = now.steady
-        if self.outgoing and self.outgoing.sent and self.outgoing.blob == blob:
-            self.outgoing.offered = now.steady
+        for one in self.outgoing:
+            if one.sent and one.blob == blob:
+                one.offered = now.steady
 
     def on_verdict(self, said: messages.Verdict) -> None:
         """An accepted update counts with the commit; a late one comes again with the next."""
         demand(said["verdict"] in (ACCEPTED, LATE, REJECTED), "There is no such verdict.")
-        if (said["verdict"] == ACCEPTED or not self.outgoing
-                or said["version"] != self.outgoing.version):
+        judged = [one for one in self.outgoing if one.version == said["version"]]
+        if not judged:
             return
-        if said["verdict"] == REJECTED:
+        if said["verdict"] == ACCEPTED:
+            judged[0].sent = True
+        elif said["verdict"] == REJECTED:
             self.say("rejected", shown(said["reason"], REASON))
-            self.give_up_update()
+            self.give_up(judged)
+            self.report()
         else:
-            self.settle(counted=False)
-        self.report()
+            self.settle(judged[0], counted=False)
+            self.report()
+        self.offer_on(self.network.overlap)
 
-    def give_up_update(self) -> None:
-        """And all that it carried: none of it may come again."""
-        self.settle(counted=False)
-        self.do("forget")
-        self.carried = 0
+    def awaits(self, version: int) -> bool:
+        """Is there an update of which it will hear, for the round from this version or before?"""
+        return any(one.version <= version for one in self.outgoing)
 
-    def settle(self, counted: bool) -> None:
-        self.do("settle", counted)
-        outgoing, self.outgoing = self.outgoing, None
-        if outgoing and counted:
-            self.carried -= outgoing.work.tokens
-        elif outgoing and self.held.hash:  # it is kept in the error feedback now
-            self.rebase(outgoing.version + 1)
+    def give_up(self, updates: List[Outgoing]) -> None:
+        """And all that is carried, but for what else is on its way: none of it may come again."""
+        for one in list(updates):
+            self.settle(one, counted=False)
+        kept = [self.part_of(one.version) for one in self.outgoing]
+        self.do("forget", [part for part in self.network.fragments.parts if part not in kept])
+        self.left = 0
+
+    def settle_counted(self, rounds: List[int]) -> None:
+        """Updates of this peer counted in these."""
+        for one in list(self.outgoing):
+            if any(number > one.version and self.same_part(one, number) for number in rounds):
+                self.settle(one, counted=True)
+
+    def settle(self, one: Outgoing, counted: bool) -> None:
+        self.do("settle", counted, self.part_of(one.version))
+        self.outgoing.remove(one)
+        if not counted:
+            self.left += one.work.tokens
+            if self.held.hash:  # it is kept in the error feedback now
+                self.rebase(one.version + 1)
 
     def on_status(self, said: messages.Status) -> None:
-        if self.outgoing and self.now.steady - self.outgoing.offered > SILENCE_SECONDS:
-            self.make_offer()  # nobody ever said what became of it
+        if any(self.now.steady - one.offered > SILENCE_SECONDS for one in self.outgoing):
+            self.offer_again()  # nobody ever said what became of it
         self.figures.peers = said["peers"]
         self.figures.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]
 

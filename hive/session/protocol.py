@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, NamedTuple, Protocol
 from gltch_2_7m import GltchError
 from hive.network.words import INVISIBLE
 from hive.session.messages import Hello, Welcome
+from hive.session.record import LATELY
 
 VERSION = 2
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
@@ -97,6 +98,15 @@ class Maybe(NamedTuple):
         return value is None or self.kind.holds(value)
 
 
+class Several(NamedTuple):
+    kind: Field
+    most: int
+
+    def holds(self, value: Any) -> bool:
+        return (isinstance(value, list) and len(value) <= self.most
+                and all(map(self.kind.holds, value)))
+
+
 SECONDS = Number(0, 1e9)
 LOSS = Maybe(Number(-1e6, 1e6))  # None: not measured, or not finite
 
@@ -107,11 +117,13 @@ MESSAGES: Dict[str, Dict[str, Field]] = {
               "device": Text(), "process": Digest(), "token": Maybe(Digest()),
               "text": Maybe(Digest())},
     "welcome": {"proof": Digest(), "peer": Text(64), "name": Text(NAME_LENGTH),
-                "token": Maybe(Digest()), "counted": Whole(), "job": Object()},
+                "token": Maybe(Digest()), "counted": Several(Whole(), LATELY),
+                "job": Object()},
     "refused": {"reason": Text(1000)},
     # What the weights are now, and what to do with them.
     "ready": {"version": Whole(), "weights": Maybe(Digest()), "batch_size": Whole(1, 1 << 20)},
-    "version": {"version": Whole(), "weights": Digest(), "step": Whole(), "counted": Whole()},
+    "version": {"version": Whole(), "weights": Digest(), "step": Whole(),
+                "counted": Several(Whole(), LATELY)},
     "train": {"version": Whole(), "weights": Digest(), "step": Whole(), "total": Maybe(Whole(1)),
               "quota": Whole(1, 2**31), "seconds": SECONDS, "window": Whole()},
     "commit": {"version": Whole(1), "weights": Digest(), "codec": Text(16), "update": Digest(),
@@ -120,9 +132,9 @@ MESSAGES: Dict[str, Dict[str, Field]] = {
     "status": {"version": Whole(), "peers": Whole(), "loss": LOSS, "val_loss": LOSS},
     "finished": {"reason": Text(1000)},
     # Transfers: the peer offers or asks, the coordinator answers with where to begin.
-    "offer": {"version": Whole(), "weights": Digest(), "codec": Text(16), "update": Digest(),
-              "bytes": Whole(0, BLOB_BYTES), "steps": Whole(1, 2**31), "tokens": Whole(1),
-              "loss": Maybe(Number(0, 1e6)), "seconds": SECONDS,
+    "offer": {"version": Whole(), "base": Whole(), "weights": Digest(), "codec": Text(16),
+              "update": Digest(), "bytes": Whole(0, BLOB_BYTES), "steps": Whole(1, 2**31),
+              "tokens": Whole(1), "loss": Maybe(Number(0, 1e6)), "seconds": SECONDS,
               "batch_size": Whole(1, 1 << 20), "follows": Flag()},
     "send": {"blob": Digest(), "offset": Whole(0, BLOB_BYTES)},
     "verdict": {"version": Whole(), "verdict": Text(16), "reason": Text(1000)},

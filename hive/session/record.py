@@ -4,6 +4,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, Tuple
 
+LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
+
 
 @dataclass(frozen=True)
 class Contribution:

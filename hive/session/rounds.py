@@ -49,8 +49,9 @@ class Member:
     version: Optional[int] = None  # of the weights that it holds, or gets without asking
     prompt: Optional[bool] = None  # in time with its latest update: rounds wait for it; None: new
     began: Optional[float] = None  # when it got its task
-    offered: Optional[float] = None  # when it first offered what it made of it
-    step_seconds: Optional[float] = None  # measured at its latest update
+    offered: Dict[int, float] = field(default_factory=dict)  # when its updates were, by version
+    lap: Optional[float] = None  # seconds a step, measured at its latest offer
+    step_seconds: Optional[float] = None  # ... of an update that was in time to count
 
 
 @dataclass
@@ -94,8 +95,9 @@ class Rounds:
     """The members, the open round, and what was delivered in it."""
 
     def __init__(self, version: int, weights: str, pace: Pace, least: int = 1, fragments: int = 1,
-                 overlap: bool = False):
+                 overlap: bool = False, in_flight: int = 1):
         self.pace, self.least, self.fragments, self.overlap = pace, least, fragments, overlap
+        self.in_flight = in_flight  # updates of a member at once
         self.timed_out = False  # the last round ended without waiting any longer
         self.unwelcoming = WELCOMING  # rounds since one waited for new members
         self.welcoming = False  # this one does
@@ -124,6 +126,8 @@ class Rounds:
     def _begin(self, member: Member) -> None:
         """The round before is over for this one, too."""
         before = member.state
+        member.offered = {version: at for version, at in member.offered.items()
+                          if version >= self.version - STALEST}
         if before in BUSY:
             had_a_chance = before in ("training", "uploading") and self.welcoming
             if member.prompt and self.timed_out or member.prompt is None and had_a_chance:
@@ -175,7 +179,11 @@ class Rounds:
         task = Task(self.version, self.plan.quota, max(0.0, self.train_until - now))
         for peer in ready:
             member = self.members[peer]
-            member.state, member.began, member.offered = "training", now, None
+            member.state = "training"
+            if not self.overlap:
+                member.offered.clear()
+            if not self.overlap or member.began is None:
+                member.began = now
         return dict.fromkeys(ready, task)
 
     @property
@@ -191,15 +199,27 @@ class Rounds:
 
     # Updates arrive
 
-    def offer(self, peer: str, version: int, weights: str, steps: int, now: float) -> Verdict:
+    def early(self, version: int) -> bool:
+        """Is it of a round that is not open yet?"""
+        return version > self.version
+
+    def offer(self, peer: str, version: int, weights: str, steps: int, now: float,
+              base: Optional[int] = None) -> Verdict:
         """May this update be sent? Also asked when a transfer goes on after a reconnect, or when
-        the coordinator was restarted in between and has no plan for the round any more."""
-        if version < self.version and self.hashes.get(version, weights) == weights:
-            if version not in self.hashes:
+        the coordinator was restarted in between and has no plan for the round any more. `base` is
+        the version of the weights, unless it is the one that the update's round starts from."""
+        base = version if base is None else base
+        if base < self.version and self.hashes.get(base, weights) == weights:
+            if base not in self.hashes:
                 return Verdict(LATE, f"Its round {version + 1} closed long ago; the work is not "
                                      "lost, it comes with the next update.")
-        elif self.hashes.get(version) != weights:
+        elif self.hashes.get(base) != weights:
             return Verdict(REJECTED, "The update starts from weights that this hive never had.")
+        if not base <= version < base + self.in_flight:
+            return Verdict(REJECTED, f"From weights {base} nobody makes an update of round "
+                                     f"{version + 1}.")
+        if self.early(version):
+            return self._admit(self.members[peer], version, steps, now)
         if (self.version - version) % self.fragments:
             return Verdict(LATE, f"Its round {version + 1} closed, and this one changes another "
                                  "part of the weights; the work is not lost, it comes with the "
@@ -209,27 +229,36 @@ class Rounds:
                                  "it comes with the next update.")
         if peer in self.delivered:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
-        most = max(self.quota, self.pace.longest) + self.ahead  # before a restart
+        return self._admit(self.members[peer], version, steps, now)
+
+    def _admit(self, member: Member, version: int, steps: int, now: float) -> Verdict:
+        """The steps of a member that trains on began when its update before was offered."""
+        most = max(self.quota, self.pace.longest) + self.ahead  # before a restart, or early
         most = self.quotas.get(version, most)
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")
-        member = self.members[peer]
-        member.state = "uploading"
-        member.offered = now if member.offered is None else member.offered
+        if not self.early(version):
+            member.state = "uploading"
+        if version not in member.offered:
+            member.offered[version] = now
+            if member.began is not None:
+                member.lap = (now - member.began) / steps
+                member.began = now if self.overlap else member.began
         return Verdict(ACCEPTED)
 
-    def deliver(self, peer: str, version: int, weights: str, steps: int, now: float) -> Verdict:
-        """An offered update is completely there: it counts, unless the round is over."""
-        verdict = self.offer(peer, version, weights, steps, now)
+    def deliver(self, peer: str, version: int, weights: str, steps: int, now: float,
+                base: Optional[int] = None, arrived: Optional[float] = None) -> Verdict:
+        """An offered update is completely there, perhaps already before its round began: it counts,
+        unless the round is over."""
+        verdict = self.offer(peer, version, weights, steps, now, base)
         if verdict.verdict == ACCEPTED:
             member = self.members[peer]
-            offered = now if member.offered is None else member.offered
-            if member.began is not None:
-                member.step_seconds = (offered - member.began) / steps
+            offered = member.offered.pop(version)
+            member.step_seconds = member.lap
             member.state, member.prompt = "delivered", version == self.version
             if member.prompt:
-                self.pace.overheads.append(now - offered)
+                self.pace.overheads.append((now if arrived is None else arrived) - offered)
             elif self._able(member):
                 member.prompt = None
             self.delivered.append(peer)
@@ -250,6 +279,7 @@ class Rounds:
         that."""
         if peer in self.members:
             self.members[peer].state, self.members[peer].prompt = "waiting", False
+            self.members[peer].offered.pop(self.version, None)
 
     def reject(self, peer: str) -> None:
         """A delivered update turned out to be unusable; the peer may try again."""

@@ -58,16 +58,18 @@ class Progress:
         return self.tokens / max(self.seconds, 1e-9)
 
 
-@dataclass
+@dataclass(eq=False)
 class Outgoing:
     """An update on its way: nobody knows yet whether it counts."""
 
-    version: int  # of the weights it starts from
+    version: int  # of the weights that its round starts from
+    base: int  # of the weights that its peer held; earlier ones, if other updates were on their way
     weights: str  # their SHA-256
     codec: str
     update: bytes
     sequences: int  # in a step
     work: Progress  # with the tokens of earlier updates that did not count
+    told: bool = False  # on this connection
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
     eager: bool = False  # sent along with its first offer
@@ -77,10 +79,10 @@ class Outgoing:
 
     def offer(self, now: float, follows: bool) -> Message:
         """What is told of it now; `follows`: all of it comes at once."""
-        self.offered, self.sent, self.eager = now, False, follows
+        self.told, self.offered, self.sent, self.eager = True, now, False, follows
         work = self.work
-        return {"type": "offer", "version": self.version, "weights": self.weights,
-                "codec": self.codec, "update": self.blob, "bytes": len(self.update),
-                "steps": work.steps, "tokens": work.tokens, "seconds": work.seconds,
-                "loss": work.loss if math.isfinite(work.loss) else None,
+        return {"type": "offer", "version": self.version, "base": self.base,
+                "weights": self.weights, "codec": self.codec, "update": self.blob,
+                "bytes": len(self.update), "steps": work.steps, "tokens": work.tokens,
+                "seconds": work.seconds, "loss": work.loss if math.isfinite(work.loss) else None,
                 "batch_size": self.sequences, "follows": follows}

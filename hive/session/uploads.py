@@ -57,6 +57,13 @@ class Uploads:
         self.begun[peer] = Upload(wanted, receiver, now)
         return receiver
 
+    def behind(self, peer: str, wanted: Wanted, now: float) -> bool:
+        """Does an earlier update of this peer wait, or is it on its way?"""
+        first, known = self.queue.get(peer), self.begun.get(peer)
+        if known and known.connected and now - known.moved <= STALLED_SECONDS:
+            first = known.wanted
+        return first is not None and first.version < wanted.version
+
     def _make_room(self, now: float) -> bool:
         for peer, upload in self.begun.items():
             if not upload.connected or now - upload.moved > STALLED_SECONDS:

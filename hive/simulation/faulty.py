@@ -142,6 +142,13 @@ class Coordinator(CoordinatorHost):
         session, there = self.session, len(self.connections)
         if not session:  # it was killed
             return
+        early = session.intake.early
+        must(early.keys() <= session.links.peers.keys(), "an update is kept of who is gone")
+        for mine in early.values():
+            must(all(session.rounds.version < version < session.rounds.version
+                     + self.hive.sync.in_flight for version in mine),
+                 "an update is kept whose round is over, or far away")
+            self.trouble.covered["an event while an early update waits"] += bool(mine)
         must(len(session.links.proved) + len(session.reception.strangers) <= there,
              "connections that are gone are remembered")
         must(len(session.work.under_way) <= 4 * there + 8, "too much slow work is under way")
@@ -388,8 +395,10 @@ class Peer(PeerHost):
     def task(self, step: int, total: Optional[int], window: int) -> None:
         super().task(step, total, window)
         worker, held = self.learner.worker, self.session.held.weights
-        must(torch.equal(worker.anchor, held) and (
-            self.hive.sync.overlap or torch.equal(worker.weights, held)),
+        travelling = [self.session.part_of(one.version) for one in self.session.outgoing]
+        must(all(torch.equal(worker.anchor[part], held[part])
+                 for part in self.session.network.fragments.parts if part not in travelling)
+             and (self.hive.sync.overlap or torch.equal(worker.weights, held)),
              f"{self.name} does not train from the hive's weights")
 
     def make_step(self) -> float:
@@ -415,14 +424,16 @@ class Peer(PeerHost):
         update = super().make_update(part)
         if nonsense:
             self.truth.nonsense.add(name_of(update))
+        travelling = {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
         self.lots.append(Lot(self.untaken))
         self.untaken = 0
-        self.truth.made(name_of(update), self.lots, self.name)
+        self.truth.made(name_of(update), [lot for lot in self.lots if lot not in travelling],
+                        self.name)
         return update
 
-    def settle(self, counted: bool) -> None:
+    def settle(self, counted: bool, part: slice) -> None:
         self.changed = True
-        codec, update, part = self.learner.feedback.sent
+        codec, update = self.learner.feedback.sent.get(part.start, ("", b""))
         blob = name_of(update)
         if not codec:
             pass  # it is told again
@@ -437,16 +448,18 @@ class Peer(PeerHost):
             moves -= decode(codec, update, len(moves))
         else:
             self.refused = blob
-        super().settle(counted)
+        super().settle(counted, part)
 
-    def forget(self) -> None:
+    def forget(self, parts: List[slice]) -> None:
         self.changed = True
-        super().forget()
+        super().forget(parts)
         self.refused = ""  # whether it counts does not matter any more
-        untaken = self.untaken
-        self.lose_unsettled("rejected")
-        self.untaken = untaken
-        self.moves += self.learner.worker.moved(self.learner.worker.anchor)
+        kept = [lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]]
+        for lot in self.lots:
+            lot.fate = lot.fate or ("" if lot in kept else "rejected")
+        self.lots = [lot for lot in self.lots if lot in kept]
+        for part in parts:
+            self.moves[part] = self.learner.worker.moved(self.learner.worker.anchor, part)
 
     def check(self) -> None:
         session = self.session
@@ -468,10 +481,9 @@ class Peer(PeerHost):
         begun = session.download.partial
         must(begun is None or len(begun.content) <= 4 * len(self.moves),
              "a download is too long")
-        if self.changed and not session.outgoing and not session.work.under_way:
+        if self.changed and not session.work.under_way:
             self.changed = False
             self.check_moves()
-
 
     def check_moves(self) -> None:
         if self.session.network.job:  # otherwise it is about to begin anew
@@ -506,11 +518,12 @@ class FaultyHive(Simulation):
         ways = random.Random(f"{seed} ways to synchronize")  # came later: the rest is drawn as ever
         overlap = ways.random() < OVERLAPPING
         fragments = ways.choice((1, 2, 3)) if overlap else 1
+        in_flight = ways.randint(1, fragments) if overlap else 1
         super().__init__(FaultSettings(
             peers=peers, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
-            overlap=overlap, fragments=fragments,
+            overlap=overlap, fragments=fragments, in_flight=in_flight,
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True,
             clock=self.trouble.clock)
         if seed % MEASURED == 0:

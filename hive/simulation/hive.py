@@ -225,18 +225,19 @@ class PeerHost(Host):
         return f"{self.rng.getrandbits(256):064x}"
 
     @property
-    def last_counted(self) -> int:
-        """The round in which an update of this peer last counted, by what is written down."""
+    def counted(self) -> List[int]:
+        """The latest rounds in which updates of this peer counted, by what is written down."""
         journal, (token, name) = self.hive.coordinator.journal, self.session.identity
         known = {token_hash: peer for peer, token_hash in journal.identities(name)}
-        return journal.last_counted(known.get(name_of((token or "").encode()), ""))
+        return journal.counted(known.get(name_of((token or "").encode()), ""))
 
     @property
     def carried(self) -> int:
         """Tokens that have not counted yet; whether they did, this peer may not have heard."""
-        session, update = self.session, self.session.outgoing
-        heard = not (update and self.last_counted > update.version)
-        return int(session.progress.tokens + (session.carried if heard else 0))
+        session, rounds = self.session, self.counted
+        unheard = sum(one.work.tokens for one in session.outgoing if any(
+            number > one.version and session.same_part(one, number) for number in rounds))
+        return int(session.progress.tokens + session.carried - unheard)
 
     # Connections
 
@@ -339,14 +340,14 @@ class PeerHost(Host):
     def whole(self, content: bytes) -> Tuple[Tensor, str]:
         return self.hive.once((content,), lambda: from_bytes(content))
 
-    def settle(self, counted: bool) -> None:
-        self.learner.feedback.settle(counted)
+    def settle(self, counted: bool, part: slice) -> None:
+        self.learner.feedback.settle(counted, part)
         if counted:
             self.unsettled = self.session.carried + self.session.progress.tokens
 
-    def forget(self) -> None:
-        self.learner.feedback.forget()
-        kept = self.session.progress.tokens
+    def forget(self, parts: List[slice]) -> None:
+        self.learner.feedback.forget(parts)
+        kept = self.session.carried + self.session.progress.tokens
         self.lost, self.unsettled = self.lost + self.unsettled - kept, kept
 
     def lose_unsettled(self) -> None:

@@ -43,6 +43,7 @@ class Settings:
                                   tuple(CODECS))
     fragments: Optional[int] = option(None, int, "parts of the weights; each round changes one")
     overlap: bool = option(False, bool, "peers go on training while updates travel")
+    in_flight: Optional[int] = option(None, int, "updates of a peer that travel at once")
     inner_steps: Optional[int] = option(None, int, "steps of every round; with "
                                         "--most-inner-steps, of the first rounds")
     most_inner_steps: Optional[int] = option(None, int, "steps of the last rounds")
@@ -62,7 +63,7 @@ class Settings:
                     f"{name.replace('_', '-')} must be {what}, not {value!r}.")
 
         for name in ("peers", "rounds", "steps", "min_peers", "parameters", "fragments",
-                     "inner_steps", "most_inner_steps", "eval_every", "threads"):
+                     "in_flight", "inner_steps", "most_inner_steps", "eval_every", "threads"):
             value = getattr(self, name)
             must(name, type(value) is int and value >= 1, "a whole number of at least 1")
         for name in ("minutes", "step_seconds", "uplink", "downlink", "round_seconds", "outer_lr"):
@@ -88,7 +89,8 @@ class Settings:
         values: Dict[str, Any] = {"inner_steps": inner, "most_inner_steps": most,
                                   "up": self.codec, "down": self.codec, "beta": self.beta,
                                   "outer_lr": self.outer_lr, "outer_momentum": self.outer_momentum,
-                                  "fragments": self.fragments, "overlap": self.overlap or None}
+                                  "fragments": self.fragments, "overlap": self.overlap or None,
+                                  "in_flight": self.in_flight}
         given = {name: value for name, value in values.items() if value is not None}
         return replace(SYNCS[self.sync], **given)
 

@@ -440,7 +440,7 @@ LATER_WORDS = [
     ('{"type": "progress", "version": 1, "steps": -1}', "The field steps of a progress message"),
     ('{"type": "progress", "version": true, "steps": 1}', "The field version of a progress"),
     (protocol.pack("finished", reason="me"), "A peer does not send finished messages"),
-    (json.dumps({"type": "offer", "version": 0, "weights": "0" * 64, "codec": "q4",
+    (json.dumps({"type": "offer", "version": 0, "base": 0, "weights": "0" * 64, "codec": "q4",
                  "update": "0" * 64, "bytes": 8, "steps": 1, "tokens": 1, "loss": 10 ** 400,
                  "seconds": 1, "batch_size": 1, "follows": False}),
      "The field loss of a offer message"),

@@ -181,7 +181,7 @@ def test_any_name_is_shown_on_one_line_of_bounded_length(name):
     shown = clean_name(name, "peer")
     assert 1 <= len(shown) <= NAME_LENGTH and shown.isprintable() and shown == shown.strip()
     assert clean_name(shown, "other") == shown  # it means the same to whoever is told
-    assert pack("welcome", proof="0" * 64, peer="p", name=shown, token="0" * 64, counted=0, job={})
+    assert pack("welcome", proof="0" * 64, peer="p", name=shown, token="0" * 64, counted=[], job={})
 
 
 INVISIBLE = ("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\ufe00\ufe0f\uffa0"
@@ -234,7 +234,7 @@ def job_or_none(described):
     assert parameters_of(job.config) <= MOST_PARAMETERS
     assert len(job.vocabulary) == job.config.vocab_size
     assert 1 <= job.sync.quota(0, job.limits.total(0, 0, 0.0), job.recipe) < 2**31
-    assert unpack(pack("welcome", proof="0" * 64, peer="p", name="Ada", token="0" * 64, counted=0,
+    assert unpack(pack("welcome", proof="0" * 64, peer="p", name="Ada", token="0" * 64, counted=[],
                        job=job.as_json()))["job"] == job.as_json()
 
 

@@ -89,7 +89,7 @@ class FalseCoordinator:
         torch.manual_seed(1)
         weights = to_bytes(flatten(GLTCH(job.config)))
         name = protocol.name_of(weights)
-        connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=0))
+        connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=[]))
         self.give(connection, weights)
         if last_word:
             self.hear(connection, "ready")
@@ -355,7 +355,7 @@ def test_after_a_connection_that_led_to_work_the_peer_is_back_soon(false, waits)
         if len(self.visits) == 3:
             self.give(connection, TEXT.encode())
         self.hear(connection, "ready")
-        connection.send(protocol.pack("version", version=0, weights="0" * 64, step=0, counted=0))
+        connection.send(protocol.pack("version", version=0, weights="0" * 64, step=0, counted=[]))
         self.hear(connection, "fetch")
 
     assert join(false(work_then_drop)) == 128
@@ -423,7 +423,7 @@ FLOODS = {
     "verdict": protocol.pack("verdict", version=9, verdict="late", reason="x" * 1000),
     "train": protocol.pack("train", version=9, weights="0" * 64, step=0, total=None, quota=1,
                            seconds=1, window=0),
-    "welcome": protocol.pack("welcome", proof="0" * 64, peer="", name="", token=None, counted=0,
+    "welcome": protocol.pack("welcome", proof="0" * 64, peer="", name="", token=None, counted=[],
                              job={"x": "y" * 10**6}),
 }
 
@@ -497,7 +497,7 @@ def test_weights_that_break_every_training_are_one_sentence_after_a_few_times(fa
         self.welcome(connection, job)
         self.give(connection, TEXT.encode())
         self.hear(connection, "ready")
-        connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=0))
+        connection.send(protocol.pack("version", version=0, weights=name, step=0, counted=[]))
         self.give(connection, weights)
         while self.hear(connection, "ready"):
             connection.send(protocol.pack("train", version=0, weights=name, step=0, total=None,

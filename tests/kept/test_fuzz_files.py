@@ -63,7 +63,7 @@ def asked(journal, rounds):
         journal.history, journal.contributors, journal.reasons, journal.evaluations,
         journal.samples, journal.newest_extra, lambda: journal.updates_since(2),
         lambda: journal.curve(0, ROUNDS, 3), lambda: journal.round(2), lambda: journal.at(2),
-        lambda: journal.update(2), lambda: journal.last_counted("p1"),
+        lambda: journal.update(2), lambda: journal.counted("p1"),
         lambda: journal.identities("ann"), lambda: journal.evaluation(4)]
     for answer in answers:
         with contextlib.suppress(GltchError):

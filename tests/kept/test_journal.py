@@ -792,7 +792,7 @@ def test_contributors_are_summed_over_the_run(journal):
          "tokens": 2000, "rounds": 2, "late": 2, "rejected": 1, "bytes": 2000},
         {"peer": "p9", "name": "Eve", "device": "cpu", "first_seen": 11.0, "last_seen": 11.0,
          "tokens": 0, "rounds": 0, "late": 0, "rejected": 0, "bytes": 0}]
-    assert [journal.last_counted(peer) for peer in ("p1", "p2", "p9", "?")] == [4, 5, 0, 0]
+    assert [journal.counted(peer)[-1:] for peer in ("p1", "p2", "p9", "?")] == [[4], [5], [], []]
 
 
 def test_of_many_identities_of_one_name_the_64_seen_last_are_known(journal):

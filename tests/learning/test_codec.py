@@ -497,7 +497,7 @@ def test_a_part_is_sent_as_if_it_were_alone(codec):
         part, other = PARTS[i % 3], alone[i % 3]
         update = normal(part.stop - part.start, i)
         assert feedback.encode(codec, update, part) == other.encode(codec, update)
-        feedback.settle(counted)
+        feedback.settle(counted, part)
         other.settle(counted)
         assert torch.equal(feedback.residual, torch.cat([one.residual for one in alone]))
 
@@ -507,7 +507,7 @@ def test_what_is_absorbed_comes_with_the_next_update_of_its_part():
     feedback.absorb(normal(700, 1))
     content = feedback.encode("fp32", normal(256, 2), PARTS[1])
     assert content == encode("fp32", normal(700, 1)[PARTS[1]] + normal(256, 2))
-    feedback.settle(counted=True)
+    feedback.settle(True, PARTS[1])
     expected = normal(700, 1)
     expected[PARTS[1]] = 0
     assert torch.equal(feedback.residual, expected)
@@ -519,6 +519,28 @@ def test_what_is_absorbed_while_an_update_is_on_its_way_is_not_settled_with_it()
     feedback.absorb(normal(700, 2))
     feedback.settle(counted=True)
     assert torch.allclose(feedback.residual, normal(700, 2), atol=1e-6)
+
+
+@every_codec
+@pytest.mark.parametrize("fates", [(True, False), (False, True), (True, True)])
+def test_updates_of_several_parts_are_settled_each_for_itself(codec, fates):
+    feedback = ErrorFeedback(700)
+    sent = [feedback.encode(codec, normal(256, i), PARTS[i]) for i in range(2)]
+    for i in (1, 0):
+        feedback.settle(fates[i], PARTS[i])
+        left = normal(256, i) - decode(codec, sent[i], 256) if fates[i] else normal(256, i)
+        assert torch.equal(feedback.residual[PARTS[i]], left)
+
+
+def test_what_is_on_its_way_of_another_part_is_not_forgotten():
+    feedback = ErrorFeedback(700)
+    for i in range(2):
+        feedback.encode("q4", normal(256, i), PARTS[i])
+    feedback.forget([PARTS[1]])
+    assert torch.equal(feedback.residual[:512], torch.cat([normal(256, 0), torch.zeros(256)]))
+    feedback.settle(True, PARTS[1])
+    feedback.settle(False, PARTS[0])
+    assert torch.equal(feedback.residual[:512], torch.cat([normal(256, 0), torch.zeros(256)]))
 
 
 @pytest.mark.parametrize("part", [*PARTS, slice(0, 1), slice(699, 700), slice(0, 700)])

@@ -247,11 +247,11 @@ class Client:
         return self.hear("send", "verdict", "refused")
 
     def say_offer(self, content=b"8 bytes.", **changes):
-        version = self.play.session.rounds.version
+        version = changes.get("version", self.play.session.rounds.version)
         self.say("offer", **{
-            "version": version, "weights": sha(version), "codec": "q4", "update": name_of(content),
-            "bytes": len(content), "steps": 1, "tokens": 32, "loss": 4.0, "seconds": 0.5,
-            "batch_size": 2, "follows": False, **changes})
+            "version": version, "base": version, "weights": sha(version), "codec": "q4",
+            "update": name_of(content), "bytes": len(content), "steps": 1, "tokens": 32,
+            "loss": 4.0, "seconds": 0.5, "batch_size": 2, "follows": False, **changes})
 
     def deliver(self, content=b"8 bytes.", **changes):
         """All but the adding."""
@@ -560,7 +560,7 @@ def test_a_journal_that_cannot_be_read_just_now_turns_a_peer_away(play, monkeypa
     def unreadable(peer):
         raise FULL
 
-    monkeypatch.setattr(play.journal, "last_counted", unreadable)
+    monkeypatch.setattr(play.journal, "counted", unreadable)
     ann.ready(0, sha(5))
     assert ann.closed == (1013, "The coordinator's disk takes nothing just now.")
 
@@ -1206,7 +1206,7 @@ def test_a_session_goes_on_where_the_journal_ends(stage):
     assert (play.session.rounds.version, play.session.run.step) == (1, 1)
     assert play.session.standing.tokens == tokens
     again = Client(play, "ann", token=ann.token).enter()
-    assert again.heard[-1]["counted"] == 1
+    assert again.heard[-1]["counted"] == [1]
     commit = again.ready(0, sha(0)).hear("commit")
     assert commit["version"] == 1 and commit["counted"]
     again.say("fetch", blob=commit["update"], offset=0)

@@ -85,7 +85,7 @@ def test_every_preset_can_be_a_job(size, mode):
 def test_the_job_of_a_text_with_thousands_of_characters_travels_in_one_message():
     text = "".join(map(chr, range(0x4E00, 0x9FFF)))
     job = make(text)
-    said = pack("welcome", proof=HASH, peer="p", name="Ada", token=HASH, counted=0,
+    said = pack("welcome", proof=HASH, peer="p", name="Ada", token=HASH, counted=[],
                 job=job.as_json())
     assert len(said) < MESSAGE_BYTES and Job.from_json(unpack(said)["job"]) == job
 

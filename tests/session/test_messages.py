@@ -4,7 +4,17 @@ import typing
 import pytest
 
 from hive.session import messages
-from hive.session.protocol import MESSAGES, Digest, Flag, Maybe, Number, Object, Text, Whole
+from hive.session.protocol import (
+    MESSAGES,
+    Digest,
+    Flag,
+    Maybe,
+    Number,
+    Object,
+    Several,
+    Text,
+    Whole,
+)
 
 TYPES = {Text: str, Digest: str, Number: float, Whole: int, Flag: bool,
          Object: typing.Dict[str, typing.Any]}
@@ -15,6 +25,8 @@ KINDS = {name.lower(): kind for name, kind in vars(messages).items()
 def type_of(field):
     if isinstance(field, Maybe):
         return typing.Optional[type_of(field.kind)]
+    if isinstance(field, Several):
+        return typing.List[type_of(field.kind)]
     return TYPES[type(field)]
 
 

@@ -53,7 +53,7 @@ def test_an_update_goes_out_along_with_its_offer_and_training_goes_on(hand):
     assert uploads(hand) == [effects.Upload(hand.update, FIRST, 0)]
     assert hand.session.training
     hand.step(), hand.step()
-    assert hand.session.progress.steps == 2 and hand.session.outgoing.work.steps == 4
+    assert hand.session.progress.steps == 2 and hand.session.outgoing[0].work.steps == 4
     assert not uploads(hand), "one at a time"
 
 
@@ -68,7 +68,7 @@ def test_an_update_that_came_along_is_sent_again_when_it_had_to_wait(hand):
 
 def test_the_next_update_waits_until_the_last_one_is_settled(hand):
     offer(hand, ahead=6)
-    assert hand.session.outgoing.blob == protocol.name_of(FIRST)
+    assert hand.session.outgoing[0].blob == protocol.name_of(FIRST)
     hand.commit(update=ROUND, counted=True, follows=True)
     hand.give(ROUND)
     hand.will_make(SECOND)
@@ -86,7 +86,7 @@ def test_a_commit_whose_content_follows_is_not_asked_for_and_leads_to_the_next_t
     assert hand.give(ROUND) == []
     assert hand.learned == ["counted", "rebase"]
     assert hand.session.held[:2] == (1, NEXT)
-    assert hand.session.outgoing is None and hand.session.carried == 0
+    assert not hand.session.outgoing and hand.session.carried == 0
     assert hand.session.progress.steps == 2, "what was made meanwhile belongs to the next update"
     hand.train(version=1, weights=NEXT, quota=4)
     assert hand.step() == [] and kinds(hand.step()) == ["offer"]
@@ -164,7 +164,7 @@ def test_a_late_update_stays_in_the_error_feedback_and_its_part_is_as_the_hive_h
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
     assert ready["type"] == "ready"
     assert hand.learned == ["not counted", "rebase"]
-    assert hand.session.outgoing is None and hand.session.progress.steps == 1
+    assert not hand.session.outgoing and hand.session.progress.steps == 1
     hand.will_make(SECOND)
     hand.train(quota=4)
     told = [said for _ in range(3) for said in hand.step()]
@@ -208,7 +208,7 @@ def test_steps_of_a_broken_connection_come_with_the_next_update(hand):
 
 def test_an_update_that_counted_while_the_connection_was_broken_is_not_offered_again(hand):
     offer(hand, ahead=1)
-    assert kinds(reconnect(hand, counted=1)) == ["ready"]
+    assert kinds(reconnect(hand, counted=[1])) == ["ready"]
     assert hand.learned == ["counted"] and hand.session.progress.steps == 1
 
 
@@ -218,7 +218,7 @@ def test_after_a_long_absence_the_whole_weights_come_and_what_was_made_stays(han
     reconnect(hand)
     whole = b"\7" * len(WEIGHTS)
     name = protocol.name_of(whole)
-    hand.hear("version", version=90, weights=name, step=9, counted=1)
+    hand.hear("version", version=90, weights=name, step=9, counted=[1])
     assert [(said["type"], said["version"]) for said in hand.give(whole)] == [("ready", 90)]
     assert hand.learned == ["counted", "load"] and hand.session.carried == 0
     hand.will_make(SECOND)
@@ -233,7 +233,7 @@ def test_training_that_breaks_down_gives_up_the_update_that_is_on_its_way(hand):
     offer(hand, ahead=1)
     ready, = hand.break_down()
     assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 0, HASH)
-    assert hand.session.outgoing is None and hand.session.carried == 0
+    assert not hand.session.outgoing and hand.session.carried == 0
     assert hand.session.progress.steps == 0 and not hand.session.training
     assert hand.commit(update=ROUND, counted=True, follows=True) == []  # it counted all the same
     assert hand.give(ROUND) == [] and hand.session.held[:2] == (1, NEXT)

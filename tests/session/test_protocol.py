@@ -26,6 +26,7 @@ from hive.session.protocol import (
     Object,
     ProtocolError,
     Receiver,
+    Several,
     Text,
     Whole,
     check_hello,
@@ -67,6 +68,10 @@ def wrong_for(field):
     """One of each sort of thing that a field may not hold."""
     if isinstance(field, Maybe):
         return [value for value in wrong_for(field.kind) if value is not None]
+    if isinstance(field, Several):
+        right = smallest(field.kind)
+        return [None, right, {}, "", [right] * (field.most + 1),
+                *([right, value] for value in wrong_for(field.kind))]
     if isinstance(field, Text):
         return [None, True, 5, [], {}, ["a"], "x" * (field.longest + 1)]
     if isinstance(field, (Number, Whole)):
@@ -78,13 +83,15 @@ def wrong_for(field):
                      "g" + HASH[1:], "\u0661" + HASH[1:]]}[type(field)]
 
 
+def smallest(field):
+    return {Text: lambda f: "", Flag: lambda f: False, Object: lambda f: {},
+            Digest: lambda f: HASH, Maybe: lambda f: None, Several: lambda f: [],
+            Number: lambda f: f.least, Whole: lambda f: f.least}[type(field)](field)
+
+
 def example(kind):
     """A message of a type in which every field has its smallest value."""
-    smallest = {Text: lambda f: "", Flag: lambda f: False, Object: lambda f: {},
-                Digest: lambda f: HASH, Maybe: lambda f: None,
-                Number: lambda f: f.least, Whole: lambda f: f.least}
-    return {"type": kind, **{name: smallest[type(field)](field)
-                             for name, field in MESSAGES[kind].items()}}
+    return {"type": kind, **{name: smallest(field) for name, field in MESSAGES[kind].items()}}
 
 
 @every_type
@@ -172,7 +179,7 @@ def test_no_json_at_all_does_harm(kind, data):
 @pytest.mark.parametrize("opening, closing", ["[]", ['{"a":', "}"]])
 @pytest.mark.parametrize("before, after", [
     ("", ""), ('{"type":', "}"), ('{"type":"refused","reason":', "}"),
-    ('{"type":"welcome","proof":"","peer":"","name":"","token":"","counted":0,"job":{"a":', "}}"),
+    ('{"type":"welcome","proof":"","peer":"","name":"","token":"","counted":[],"job":{"a":', "}}"),
 ])
 def test_no_depth_of_nesting_does_harm(opening, closing, before, after):
     for depth in [*range(900, 1010), 100_000]:
@@ -375,7 +382,7 @@ def test_the_key_itself_never_travels():
     said = [pack("challenge", protocol=VERSION, hive="h", nonce=NONCE, locked=True),
             pack("hello", **hello(), name="Ada", device="cpu", process=make_token(), token=None,
                  text=None),
-            pack("welcome", **welcome(), peer="p1", name="Ada", token=make_token(), counted=0,
+            pack("welcome", **welcome(), peer="p1", name="Ada", token=make_token(), counted=[],
                  job={})]
     for text in said:
         assert KEY not in text and name_of(KEY.encode()) not in text

@@ -56,49 +56,53 @@ def told_before_the_journal(work: Any, writing: Any, write: Any = SlowWork.write
     write(work, writing)
 
 
-def keep_what_it_carried(session: Any) -> None:
-    session.settle(counted=False)
-    session.carried = 0
+def keep_what_it_carried(session: Any, updates: Any) -> None:
+    for one in list(updates):
+        session.settle(one, counted=False)
+    session.left = 0
 
 
-def settle_without_feedback(session: Any, counted: bool) -> None:
-    session.outgoing = None
-    if counted:
-        session.carried = 0
+def settle_without_feedback(session: Any, one: Any, counted: bool) -> None:
+    session.outgoing.remove(one)
+    if not counted:
+        session.left += one.work.tokens
 
 
-def settle_without_carried(session: Any, counted: bool) -> None:
-    session.do("settle", counted)
-    session.outgoing = None
+def settle_without_carried(session: Any, one: Any, counted: bool) -> None:
+    session.do("settle", counted, session.part_of(one.version))
+    session.outgoing.remove(one)
+    session.left += one.work.tokens
 
 
-def go_on_from_own_weights(session: Any, counted: bool, settle: Any = PeerSession.settle) -> None:
+def go_on_from_own_weights(session: Any, one: Any, counted: bool, settle: Any = PeerSession.settle
+                           ) -> None:
     with mock.patch.object(PeerSession, "rebase", nothing):
-        settle(session, counted)
+        settle(session, one, counted)
 
 
-def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps: int, now: float
-                      ) -> Verdict:
+def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps: int, now: float,
+                      base: Any = None) -> Verdict:
     member = rounds.members[peer]
-    member.state, member.offered = "uploading", member.offered or now
+    member.state = "uploading"
+    member.offered.setdefault(version, now)
     return Verdict(ACCEPTED)
 
 
 def take_accepted_for_counted(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict
                               ) -> None:
     if said["verdict"] == ACCEPTED and session.outgoing:
-        session.settle(counted=True)
+        session.settle(session.outgoing[0], counted=True)
     on_verdict(session, said)
 
 
 def welcome_that_never_counted(session: Any, welcome: Any, on_welcome: Any = PeerSession.on_welcome
                                ) -> None:
-    on_welcome(session, {**welcome, "counted": 0})
+    on_welcome(session, {**welcome, "counted": []})
 
 
 def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSession.on_welcome
                            ) -> None:
-    with mock.patch.object(PeerSession, "give_up_update", nothing):
+    with mock.patch.object(PeerSession, "give_up", nothing):
         on_welcome(session, welcome)
 
 
@@ -130,8 +134,8 @@ def nothing(*_: Any, **__: Any) -> None:
 PEER, COORDINATOR = PeerSession, CoordinatorSession
 SABOTAGES: Dict[str, Sabotage] = {
     "counts twice": Sabotage(
-        "`last_counted` is always 0: an update offered again after it counted counts again",
-        ((Journal, "last_counted", lambda journal, peer: 0),)),
+        "`counted` is always empty: an update offered again after it counted counts again",
+        ((Journal, "counted", lambda journal, peer: []),)),
     "restart forgets": Sabotage(
         "a coordinator that was started again does not read whose updates counted before",
         ((Journal, "__init__", opened_without_looking),)),
@@ -146,7 +150,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((PEER, "on_verdict", take_accepted_for_counted),)),
     "never forgets": Sabotage(
         "a peer whose update was rejected keeps it in its error feedback",
-        ((PEER, "give_up_update", keep_what_it_carried),)),
+        ((PEER, "give_up", keep_what_it_carried),)),
     "no settling": Sabotage(
         "the error feedback never hears what became of an update",
         ((PEER, "settle", settle_without_feedback),)),
