@@ -6,6 +6,8 @@ export type Maybe = number | null; // null: not measured yet
 /** Where a peer is in its round. */
 export type PeerState =
   "joining" | "waiting" | "ready" | "training" | "uploading" | "delivered" | "lagging";
+/** What keeps a peer from doing more. */
+export type Limit = "" | "device" | "uplink" | "round";
 export type Phase = "waiting" | "training" | "committing" | "paused" | "finished";
 export type Verdict = "counted" | "late" | "rejected";
 export type Direction = "up" | "down";
@@ -19,6 +21,8 @@ export interface Peer {
   steps: number;
   quota: number;
   speed: Maybe;
+  training: Maybe;
+  limit: Limit;
   bytes_up: number;
   bytes_down: number;
   latency: Maybe;
@@ -225,6 +229,8 @@ export interface Evaluated extends Numbered<"evaluated"> {
 /** Those of a peer's numbers that have changed. */
 export interface PeerNumbers {
   speed?: Maybe;
+  training?: Maybe;
+  limit?: Limit;
   bytes_up?: number;
   bytes_down?: number;
   latency?: Maybe;

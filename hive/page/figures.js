@@ -54,10 +54,11 @@ export class Figures {
     yield ["Speed", metric(state.speed), "characters/s"];
     yield ["Arithmetic", metric(state.flops, "FLOP/s"), "achieved"];
     if (!single) {
-      const { fastest } = state;
-      yield ["Speed-up", state.speedup === null ? "–" : `${state.speedup.toFixed(2)}×`,
-        fastest ? `the fastest peer's, ${fastest.name}: ${metric(fastest.speed)}/s`
-          : "nobody measured yet"];
+      const { fastest, speedup } = state;
+      const alone = speedup !== null && speedup < 1 ? "less than the fastest peer makes alone"
+        : "the fastest peer's";
+      yield ["Speed-up", speedup === null ? "–" : `${speedup.toFixed(2)}×`,
+        fastest ? `${alone}, ${fastest.name}: ${metric(fastest.speed)}/s` : "nobody measured yet"];
     }
     yield ["Trained on", metric(state.tokens), "characters"];
     yield ["Training time", duration(state.seconds),

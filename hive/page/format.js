@@ -36,6 +36,10 @@ export const bits = (value) => (value == null ? NOT_YET : (value / Math.LN2).toF
 /** @param {Value} value */
 export const percent = (value) => (value == null ? NOT_YET : `${(100 * value).toFixed(1)}%`);
 
+/** What keeps a peer from doing more. */
+export const LIMITS = { "": NOT_YET, device: "its device", uplink: "its uplink",
+  round: "the round" };
+
 /** 3725 -> "1 h 02 min", 125 -> "2 min 05 s", 7.2 -> "7 s"
  * @param {Value} seconds */
 export function duration(seconds) {

@@ -1,7 +1,7 @@
 // The table of who is connected.
 
 import { make, setText } from "./dom.js";
-import { bytes, count, milliseconds, moment, percent } from "./format.js";
+import { LIMITS, bytes, count, milliseconds, moment, percent } from "./format.js";
 
 /** @import { Peer } from "./facts.d.ts" */
 /** @import { State } from "./state.js" */
@@ -25,6 +25,9 @@ const COLUMNS = [
   { title: "State", key: (peer) => peer.state, show: working },
   { title: "Characters/s", key: (peer) => peer.speed ?? 0, show: (peer) => count(peer.speed),
     className: "number" },
+  { title: "Training", key: (peer) => peer.training ?? 0, show: (peer) => percent(peer.training),
+    className: "number" },
+  { title: "Limit", key: (peer) => LIMITS[peer.limit], show: (peer) => LIMITS[peer.limit] },
   { title: "Contribution", key: (peer) => peer.tokens, show: (peer) => percent(peer.share),
     className: "number" },
   { title: "Counted", key: (peer) => peer.counted, show: (peer) => count(peer.counted),

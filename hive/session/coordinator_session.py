@@ -33,6 +33,7 @@ from hive.session.snapshots import Snapshots
 from hive.session.standing import Standing
 from hive.session.uploads import BUDGET_BYTES, Uploads, Wanted
 from hive.session.work import UPDATES, SlowWork, Writing
+from hive.session.worth import Worth
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
@@ -91,6 +92,7 @@ class CoordinatorSession:
         self.run = Run(job, weights, parameters, step, past, self.standing.tokens)
         self.evaluation = Evaluation(ledger.evaluations(), job.limits, eval_every, self.reply,
                                      self.work, self._evaluated)
+        self.worth = Worth()
         # the round
         fragments = len(Fragments(parameters, job.sync.fragments))
         in_flight = min(job.sync.in_flight, fragments)
@@ -446,7 +448,7 @@ class CoordinatorSession:
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
-        link.offer = said
+        link.offers(said, now)
         receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
@@ -496,7 +498,7 @@ class CoordinatorSession:
 
     def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """The whole update is there; if its round is not open yet, it waits for that."""
-        link.offer = None
+        link.sent(self.reply.now.steady)
         self.uploads.drop(link.peer)
         self._call_next()
         early = Early(said, receiver.result(), self.reply.now.steady)
@@ -635,6 +637,9 @@ class CoordinatorSession:
                 "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
                 "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
             } for c in record.contributions])
+        costs = self.worth.judge(self.standing, self.links.peers.values())
+        if costs:
+            self.reply.say("slower", costs)
         self.snapshots.after_round(record.number)
 
     # What others may know
@@ -651,7 +656,8 @@ class CoordinatorSession:
         return {
             "peer": link.peer, "name": link.identity.name, "device": link.identity.device,
             "kind": known["kind"], "state": state, "steps": steps, "quota": quota,
-            "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
+            "speed": link.speed, "training": link.training, "limit": link.limit,
+            "joined": link.joined, "share": self.standing.share(link.peer),
             "tokens": known["tokens"], "counted": known["counted"], "late": known["late"],
             "rejected": known["rejected"], "reason": known["reason"]}
 

@@ -3,12 +3,24 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Deque, Dict, Optional, Tuple
+from typing import Deque, Dict, NamedTuple, Optional
 
 from hive.session import messages, protocol
 from hive.session.effects import Moment
 from hive.session.reception import Arrival, Identity
+from hive.session.schema import Limit
 from hive.session.standing import RECENT
+
+BUSY = 0.9  # of its time a peer trains that nothing but its device holds up
+
+
+class Lap(NamedTuple):
+    """An update of a peer that counted; all but the first in seconds."""
+
+    characters: int
+    training: float  # as the peer measured it
+    sending: float  # from its offer until it was here
+    passed: float  # since the one before was here
 
 
 @dataclass
@@ -18,17 +30,18 @@ class Link:
     number: int
     identity: Identity
     joined: float  # unix seconds
-    counted_at: float  # when its work last counted
+    counted_at: float  # when its work that last counted was here
     batch_size: int = 1
     steps: int = 0  # of its task done so far
     offer: Optional[messages.Offer] = None  # of the update that is on its way
+    offered_at: float = 0.0  # when that was first heard of
+    sending: float = 0.0  # seconds that the latest one took
     unasked: int = 0  # updates that were sent to it since it said anything
     unwanted: str = ""  # an update that comes along with its offer and must wait, or cannot count
     surplus: int = 0  # bytes of it that are still to come
     lately: int = 0  # steps of its latest update
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
-    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
-        default_factory=lambda: deque(maxlen=RECENT))
+    laps: Deque[Lap] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @property
     def peer(self) -> str:
@@ -38,8 +51,37 @@ class Link:
     def speed(self) -> float:
         """Characters per second while it trains, as it measured them; 0 before its first update.
         Over as many updates as the hive's own speed, so that the two can be compared."""
-        seconds = sum(seconds for _, seconds in self.laps)
-        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
+        seconds = sum(lap.training for lap in self.laps)
+        return sum(lap.characters for lap in self.laps) / max(seconds, 1e-3)
+
+    @property
+    def training(self) -> Optional[float]:
+        """The part of its time that it trains; None before its first update."""
+        return self._part(sum(lap.training for lap in self.laps)) if self.laps else None
+
+    @property
+    def limit(self) -> Limit:
+        """What keeps it from doing more: its device, its uplink, or that it waits for the round,
+        for others and for what comes down. Empty before its first update."""
+        if self.training is None:
+            return ""
+        if self.training >= BUSY:
+            return "device"
+        sending = self._part(sum(lap.sending for lap in self.laps))
+        return "uplink" if sending >= 1 - self.training - sending else "round"
+
+    def _part(self, seconds: float) -> float:
+        return min(1.0, seconds / max(sum(lap.passed for lap in self.laps), 1e-3))
+
+    def offers(self, said: messages.Offer, now: float) -> None:
+        """An update is on its way."""
+        if self.offer is None or self.offer["update"] != said["update"]:
+            self.offered_at = now
+        self.offer = said
+
+    def sent(self, now: float) -> None:
+        """It is completely here."""
+        self.offer, self.sending = None, now - self.offered_at
 
     def expect(self, blob: str, size: int) -> None:
         """So much comes that nobody asked for."""

@@ -10,6 +10,7 @@ from typing import Dict, List, Literal, Optional, TypedDict
 
 PeerState = Literal[
     "joining", "waiting", "ready", "training", "uploading", "delivered", "lagging"]
+Limit = Literal["", "device", "uplink", "round"]
 Phase = Literal["waiting", "training", "committing", "paused", "finished"]
 
 
@@ -58,6 +59,8 @@ class Member(Known):
     steps: int
     quota: int
     speed: Optional[float]
+    training: Optional[float]
+    limit: Limit
     joined: float
 
 
@@ -69,6 +72,8 @@ class PeerNumbers(TypedDict, total=False):
     """Those of a peer's numbers that `measured` tells when they have changed."""
 
     speed: Optional[float]
+    training: Optional[float]
+    limit: Limit
     bytes_up: int
     bytes_down: int
     latency: Optional[float]

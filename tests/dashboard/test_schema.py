@@ -103,7 +103,8 @@ def test_a_wrong_shape_would_be_noticed(wrong):
 
 def peer(joined=1.0, **numbers):
     return {"peer": "a", "name": "ada", "joined": joined, "state": "training", "tokens": 0,
-            "bytes_up": 0, "bytes_down": 0, "speed": 0.0, "latency": None, "counted": 0, "late": 0,
+            "bytes_up": 0, "bytes_down": 0, "speed": 0.0, "training": None, "limit": "",
+            "latency": None, "counted": 0, "late": 0,
             "rejected": 0, **numbers}
 
 

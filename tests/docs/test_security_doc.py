@@ -23,6 +23,7 @@ MODULES = (
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.snapshots.SNAPSHOT_EVERY",
     "session.evaluation.EVALUATION_SHARE", "session.work.RETRY_SECONDS",
+    "session.links.BUSY", "session.worth.CLEARLY",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
     "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",

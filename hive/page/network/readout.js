@@ -1,7 +1,7 @@
 // What is known about one peer, in words: beside its node, and for a screen reader.
 
 import { make } from "../dom.js";
-import { NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "../format.js";
+import { LIMITS, NOT_YET, bytes, count, metric, milliseconds, moment, percent } from "../format.js";
 import { clamp } from "./layout.js";
 
 /** @import { Peer } from "../facts.d.ts" */
@@ -52,6 +52,8 @@ export class Readout {
     const works = peer.quota && WORKING.includes(peer.state);
     /** @type {[string, string][]} */
     const travel = unit === "step" ? [] : [
+      ["Training", peer.limit ? `${percent(peer.training)}, limit: ${LIMITS[peer.limit]}`
+        : NOT_YET],
       ["Sent", bytes(peer.bytes_up)],
       ["Received", bytes(peer.bytes_down)],
       ["Ping", milliseconds(peer.latency)],
