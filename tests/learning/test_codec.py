@@ -517,7 +517,7 @@ def test_what_is_absorbed_while_an_update_is_on_its_way_is_not_settled_with_it()
     feedback = ErrorFeedback(700)
     feedback.encode("fp32", normal(256, 1), PARTS[0])
     feedback.absorb(normal(700, 2))
-    feedback.settle(counted=True)
+    feedback.settle(True, PARTS[0])
     assert torch.allclose(feedback.residual, normal(700, 2), atol=1e-6)
 
 

@@ -335,6 +335,23 @@ def test_a_round_by_hand(stage):
     assert [len(play.events(kind)) for kind in ("opened", "closed", "committed")] == [2, 1, 1]
 
 
+def test_it_is_measured_how_a_peer_spends_its_time(stage):
+    play, ann, bob = two_in_a_round(stage)
+    about = play.session.about
+    link, other = (play.session.links.peers[client.peer] for client in (ann, bob))
+    assert (about(link)["training"], about(link)["limit"]) == (None, "")
+    play.passes(9.0)  # ten since they joined
+    assert ann.offer(seconds=2.0)["type"] == "send"
+    assert bob.offer(seconds=9.5)["type"] == "send"
+    bob.send(b"8 bytes.")
+    play.do("add")
+    play.passes(10.0)
+    ann.send(b"8 bytes.")
+    play.do("add")
+    assert (about(link)["training"], about(link)["limit"]) == (pytest.approx(0.1), "uplink")
+    assert (about(other)["training"], about(other)["limit"]) == (pytest.approx(0.95), "device")
+
+
 def test_nobody_hears_of_a_commit_before_it_is_on_the_disk(stage):
     play, ann, bob = two_in_a_round(stage)
     ann.deliver(), bob.deliver()
@@ -1211,3 +1228,116 @@ def test_a_session_goes_on_where_the_journal_ends(stage):
     assert commit["version"] == 1 and commit["counted"]
     again.say("fetch", blob=commit["update"], offset=0)
     assert play.effects[-1].content == b"update 1"
+
+
+# --- Several updates of a peer at once ------------------------------------------------------------
+
+SEVERAL = replace(OVERLAP, fragments=3, in_flight=2)
+
+
+def two_ahead(stage):
+    """Of two peers, the first has sent its updates for the open round and for the next one."""
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    bring(ann)
+    play.do("add")
+    ann.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+    ann.send(b"of later")
+    return play, ann, bob
+
+
+def test_an_early_update_waits_for_its_round(stage):
+    play, ann, bob = two_ahead(stage)
+    assert play.waiting() == [], "its round is not open"
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+    play.do("add")
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep")
+    assert play.contributions(2) == {("ann", "counted"), ("bob", "counted")}
+    assert ann.hear("commit")["counted"] and ann.hear("commit")["counted"]
+
+
+def test_an_early_update_does_not_end_the_open_round(stage):
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    ann.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+    ann.send(b"of later")
+    bring(bob)
+    play.do("add")
+    assert play.waiting() == [], "the first of its updates is still to come"
+    assert play.session.rounds.members[ann.peer].state == "training"
+
+
+def test_an_early_update_of_a_peer_that_left_is_forgotten_and_may_be_offered_again(stage):
+    play, ann, bob = two_ahead(stage)
+    ann.lose()
+    again = Client(play, "ann", token=ann.token).enter()
+    assert not play.session.intake.early
+    again.say_offer(b"of later", version=1, base=0, weights=sha(0))
+    assert again.hear("send")["offset"] == 0
+
+
+def test_an_early_update_that_is_offered_again_is_not_taken_twice(stage):
+    play, ann, bob = two_ahead(stage)
+    kinds_since(ann)
+    ann.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+    ann.send(b"of later")
+    assert kinds_since(ann) == [] and ann.closed is None
+    assert [*play.session.intake.early[ann.peer]] == [1]
+
+
+@pytest.mark.parametrize("changes, reason", [
+    ({"version": 2, "base": 0, "weights": sha(0)}, "nobody makes an update of round 3"),
+    ({"version": 0, "base": 1, "weights": sha(0)}, "weights that this hive never had"),
+    ({"version": 1, "base": 0, "weights": sha(5)}, "weights that this hive never had"),
+    ({"version": 1, "base": 0, "weights": sha(0), "steps": 10**6}, "more than anybody was asked"),
+    ({"version": 1, "base": 0, "weights": sha(0), "bytes": 9}, "has 8 bytes")])
+def test_an_early_update_is_checked_when_it_is_offered(stage, changes, reason):
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    ann.say_offer(b"of later", **changes)
+    assert reason in ann.hear("verdict")["reason"]
+
+
+def test_there_is_an_end_of_room_for_early_updates(stage):
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    play.session.intake.most = 15
+    for one in (ann, bob):
+        one.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+        one.send(b"of later")
+    assert "no room" in bob.hear("verdict")["reason"] and bob.heard[-1]["verdict"] == "late"
+    assert [*play.session.intake.early] == [ann.peer]
+
+
+def test_the_second_update_of_a_peer_waits_until_the_first_has_a_place(stage):
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    play.session.uploads.places = 1
+    ann.say_offer(follows=True)
+    bring(bob, b"another.")
+    kinds_since(bob)
+    bob.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+    bob.send(b"of later")
+    assert kinds_since(bob) == [] and bob.closed is None
+    ann.send(b"8 bytes.")
+    assert bob.hear("send")["blob"] == name_of(b"another.")
+    bob.send(b"another.")
+    bob.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
+    bob.send(b"of later")
+    play.do_all()
+    assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
+
+
+def test_an_early_update_counts_for_the_characters_it_was_trained_on(stage):
+    """Its round has only just begun, but its peer had the time since its update before."""
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
+    play.passes(5.0)
+    bring(ann)
+    play.passes(5.0)
+    ann.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0), tokens=32)
+    ann.send(b"of later")
+    play.do("add")
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep"), play.do("add")
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep")
+    tokens = {one["name"]: one["tokens"] for one in play.journal.round(2)["contributions"]}
+    assert tokens["ann"] == 32

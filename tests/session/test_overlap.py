@@ -284,3 +284,113 @@ def test_who_never_stops_training_notices_silence_between_two_steps(hand):
     hand.step()
     assert hand.last() == effects.Leave("the coordinator has gone silent")
     assert not hand.session.training
+
+
+# --- Several updates at once ----------------------------------------------------------------------
+
+SEVERAL = make_job(TEXT.decode(), sync=replace(JOB.sync, overlap=True, fragments=3, in_flight=2))
+PARTS = Fragments(PARAMETERS, 3)
+
+
+def of_part(number, value):
+    """An update of the part that a round changes."""
+    return bytes([value]) * CODECS["q4"].size(PARTS.values(number))
+
+
+@pytest.fixture
+def pair():
+    """Two updates of it are on their way, one step each: of rounds 1 and 2."""
+    hand = Hand()
+    hand.hold(SEVERAL)
+    hand.learned.clear()
+    hand.will_make(of_part(1, 1))
+    hand.train(quota=1)
+    hand.offers = hand.step()
+    assert hand.part == PARTS.of_round(1)
+    hand.will_make(of_part(2, 2))
+    hand.offers += hand.step()
+    assert hand.part == PARTS.of_round(2)
+    hand.offers = [said for said in hand.offers if said["type"] == "offer"]
+    hand.blobs = [said["update"] for said in hand.offers]
+    return hand
+
+
+def come_back(hand, **welcome):
+    hand.lose()
+    hand.meet()
+    hand.effects()
+    return hand.welcome(SEVERAL, **welcome)
+
+
+def test_the_next_update_goes_out_while_the_commit_of_the_last_is_awaited(pair):
+    told = [(said["version"], said["base"], said["weights"], said["steps"]) for said in pair.offers]
+    assert told == [(0, 0, HASH, 1), (1, 0, HASH, 1)]
+    assert [one.content for one in uploads(pair)] == [of_part(1, 1), of_part(2, 2)]
+    assert pair.step() == [] and pair.session.training, "no third one"
+    assert pair.session.carried == 2 * 64
+
+
+def test_a_commit_settles_the_update_of_its_part_and_makes_room_for_the_next(pair):
+    pair.step()
+    update = of_part(1, 9)
+    weights = protocol.name_of(applied(WEIGHTS, update))
+    pair.commit(update=update, weights=weights, counted=True, follows=True)
+    pair.give(update)
+    assert pair.learned == ["counted", "rebase"]
+    assert [one.blob for one in pair.session.outgoing] == pair.blobs[1:]
+    pair.will_make(of_part(3, 3))
+    told, = pair.train(version=1, weights=weights, quota=1)
+    assert (told["version"], told["base"], told["weights"]) == (2, 1, weights)
+    assert (told["steps"], told["tokens"]) == (1, 64) and pair.part == PARTS.of_round(3)
+
+
+def test_one_of_two_updates_may_come_late(pair):
+    ready, = pair.hear("verdict", version=0, verdict="late", reason="")
+    assert ready["type"] == "ready" and pair.learned == ["not counted", "rebase"]
+    assert [one.blob for one in pair.session.outgoing] == pair.blobs[1:]
+    assert pair.session.carried == 2 * 64, "it comes with the next one"
+
+
+def test_of_two_updates_one_may_be_rejected_and_only_the_other_is_kept(pair):
+    forgotten = []
+    pair.do_forget = forgotten.extend
+    pair.hear("verdict", version=0, verdict="rejected", reason="no")
+    assert forgotten == [PARTS.of_round(1), PARTS.of_round(3)]
+    assert pair.session.carried == 64
+
+
+def test_after_a_break_the_second_update_is_offered_when_the_first_is_on_the_wire(pair):
+    told, = come_back(pair)
+    assert (told["update"], told["follows"]) == (pair.blobs[0], False)
+    told, = pair.hear("send", blob=pair.blobs[0], offset=5)
+    assert (told["update"], told["follows"]) == (pair.blobs[1], True)
+    assert [(one.blob, one.offset) for one in uploads(pair)] == [(pair.blobs[0], 5),
+                                                                 (pair.blobs[1], 0)]
+
+
+def test_after_a_break_the_second_update_is_offered_when_the_first_is_there_already(pair):
+    come_back(pair)
+    told, = pair.hear("verdict", version=0, verdict="accepted", reason="")
+    assert told["update"] == pair.blobs[1]
+
+
+def test_an_update_that_had_to_wait_is_followed_again_by_those_after_it(pair):
+    pair.effects()
+    told, = pair.hear("send", blob=pair.blobs[0], offset=0)
+    assert (told["update"], told["follows"]) == (pair.blobs[1], True)
+    assert [one.blob for one in uploads(pair)] == pair.blobs
+
+
+@pytest.mark.parametrize("counted, left", [([], [0, 1]), ([1], [1]), ([2], [0]), ([1, 2], [])])
+def test_a_welcome_says_of_each_update_whether_it_counted(pair, counted, left):
+    told = come_back(pair, counted=counted)
+    assert [one.blob for one in pair.session.outgoing] == [pair.blobs[i] for i in left]
+    assert pair.learned.count("counted") == len(counted)
+    assert [said["update"] for said in told if said["type"] == "offer"] == [
+        pair.blobs[i] for i in left[:1]]
+
+
+def test_who_has_only_updates_of_later_rounds_on_their_way_says_that_it_is_there(pair):
+    """Otherwise a round would begin without it, and one that it is alone in never would."""
+    told = come_back(pair, counted=[1])
+    assert [said["type"] for said in told] == ["offer", "ready"]
