@@ -31,7 +31,7 @@ from hive.session.run import Run
 from hive.session.schema import Member, PeerState
 from hive.session.snapshots import Snapshots
 from hive.session.standing import Standing
-from hive.session.uploads import BUDGET_BYTES, Uploads, Wanted
+from hive.session.uploads import Uploads, Wanted
 from hive.session.work import UPDATES, SlowWork, Writing
 from hive.session.worth import Worth
 
@@ -101,8 +101,7 @@ class CoordinatorSession:
         self.update_bytes = update_bytes  # by the number of the round
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)
-        self.intake = Intake(parameters, job.config.block_size,
-                             BUDGET_BYTES if in_flight > 1 else 0)
+        self.intake = Intake(parameters, job.config.block_size, in_flight > 1)
         self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
         self.run.stand_at(version)
         self.run.finish(self.evaluation.good_enough(self.evaluation.best))
@@ -240,7 +239,7 @@ class CoordinatorSession:
         self.due.stirred = False
         if not self.run.finished:
             self._hand_out_tasks()
-            for peer, early in self.intake.due(self.rounds.version):
+            for peer, early in self.intake.due(self.rounds.waits):
                 self._hand_in(self.links.peers[peer], early)
             if self.rounds.close(now):
                 self.reply.show("closed", version=self.rounds.version)
@@ -376,13 +375,26 @@ class CoordinatorSession:
         missed = self._missed(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
                 sum(one.bytes for one in missed) < 4 * self.run.parameters):
-            counted = self.ledger.counted(link.peer)
-            for one in missed:
-                if one.update not in self.library:
-                    self._remember(one.update, self.ledger.update(one.number)[1])
-                self.reply.add(Send(link.number, commit_message(one, one.number in counted)))
+            self._tell_missed(link, missed)
             return
         self._tell_version(link)
+
+    def _tell_missed(self, link: Link, missed: List[Made]) -> None:
+        """Who trains on listens between two steps, and would be behind again before it had asked:
+        it gets the content along, and all that comes next."""
+        counted = self.ledger.counted(link.peer)
+        follows = self.rounds.overlap and len(missed) <= MOST_UNASKED and (
+            self.rounds.members[link.peer].version != self.rounds.version)
+        for one in missed:
+            if one.update not in self.library:
+                self._remember(one.update, self.ledger.update(one.number)[1])
+            self.reply.add(Send(link.number, commit_message(one, one.number in counted, follows)))
+            if follows:
+                link.unasked += 1
+                self._give(link, one.update, Found("update", self.library.updates[one.update]), 0)
+        if follows:
+            self.rounds.follows(link.peer)
+            self.due.stirred = True
 
     def _missed(self, version: int) -> List[Made]:
         """The rounds after this one. The newest may be on the disk before this session knows: it is
@@ -497,12 +509,13 @@ class CoordinatorSession:
             self._deliver(link, link.offer, receiver)
 
     def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
-        """The whole update is there; if its round is not open yet, it waits for that."""
+        """The whole update is there; if it cannot count in the open round, it waits for the next.
+        """
         link.sent(self.reply.now.steady)
         self.uploads.drop(link.peer)
         self._call_next()
         early = Early(said, receiver.result(), self.reply.now.steady)
-        if not self.rounds.early(said["version"]):
+        if not self.rounds.keeps(link.peer, said["version"]):
             self._hand_in(link, early)
         elif not self.intake.keep(link.peer, early):
             self._judge(link, said, Verdict(LATE, "There is no room for updates of rounds to come; "
@@ -512,7 +525,7 @@ class CoordinatorSession:
         """It counts if the round is open and the outer step admits it."""
         said, content, arrived = update
         now = self.reply.now.steady
-        stale = self.rounds.version - said["version"]
+        stale = (self.rounds.version - said["version"]) // self.rounds.fragments
         verdict = self.rounds.deliver(link.peer, said["version"], said["weights"], said["steps"],
                                       now, said["base"], arrived)
         if verdict.verdict != ACCEPTED:

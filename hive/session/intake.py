@@ -3,13 +3,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from hive.session import messages
 from hive.session.links import Lap, Link
 from hive.session.record import Contribution
 from hive.session.rounds import Verdict
 from hive.session.standing import believed_tokens, least_seconds
+from hive.session.uploads import BUDGET_BYTES
 
 
 class Delivery(NamedTuple):
@@ -19,7 +20,7 @@ class Delivery(NamedTuple):
     said: messages.Offer
     size: int
     tokens: int
-    stale: int  # rounds that it came late
+    stale: int  # rounds of its part that it came late
     arrived: float  # steady seconds
 
     @property
@@ -29,7 +30,7 @@ class Delivery(NamedTuple):
 
 
 class Early(NamedTuple):
-    """An update that is completely there before its round begins."""
+    """An update that is completely there before the round begins in which it may count."""
 
     said: messages.Offer
     content: bytes
@@ -37,11 +38,11 @@ class Early(NamedTuple):
 
 
 class Intake:
-    """`parameters` of the network, `characters` of a sequence. `most`: bytes of early updates; 0:
-    none come."""
+    """`parameters` of the network, `characters` of a sequence. `several`: updates of a peer may be
+    on their way at once."""
 
-    def __init__(self, parameters: int, characters: int, most: int):
-        self.parameters, self.characters, self.most = parameters, characters, most
+    def __init__(self, parameters: int, characters: int, several: bool):
+        self.parameters, self.characters, self.several = parameters, characters, several
         self.early: Dict[str, Dict[int, Early]] = {}  # by peer and version
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
         self.asking: Counter[str] = Counter()  # ... with its latest task
@@ -59,14 +60,15 @@ class Intake:
     def keep(self, peer: str, early: Early) -> bool:
         """Until its round begins; False when there is no room."""
         kept = sum(len(one.content) for mine in self.early.values() for one in mine.values())
-        room = kept + len(early.content) <= self.most
+        room = kept + len(early.content) <= BUDGET_BYTES
         if room:
             self.early.setdefault(peer, {})[early.said["version"]] = early
         return room
 
-    def due(self, version: int) -> List[Tuple[str, Early]]:
-        """What was kept for the round that begins."""
-        return [(peer, mine.pop(version)) for peer, mine in self.early.items() if version in mine]
+    def due(self, waits: Callable[[int], bool]) -> List[Tuple[str, Early]]:
+        """What was kept, and has no longer to wait."""
+        return [(peer, mine.pop(version)) for peer, mine in self.early.items()
+                for version in sorted(mine) if not waits(version)]
 
     def leave(self, peer: str) -> None:
         """What was kept of it is not any more; it still has it."""
@@ -82,7 +84,7 @@ class Intake:
              arrived: float) -> Delivery:
         """It is in time, and is going to be added."""
         self.opened = now if self.opened is None else self.opened
-        tokens = self._believed(link, said, arrived)
+        tokens = self._believed(link, said, now)
         delivery = Delivery(link, said, size, tokens, stale, arrived)
         self.adding[link.peer] = delivery
         return delivery
@@ -98,9 +100,10 @@ class Intake:
         """It was added, with this weight."""
         link, said, size, tokens, stale, arrived = delivery
         del self.adding[link.peer]
-        passed, link.counted_at = arrived - link.counted_at, arrived
+        passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
+        link.counted_at = max(link.counted_at, arrived)
         # What it was asked for lately may be on its way already.
-        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if self.most else 0
+        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if self.several else 0
         self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)

@@ -144,6 +144,12 @@ class Rounds:
     def join(self, peer: str) -> None:
         self.members[peer] = Member()
 
+    def follows(self, peer: str) -> None:
+        """It gets what it misses without asking, up to the newest weights."""
+        member = self.members[peer]
+        member.version = self.version
+        member.state = "delivered" if peer in self.delivered else "ready"
+
     def fell_behind(self, peer: str) -> None:
         """It takes nothing of what it gets without asking; it has to ask again."""
         self.members[peer].version = None
@@ -156,8 +162,7 @@ class Rounds:
         """A member holds these weights. False when they are not the ones the round starts from."""
         if (version, weights) != (self.version, self.weights):
             return False
-        self.members[peer].version = version
-        self.members[peer].state = "delivered" if peer in self.delivered else "ready"
+        self.follows(peer)
         return True
 
     def tasks(self, now: float) -> Dict[str, Task]:
@@ -203,6 +208,18 @@ class Rounds:
         """Is it of a round that is not open yet?"""
         return version > self.version
 
+    def waits(self, version: int) -> bool:
+        """Can an update count in a later round at the soonest?"""
+        return bool(self.early(version) or self.closed
+                    or (self.version - version) % self.fragments)
+
+    def keeps(self, peer: str, version: int) -> bool:
+        """May it wait for that? What comes while its round is being written, or another part has
+        its turn, is late, and the work goes into the next update. But a peer that no round waits
+        for might so be late for ever."""
+        return self.early(version) or (
+            self.waits(version) and self.members[peer].prompt is False)
+
     def offer(self, peer: str, version: int, weights: str, steps: int, now: float,
               base: Optional[int] = None) -> Verdict:
         """May this update be sent? Also asked when a transfer goes on after a reconnect, or when
@@ -218,7 +235,7 @@ class Rounds:
         if not base <= version < base + self.in_flight:
             return Verdict(REJECTED, f"From weights {base} nobody makes an update of round "
                                      f"{version + 1}.")
-        if self.early(version):
+        if self.keeps(peer, version):
             return self._admit(self.members[peer], version, steps, now)
         if (self.version - version) % self.fragments:
             return Verdict(LATE, f"Its round {version + 1} closed, and this one changes another "

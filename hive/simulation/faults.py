@@ -198,6 +198,7 @@ class Trial(FaultyHive):
             if not self.plan and not quiet and not self.down and (
                     self.clock.now >= self.trouble.calm_at):
                 self.trouble.disturbances.clear()
+                self.trouble.crowded = 0.0
                 quiet, self.quiet_from = self.clock.now + PATIENCE, self.truth.journal.last
             must(not quiet or self.clock.now < quiet,
                  f"{PATIENCE:g} s after the last fault not every peer counts again")

@@ -137,6 +137,14 @@ class Coordinator(CoordinatorHost):
 
     # What must hold
 
+    def admit(self, proved: effects.Proved) -> None:
+        if self.trouble.crowd.random() < self.trouble.crowded:
+            self.trouble.cover("no place for a peer")
+            self.close(effects.Close(proved.link, 1013, "All places are taken."))
+            self.tell("lost", proved.link)
+        else:
+            super().admit(proved)
+
     def check(self) -> None:
         """Places and memory belong to those who are there."""
         session, there = self.session, len(self.connections)
@@ -145,9 +153,10 @@ class Coordinator(CoordinatorHost):
         early = session.intake.early
         must(early.keys() <= session.links.peers.keys(), "an update is kept of who is gone")
         for mine in early.values():
-            must(all(session.rounds.version < version < session.rounds.version
-                     + self.hive.sync.in_flight for version in mine),
-                 "an update is kept whose round is over, or far away")
+            must(session.run.finished or all(map(session.rounds.waits, mine)),
+                 "an update is kept that has nothing to wait for")
+            must(all(version < session.rounds.version + self.hive.sync.in_flight
+                     for version in mine), "an update is kept whose round is far away")
             self.trouble.covered["an event while an early update waits"] += bool(mine)
         must(len(session.links.proved) + len(session.reception.strangers) <= there,
              "connections that are gone are remembered")

@@ -10,6 +10,7 @@ from torch import Tensor
 from hive.simulation.virtual import UNNOTICED_SECONDS, Clock
 
 LATEST = 30  # events that a failure tells
+CROWDED = 0.1  # of the runs
 
 
 class Trouble:
@@ -19,6 +20,8 @@ class Trouble:
         self.more = random.Random(f"more faults {seed}")  # came later, and changes no draw above
         self.covered: Counter[str] = Counter()
         self.events: Deque[Tuple[float, str, str, Tuple[Any, ...]]] = deque(maxlen=LATEST)
+        self.crowd = random.Random(f"crowd {seed}")
+        self.crowded = 0.3 if self.crowd.random() < CROWDED else 0.0  # who is proved finds no place
         self.disturbances: Counter[str] = Counter()  # of what arrives: still to come
         self.calm_at = 0.0
 

@@ -431,6 +431,64 @@ def test_an_update_that_comes_while_a_round_is_written_is_late(stage):
     assert play.contributions(1) == {("ann", "counted"), ("bob", "late")}
 
 
+def out_of_step(stage):
+    """Bob came a round late, so that no round waits for him; now the third is being written."""
+    play, ann, bob = two_in_a_round(stage)
+    ann.deliver()
+    play.do("add")
+    play.passes(70.0)
+    play.do("combine"), play.do("keep")
+    ann.ready()
+    bob.deliver(version=0)
+    ann.deliver(b"another.", version=1)
+    play.do_all()
+    assert play.contributions(2) == {("ann", "counted"), ("bob", "counted")}
+    ann.ready(), bob.ready()
+    ann.deliver(version=2)
+    play.do("add"), play.do("combine")
+    assert play.session.rounds.closed
+    return play, ann, bob
+
+
+def test_of_whom_no_round_waits_for_an_update_waits_for_the_next_round(stage):
+    """Otherwise who is always ready while a round is written would be late for ever."""
+    play, ann, bob = out_of_step(stage)
+    assert bob.offer(b"of bob's", version=2)["type"] == "send"
+    bob.send(b"of bob's")
+    bob.say_offer(b"of bob's", version=2)  # he asks again, after a while
+    assert play.waiting() == ["keep"] and bob.heard[-1]["type"] == "send"
+    play.do("keep")
+    assert bob.hear("commit")["counted"] is False
+    play.do("add")
+    assert bob.hear("verdict")["verdict"] == "accepted"
+    ann.ready()
+    ann.deliver(version=3)
+    play.do("add")
+    play.do("combine")
+    play.do("keep")
+    assert play.contributions(4) == {("ann", "counted"), ("bob", "counted")}
+    assert bob.hear("commit")["counted"] is True
+
+
+def test_it_counts_in_the_same_round_if_that_goes_on_because_nothing_was_usable(stage):
+    play, ann, bob = out_of_step(stage)
+    bob.deliver(version=2)
+    work = play.take("keep")  # instead of the end of `combine`, which found nothing
+    play.session.intake.committing = True
+    play.session._keep(None)
+    play.tell("wake")
+    assert work and play.waiting() == ["add"]
+
+
+def test_what_waits_for_the_next_round_is_dropped_when_its_peer_leaves(stage):
+    play, ann, bob = out_of_step(stage)
+    bob.deliver(version=2)
+    bob.lose()
+    assert not play.session.intake.early
+    play.do("keep")
+    assert "add" not in play.waiting()
+
+
 def test_a_round_of_which_nothing_can_be_used_goes_on(stage):
     play, ann, bob = two_in_a_round(stage)
     for client in (ann, bob):
@@ -1298,9 +1356,9 @@ def test_an_early_update_is_checked_when_it_is_offered(stage, changes, reason):
     assert reason in ann.hear("verdict")["reason"]
 
 
-def test_there_is_an_end_of_room_for_early_updates(stage):
+def test_there_is_an_end_of_room_for_early_updates(stage, monkeypatch):
     play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
-    play.session.intake.most = 15
+    monkeypatch.setattr("hive.session.intake.BUDGET_BYTES", 15)
     for one in (ann, bob):
         one.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
         one.send(b"of later")
