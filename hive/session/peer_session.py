@@ -381,7 +381,10 @@ class PeerSession:
                       batch_size=self.network.sequences)
 
     def on_version(self, said: messages.Version) -> None:
-        """The weights as a whole: at the start, or after too long an absence."""
+        """The weights as a whole: at the start, or after too long an absence. If newer ones are told
+        of already, these may be gone, and asking for them would only bring another answer."""
+        if self.talk.waits("version"):
+            return
         self.fetch(said["weights"], 4 * self.network.parameters, partial(self.take_whole, said))
 
     def take_whole(self, said: messages.Version, content: Optional[bytes]) -> None:
@@ -402,7 +405,8 @@ class PeerSession:
         if said["version"] <= self.held.version:
             return
         if said["version"] != self.held.version + 1 or not self.held.hash:
-            self.report()  # something was missed
+            if not self.talk.waits("version"):
+                self.report()  # something was missed
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
         size = CODECS[said["codec"]].size(self.network.fragments.values(said["version"]))
