@@ -374,7 +374,7 @@ class CoordinatorSession:
         near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
         missed = self._missed(version) if near else []
         if near and weights == self.ledger.at(version)[0] and (
-                sum(one.bytes for one in missed) < 4 * self.run.parameters):
+                len(missed) == 1 or sum(one.bytes for one in missed) < 4 * self.run.parameters):
             self._tell_missed(link, missed)
             return
         self._tell_version(link)

@@ -381,8 +381,8 @@ class PeerSession:
                       batch_size=self.network.sequences)
 
     def on_version(self, said: messages.Version) -> None:
-        """The weights as a whole: at the start, or after too long an absence. If newer ones are told
-        of already, these may be gone, and asking for them would only bring another answer."""
+        """The weights as a whole: at the start, or after too long an absence. If newer are told of
+        already, these may be gone, and asking for them would only bring another answer."""
         if self.talk.waits("version"):
             return
         self.fetch(said["weights"], 4 * self.network.parameters, partial(self.take_whole, said))
