@@ -7,7 +7,9 @@ The sessions, rounds, codecs and outer step are the hive's own; how long a step 
 link carries is a model, whose numbers are below. The first command trains a vector that costs next
 to nothing, links scaled to its size: what share of the time peers train, and how many characters
 they get through. The second trains GLTCH-2.7M for real and says how much sooner a hive of equal
-peers has the loss that one alone has in the end; that takes hours. `--output` keeps finished rows.
+peers has the loss that one alone has in the end; that takes hours. Its ideal rows are one process
+that makes steps of all the peers' sequences in the time of one peer's step: the same devices in one
+box, and nothing to send. `--output` keeps finished rows.
 """
 from __future__ import annotations
 
@@ -51,6 +53,7 @@ CPU = Device("two CPU cores", 0.0, 0.052, 0.0092)
 LAPTOP = Device("a laptop's GPU", 0.020, 0.0, 0.050 / 64)
 T4 = Device("a T4", 0.030, 0.0, 0.100 / 64)
 FAST = Device("a fast GPU", 0.010, 0.0, 0.010 / 64)
+COMMIT = 0.03  # seconds to combine a fragment and write it down; 10 to 44 ms without the disk
 HOME = Link("home, 10/50 Mbit/s", 1.25, 6.25, 0.025)
 OFFICE = Link("office, 100/100 Mbit/s", 12.5, 12.5, 0.005)
 MIXED = [FAST, LAPTOP, LAPTOP, CPU, CPU, CPU, CPU, CPU]
@@ -76,7 +79,7 @@ def run(devices: Sequence[Device], link: Link, batch_size: int, **more: Any) -> 
     """A row: what one peer alone would do, and what these do together."""
     settings = Settings(peers=len(devices), spread=0.0, latency=link.latency,
                         recipe={"batch_size": batch_size, "seed": more.pop("seed", 1)},
-                        eval_every=more.pop("eval_every", 10**6), **more)
+                        eval_every=more.pop("eval_every", 10**6), commit_seconds=COMMIT, **more)
     hive = Group(settings, devices, link)
     summary = hive.run()
     count, block = len(hive.task.start), hive.task.config.block_size
@@ -106,11 +109,11 @@ def table(sync: str, batch_size: int, minutes: float) -> None:
                   f"| {row['down']:.3f} |", flush=True)
 
 
-def alone(device: Device, batch_size: int, minutes: float, seed: int) -> Dict[str, Any]:
+def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Dict[str, Any]:
     """One process without a hive, with its own schedule, for so many minutes of its own time."""
     from gltch_2_7m import Config, TrainConfig, Trainer, load_corpus, start_runtime
     corpus = load_corpus()
-    steps = math.floor(60 * minutes / device.step_seconds(batch_size))
+    steps = math.floor(60 * minutes / step_seconds)
     recipe = TrainConfig(steps=steps, batch_size=batch_size, seed=seed, device="cpu")
     trainer = Trainer(Config(len(corpus.vocabulary)), recipe, corpus, start_runtime(recipe))
     while trainer.step < steps:
@@ -123,20 +126,22 @@ def learn(args: argparse.Namespace, rows: List[Dict[str, Any]]) -> None:
     import torch
     torch.set_num_threads(1)
     device = {"cpu": CPU, "t4": T4, "laptop": LAPTOP, "fast": FAST}[args.device]
-    wanted: List[Dict[str, Any]] = [{"peers": 1, "share": 1.0}]
-    wanted += [{"peers": peers, "share": share} for peers in args.peers for share in args.shares]
+    wanted: List[Dict[str, Any]] = [{"peers": 1, "share": 1.0, "ideal": False}]
+    wanted += [{"peers": peers, "share": share, "ideal": ideal} for peers in args.peers
+               for share in args.shares for ideal in (False, True)]
     for seed in args.seeds:
         for want in wanted:
             about = {**want, "device": args.device, "minutes": args.minutes, "seed": seed,
-                     "batch_size": args.batch_size, "sync": args.sync}
+                     "batch_size": args.batch_size, "sync": args.sync, **args.settings}
             if any(about.items() <= row.items() for row in rows):
                 continue
             minutes = args.minutes * want["share"]
-            if want["peers"] == 1:
-                found = alone(device, args.batch_size, minutes, seed)
+            if want["peers"] == 1 or want["ideal"]:
+                found = alone(want["peers"] * args.batch_size,
+                              device.step_seconds(args.batch_size), minutes, seed)
             else:
                 found = run([device] * want["peers"], HOME, args.batch_size, sync=args.sync,
-                            minutes=minutes, train="real", seed=seed)
+                            minutes=minutes, train="real", seed=seed, **args.settings)
             rows.append({**found, **about})
             print(json.dumps(rows[-1]), flush=True)
             if args.output:
@@ -155,6 +160,8 @@ def main() -> None:
     add("--peers", type=int, nargs="+", default=[4])
     add("--shares", type=float, nargs="+", default=[0.5], help="of the minutes, for the hives")
     add("--seeds", type=int, nargs="+", default=[1])
+    add("--settings", type=json.loads, default={}, help="of the simulated hives, as JSON: "
+        '{"fragments": 4}')
     add("--output", type=Path, help="file of finished rows")
     args = parser.parse_args()
     args.batch_size = args.batch_size or (16 if args.learn else 64)

@@ -18,6 +18,7 @@ from hive.session import messages, protocol
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.protocol import Message, ProtocolError, demand
+from hive.session.record import LATELY
 
 HANDSHAKE_SECONDS = 20.0
 MOST_REJECTED = 8  # updates of a peer in a row, then it has to leave
@@ -165,7 +166,7 @@ def require_announceable(job: Job) -> None:
     """Raises GltchError for a run that no welcome message could describe."""
     try:
         protocol.pack("welcome", proof="0" * 64, peer="0" * 64, name="0" * protocol.NAME_LENGTH,
-                      token="0" * 64, counted=2**53, job=job.as_json())
+                      token="0" * 64, counted=[2**53] * LATELY, job=job.as_json())
     except ProtocolError:
         raise GltchError(f"The text has {len(job.characters):,} different characters, more than a "
                          "message to a peer can name: leave out what is not text.") from None

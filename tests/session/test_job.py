@@ -109,6 +109,17 @@ def test_a_run_in_one_piece_is_described_as_it_was_before_there_were_fragments()
     assert "fragments must be" in refused("sync", "fragments", 65)
 
 
+def test_no_more_updates_travel_at_once_than_there_are_parts():
+    described = make(sync=Sync(fragments=3, overlap=True, in_flight=3)).as_json()
+    assert Job.from_json(described).sync.in_flight == 3
+    with pytest.raises(GltchError):
+        Sync(fragments=3, overlap=True, in_flight=4)
+    with pytest.raises(GltchError):
+        Sync(fragments=9, overlap=True, in_flight=9)
+    assert Sync(fragments=9, overlap=True, in_flight=8)
+    assert "in_flight must be" in refused("sync", "in_flight", 2), "not without overlap"
+
+
 # --- What no peer takes on ------------------------------------------------------------------------
 
 

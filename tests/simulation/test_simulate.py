@@ -121,6 +121,21 @@ def in_parts():
                            restarts=restarts)
 
 
+@pytest.mark.parametrize("in_flight", [1, 3])
+def test_the_more_updates_travel_at_once_the_more_rounds_there_are_in_the_same_time(in_flight):
+    """A link that needs as long for an update as a peer for a step."""
+    hive = Simulation(Settings(peers=3, minutes=2.0, parameters=5000, spread=0.0, latency=0.2,
+                               step_seconds=0.5, uplink=0.001, downlink=0.005, codec="q4",
+                               fragments=4, overlap=True, in_flight=in_flight, inner_steps=1,
+                               most_inner_steps=1))
+    summary = hive.run()
+    assert summary.disagreements == 0 and summary.training > 0.9
+    assert (summary.rounds > 150) == (in_flight == 3)
+    tokens = summary.tokens
+    assert tokens["trained"] == tokens["counted"] + tokens["carried"] + tokens["lost"]
+    assert tokens["counted"] > 0.9 * tokens["trained"] and tokens["lost"] == 0
+
+
 def test_a_hive_that_changes_one_part_a_round_agrees_bit_for_bit_and_its_journal_verifies(in_parts):
     hive, summary = in_parts.hive, in_parts.summary
     assert summary.rounds == 40 and summary.disagreements == 0
