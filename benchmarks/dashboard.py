@@ -63,9 +63,9 @@ class Simulated:
         kind = rng.choice(list(KINDS))
         return {"peer": f"{number:04}", "name": f"peer-{number}", "device": KINDS[kind],
                 "kind": kind, "state": "training", "steps": 0, "quota": QUOTA,
-                "speed": rng.uniform(1e4, 1e6), "bytes_up": 0, "bytes_down": 0, "latency": 0.03,
-                "joined": time.time(), "tokens": rng.randrange(10**6), "share": 1e-3,
-                "counted": 1, "late": 0, "rejected": 0, "reason": ""}
+                "speed": rng.uniform(1e4, 1e6), "training": 0.9, "bytes_up": 0, "bytes_down": 0,
+                "latency": 0.03, "joined": time.time(), "tokens": rng.randrange(10**6),
+                "share": 1e-3, "counted": 1, "late": 0, "rejected": 0, "reason": ""}
 
     def state(self) -> State:
         return {

@@ -164,9 +164,10 @@ class RunFacts:
             "peer": NODE, "name": socket.gethostname(), "device": self.device,
             "kind": self.trainer.runtime.device.type,
             "state": "delivered" if self.finished else "training",
-            "steps": step % every, "quota": every, "speed": self.speed, "bytes_up": 0,
-            "bytes_down": 0, "latency": None, "joined": self.began, "tokens": self.tokens(step),
-            "share": 1.0, "counted": 0, "late": 0, "rejected": 0, "reason": ""}
+            "steps": step % every, "quota": every, "speed": self.speed, "training": None,
+            "bytes_up": 0, "bytes_down": 0, "latency": None, "joined": self.began,
+            "tokens": self.tokens(step), "share": 1.0, "counted": 0, "late": 0,
+            "rejected": 0, "reason": ""}
 
     def tokens(self, step: int) -> int:
         return step * self.trainer.recipe.batch_size * self.config.block_size

@@ -19,6 +19,7 @@ export interface Peer {
   steps: number;
   quota: number;
   speed: Maybe;
+  training: Maybe;
   bytes_up: number;
   bytes_down: number;
   latency: Maybe;
@@ -225,6 +226,7 @@ export interface Evaluated extends Numbered<"evaluated"> {
 /** Those of a peer's numbers that have changed. */
 export interface PeerNumbers {
   speed?: Maybe;
+  training?: Maybe;
   bytes_up?: number;
   bytes_down?: number;
   latency?: Maybe;

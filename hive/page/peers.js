@@ -25,6 +25,8 @@ const COLUMNS = [
   { title: "State", key: (peer) => peer.state, show: working },
   { title: "Characters/s", key: (peer) => peer.speed ?? 0, show: (peer) => count(peer.speed),
     className: "number" },
+  { title: "Training", key: (peer) => peer.training ?? 0, show: (peer) => percent(peer.training),
+    className: "number" },
   { title: "Contribution", key: (peer) => peer.tokens, show: (peer) => percent(peer.share),
     className: "number" },
   { title: "Counted", key: (peer) => peer.counted, show: (peer) => count(peer.counted),

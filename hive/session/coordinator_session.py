@@ -651,9 +651,10 @@ class CoordinatorSession:
         return {
             "peer": link.peer, "name": link.identity.name, "device": link.identity.device,
             "kind": known["kind"], "state": state, "steps": steps, "quota": quota,
-            "speed": link.speed, "joined": link.joined, "share": self.standing.share(link.peer),
-            "tokens": known["tokens"], "counted": known["counted"], "late": known["late"],
-            "rejected": known["rejected"], "reason": known["reason"]}
+            "speed": link.speed, "training": link.training, "joined": link.joined,
+            "share": self.standing.share(link.peer), "tokens": known["tokens"],
+            "counted": known["counted"], "late": known["late"], "rejected": known["rejected"],
+            "reason": known["reason"]}
 
 
 def commit_message(made: Made, counted: bool, follows: bool = False) -> Message:

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 from hive.session import messages
-from hive.session.links import Link
+from hive.session.links import Lap, Link
 from hive.session.record import Contribution
 from hive.session.rounds import Verdict
 from hive.session.standing import believed_tokens, least_seconds
@@ -98,13 +98,14 @@ class Intake:
         """It was added, with this weight."""
         link, said, size, tokens, stale, arrived = delivery
         del self.adding[link.peer]
-        link.counted_at = arrived
         # What it was asked for lately may be on its way already.
         left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if self.most else 0
         self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
-        link.laps.append((tokens, max(said["seconds"], least)))
+        seconds = max(said["seconds"], least)
+        link.laps.append(Lap(tokens, seconds, arrived - link.counted_at))
+        link.counted_at = arrived
         loss = math.nan if said["loss"] is None else said["loss"]
         self.contributions.append(Contribution(
             link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",

@@ -3,12 +3,20 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Deque, Dict, Optional, Tuple
+from typing import Deque, Dict, NamedTuple, Optional
 
 from hive.session import messages, protocol
 from hive.session.effects import Moment
 from hive.session.reception import Arrival, Identity
 from hive.session.standing import RECENT
+
+
+class Lap(NamedTuple):
+    """An update that counted."""
+
+    characters: int
+    seconds: float  # that its peer trained on them, as it says
+    passed: float  # since its update before was here, or since it joined
 
 
 @dataclass
@@ -27,8 +35,7 @@ class Link:
     surplus: int = 0  # bytes of it that are still to come
     lately: int = 0  # steps of its latest update
     fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
-    laps: Deque[Tuple[int, float]] = field(  # characters and seconds of its latest updates
-        default_factory=lambda: deque(maxlen=RECENT))
+    laps: Deque[Lap] = field(default_factory=lambda: deque(maxlen=RECENT))
 
     @property
     def peer(self) -> str:
@@ -38,8 +45,14 @@ class Link:
     def speed(self) -> float:
         """Characters per second while it trains, as it measured them; 0 before its first update.
         Over as many updates as the hive's own speed, so that the two can be compared."""
-        seconds = sum(seconds for _, seconds in self.laps)
-        return sum(characters for characters, _ in self.laps) / max(seconds, 1e-3)
+        seconds = sum(lap.seconds for lap in self.laps)
+        return sum(lap.characters for lap in self.laps) / max(seconds, 1e-3)
+
+    @property
+    def training(self) -> Optional[float]:
+        """The share of the time that it spent training; the rest was transfers and waiting."""
+        passed = sum(lap.passed for lap in self.laps)
+        return min(1.0, sum(lap.seconds for lap in self.laps) / passed) if passed else None
 
     def expect(self, blob: str, size: int) -> None:
         """So much comes that nobody asked for."""

@@ -58,6 +58,7 @@ class Member(Known):
     steps: int
     quota: int
     speed: Optional[float]
+    training: Optional[float]
     joined: float
 
 
@@ -69,6 +70,7 @@ class PeerNumbers(TypedDict, total=False):
     """Those of a peer's numbers that `measured` tells when they have changed."""
 
     speed: Optional[float]
+    training: Optional[float]
     bytes_up: int
     bytes_down: int
     latency: Optional[float]

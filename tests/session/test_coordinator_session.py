@@ -1324,3 +1324,26 @@ def test_an_early_update_counts_for_the_characters_it_was_trained_on(stage):
     play.do("add"), play.do("combine"), play.do("keep")
     tokens = {one["name"]: one["tokens"] for one in play.journal.round(2)["contributions"]}
     assert tokens["ann"] == 32
+
+
+# --- What is told of the peers --------------------------------------------------------------------
+
+def test_the_share_of_the_time_that_a_peer_trains_is_that_between_its_updates(stage):
+    play, ann, bob = two_in_a_round(stage)
+    link = play.session.links.peers[ann.peer]
+    assert play.session.about(link)["training"] is None, "nothing is known yet"
+    joined = link.counted_at
+    for number in (0, 1):
+        play.passes(6.0)
+        arrived = play.steady
+        for one in (ann, bob):
+            one.deliver(b"update %d" % number, seconds=3.0)
+            play.do("add")
+        play.passes(2.0)
+        play.do("combine"), play.do("keep")
+        ann.ready(), bob.ready()
+    assert play.session.about(link)["training"] == pytest.approx(6.0 / (arrived - joined))
+    for one in (ann, bob):
+        one.deliver(b"update 2", seconds=10**6)
+        play.do("add")
+    assert play.session.about(link)["training"] == 1.0, "whatever it says"
