@@ -812,6 +812,8 @@ def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
 
 # ==================================================================================================
 # 10. Words for people, files on a disk
+#
+# Both may go wrong without harm: nobody listens, or the disk is full.
 # ==================================================================================================
 
 
@@ -998,12 +1000,11 @@ def tiny_shakespeare() -> Optional[bytes]:
         return content
     try:
         import requests
+        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
+        reply.raise_for_status()
     except ImportError:
         say("text      no download: the package requests is missing (pip install requests)")
         return None
-    try:
-        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
-        reply.raise_for_status()
     except requests.RequestException as error:
         say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
         return None
@@ -1887,7 +1888,7 @@ class StepTimer:
                 or step + 1 > self.look * (self.total or self.most))
 
 
-class Watch:
+class Follower:
     """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
     keeps checkpoints, shows how far it is."""
 
@@ -2064,11 +2065,11 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:
-        watching = Watch(trainer, run, interrupts)
-        watching.follow()
+        follower = Follower(trainer, run, interrupts)
+        follower.follow()
         ended = trainer.step == trainer.total
         run.close(trainer)
-    watching.progress.say("")
+    follower.progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
                   trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)
 

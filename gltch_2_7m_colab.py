@@ -882,6 +882,8 @@ def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
 # %% [markdown]
 # ## Words for people, files on a disk
 #
+# Both may go wrong without harm: nobody listens, or the disk is full.
+#
 # **Unwritable.** A file cannot be written now; it may work later, once there is room for it.
 
 # %%
@@ -1096,12 +1098,11 @@ def tiny_shakespeare() -> Optional[bytes]:
         return content
     try:
         import requests
+        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
+        reply.raise_for_status()
     except ImportError:
         say("text      no download: the package requests is missing (pip install requests)")
         return None
-    try:
-        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
-        reply.raise_for_status()
     except requests.RequestException as error:
         say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
         return None
@@ -2077,11 +2078,11 @@ class StepTimer:
                 or step + 1 > self.look * (self.total or self.most))
 
 # %% [markdown]
-# **Watch.** Follows what `learn` tells: times the steps, decides how long the run is, logs the
+# **Follower.** Follows what `learn` tells: times the steps, decides how long the run is, logs the
 # points, keeps checkpoints, shows how far it is.
 
 # %%
-class Watch:
+class Follower:
     """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
     keeps checkpoints, shows how far it is."""
 
@@ -2274,11 +2275,11 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:
-        watching = Watch(trainer, run, interrupts)
-        watching.follow()
+        follower = Follower(trainer, run, interrupts)
+        follower.follow()
         ended = trainer.step == trainer.total
         run.close(trainer)
-    watching.progress.say("")
+    follower.progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
                   trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)
 
