@@ -2,9 +2,10 @@
 """GLTCH-2.7M: a language model in one file, from an empty page to one that writes.
 
 GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
-time and learns to predict the next one. This file holds all of it: configuration, text, network,
-generation, optimizer, checkpoints, training and the command line, in the order a reader needs
-them. It needs PyTorch 2.0 or newer; `requests`, if present, fetches the text on the first run.
+time and learns to predict the next one. Part I is the lesson, to be read from top to bottom: the
+whole model and its training in their plainest form. Part II is what people and machines need
+besides: faster forms of the same, files, devices, the command line. It needs PyTorch 2.0 or newer;
+`requests`, if present, fetches the text on the first run.
 
     python gltch_2_7m.py                          train, then talk to the model
     python gltch_2_7m.py sample --prompt ROMEO:   let the newest model write
@@ -12,60 +13,41 @@ them. It needs PyTorch 2.0 or newer; `requests`, if present, fetches the text on
 """
 from __future__ import annotations
 
-import argparse
-import codecs
-import contextlib
 import copy
-import hashlib
-import html
-import importlib
-import io
-import json
 import math
-import os
-import pickletools
-import re
-import runpy
-import shutil
-import signal
 import sys
-import threading
-import time
 import warnings
-import zipfile
-from collections import deque
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import partial
-from importlib.util import find_spec
-from pathlib import Path
-from typing import (
-    Any,
-    Callable,
-    Deque,
-    Dict,
-    Iterable,
-    Iterator,
-    List,
-    Optional,
-    Sequence,
-    Set,
-    Tuple,
-)
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+
+for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
+    warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
+try:
+    import torch
+except (KeyboardInterrupt, ModuleNotFoundError) as error:  # a sentence instead of a traceback
+    if __name__ != "__main__" or getattr(error, "name", "torch") != "torch":
+        raise
+    if isinstance(error, KeyboardInterrupt):
+        sys.exit(130)
+    print("gltch_2_7m.py: error: PyTorch is missing: pip install torch requests", file=sys.stderr)
+    sys.exit(2)
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 # ==================================================================================================
-# 1. Configuration
+#                                        PART I: THE LESSON
+# ==================================================================================================
+
+# ==================================================================================================
+# 1. The shape of the network
 #
-# `Config` is the shape of the network: its defaults are GLTCH-2.7M, 2,708,736 parameters over the
-# 65 characters of Tiny Shakespeare. `TrainConfig` is the recipe: how long, how fast, with what.
+# The defaults are GLTCH-2.7M: 2,708,736 parameters over the 65 characters of Tiny Shakespeare.
 # ==================================================================================================
 
 
 class GltchError(Exception):
     """Something the user can put right; the message is one sentence that says what and how."""
-
-
-class Unwritable(GltchError):
-    """A file cannot be written now; it may work later, once there is room for it."""
 
 
 def require(condition: bool, sentence: str) -> None:
@@ -99,74 +81,689 @@ class Config:
                 f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
 
 
-def option(default: Any, kind: Callable[[str], Any], text: str, choices: Any = None) -> Any:
-    """A TrainConfig field that is also a command line option: the help stands beside the value."""
-    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
+# ==================================================================================================
+# 2. The network
+#
+# A transformer: every character becomes a vector, and six times over each vector first gathers
+# from the vectors before it (attention), then thinks by itself (feed-forward). What stands at a
+# position in the end predicts the character that follows.
+#
+# In the comments on shapes B is the number of texts side by side, T of characters in each, C of
+# numbers in a vector, nh of heads and hs of numbers in a head's part of a vector (C = nh * hs).
+# ==================================================================================================
+
+
+def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every position gathers values from itself and the positions before it: the more of one, the
+    better its key answers the query. The queries are those of the last T of S positions."""
+    T, S = q.size(2), k.size(2)
+    future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)  # (T, S)
+    scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (B, nh, T, hs) -> (B, nh, T, S)
+    weights = scores.masked_fill(future, -math.inf).softmax(dim=3)  # (B, nh, T, S), rows add to 1
+    return weights @ v  # (B, nh, T, S) times (B, nh, S, hs) -> (B, nh, T, hs)
+
+
+# What the network calls. Part II puts forms in their place that are faster and give the same.
+causal_attention: Callable[[Tensor, Tensor, Tensor], Tensor] = plain_attention
+dropout: Callable[[Tensor, float, bool], Tensor] = F.dropout
+
+
+class Attention(nn.Module):
+    """Positions speak with each other, in several heads that each look for something else."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        C, self.n_head = config.n_embd, config.n_head
+        self.qkv = nn.Linear(C, 3 * C, bias=False)  # queries, keys and values of all heads
+        self.projection = nn.Linear(C, C, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        q, k, v = self.split(x)
+        return self.merge(causal_attention(q, k, v))
+
+    def split(self, x: Tensor) -> Tensor:  # (B, T, C) -> (3, B, nh, T, hs)
+        B, T, C = x.shape
+        heads = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
+        return heads.permute(2, 0, 3, 1, 4)
+
+    def merge(self, y: Tensor) -> Tensor:  # (B, nh, T, hs) -> (B, T, C)
+        return self.projection(y.transpose(1, 2).flatten(2))  # the heads side by side again
+
+
+class FeedForward(nn.Module):
+    """Each position by itself: four times as wide, a nonlinearity, and back."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        C = config.n_embd
+        self.up = nn.Linear(C, 4 * C, bias=False)
+        self.down = nn.Linear(4 * C, C, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    """One layer: two parts, each of which adds to what was there before (residual connections)."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.p = config.dropout
+        self.norm1 = nn.LayerNorm(config.n_embd)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.n_embd)
+        self.feed_forward = FeedForward(config)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        x = x + dropout(self.attention(self.norm1(x)), self.p, self.training)
+        return x + dropout(self.feed_forward(self.norm2(x)), self.p, self.training)
+
+
+class GLTCH(nn.Module):
+    """The whole network: characters in, a score for every possible next character out."""
+
+    def __init__(self, config: Config):
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
+        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
+        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = nn.LayerNorm(config.n_embd)
+        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """What each weight starts as.
+
+        embeddings, qkv, up     normal, standard deviation 0.02
+        projection, down        zero: every block starts as the identity
+        head                    zero: all characters equally likely, loss ln(vocab_size)
+        layer norms             weight one, bias zero (PyTorch's own)
+        """
+        for name, parameter in self.named_parameters():
+            if name.endswith(("projection.weight", "down.weight", "head.weight")):
+                nn.init.zeros_(parameter)
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+
+    def forward(self, ids: Tensor, targets: Optional[Tensor] = None) -> Tensor:
+        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats."""
+        position = torch.arange(ids.size(1), device=ids.device)
+        x = self.token_embedding(ids) + self.position_embedding(position)  # (B, T, C)
+        for block in self.blocks:
+            x = block(x)
+        logits = self.head(self.norm(x))  # (B, T, vocab_size)
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
+
+
+# ==================================================================================================
+# 3. Text
+#
+# A text is a long row of characters. The vocabulary gives each different character a number; the
+# network only ever sees the numbers. The last tenth is held back to measure what was learned.
+# ==================================================================================================
+
+
+class Vocabulary:
+    """The different characters of a text, in order: character i has number i."""
+
+    def __init__(self, characters: str):
+        self.characters = characters
+        self.number = {c: i for i, c in enumerate(characters)}
+        require(len(self.number) == len(characters) > 0, "A vocabulary lists each character once.")
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def unknown(self, text: str) -> List[str]:
+        return sorted(set(text) - set(self.characters))
+
+    def encode(self, text: str) -> Tensor:  # (len(text),) int64
+        unknown = self.unknown(text)
+        require(not unknown, f"The model does not know {', '.join(map(repr, unknown[:10]))}.")
+        return torch.tensor([self.number[c] for c in text], dtype=torch.long)
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in numbers)
+
+
+@dataclass
+class Corpus:
+    """An encoded text, split 90/10 into training and validation characters."""
+
+    source: str  # what it is, in words
+    ids: Tensor  # (n,), of any type of whole numbers
+    vocabulary: Vocabulary
+    digest: str = ""  # SHA-256 of the text in UTF-8
+    paths: List[str] = field(default_factory=list)  # where to find it again
+
+    @property
+    def train(self) -> Tensor:
+        return self.ids[: len(self.ids) * 9 // 10]
+
+    @property
+    def validation(self) -> Tensor:
+        return self.ids[len(self.ids) * 9 // 10:]
+
+
+class Windows:
+    """The order in which training sees the text: windows of `size` characters and their successor.
+
+    Every epoch visits each window once, in random order and from a new random offset. The order is
+    a function of the seed alone, so a position in it is just a count of windows.
+    """
+
+    def __init__(self, ids: Tensor, size: int, seed: int):
+        require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
+                f"the network takes {size + 1}: use a longer text.")
+        self.ids, self.size, self.seed = ids, size, seed
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
+        self.epoch, self.starts = -1, torch.empty(0)
+
+    def start(self, index: int) -> int:
+        epoch, position = divmod(index, self.per_epoch)
+        if epoch != self.epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
+            offset = torch.randint(room, (1,), generator=generator)
+            order = torch.randperm(self.per_epoch, generator=generator)
+            self.epoch, self.starts = epoch, offset + order * self.size
+        return int(self.starts[position])
+
+    def batch(self, indices: Iterable[int]) -> Tuple[Tensor, Tensor]:
+        """Inputs (B, T) and targets (B, T), the characters that follow, as int64."""
+        starts = torch.tensor([self.start(i) for i in indices], device=self.ids.device)
+        positions = starts[:, None] + torch.arange(self.size + 1, device=self.ids.device)
+        windows = self.ids[positions].long()  # (B, T + 1)
+        return windows[:, :-1], windows[:, 1:]
+
+
+# ==================================================================================================
+# 4. Writing
+#
+# Writing is predicting, drawing, appending, over and over.
+# ==================================================================================================
+
+
+def draw(logits: Tensor, temperature: float, generator: Optional[torch.Generator] = None) -> Tensor:
+    """The next character of each row, at random but the likelier the more often: (B, V) -> (B,).
+    A low temperature favours what is likely; at zero it is always the likeliest."""
+    if temperature < 1e-6:  # a division by less would overflow
+        return logits.argmax(-1)
+    chances = (logits / temperature).softmax(-1)
+    return torch.multinomial(chances, 1, generator=generator)[:, 0]
+
+
+@torch.inference_mode()
+def generate_naively(model: GLTCH, ids: Tensor, length: int, temperature: float = 0.8) -> Tensor:
+    """Continue each row of ids (B, T) by `length` characters: (B, T + length)."""
+    for _ in range(length):
+        logits = model(ids[:, -model.config.block_size:])[:, -1]  # (B, V), after the last one
+        ids = torch.cat([ids, draw(logits, temperature)[:, None]], dim=1)
+    return ids
+
+
+class Decoder:
+    """The same, faster: a position looks back only, so what each layer computed for the characters
+    before (keys and values) never changes. It is kept, and a new character costs one position."""
+
+    def __init__(self, model: GLTCH, batch: int):
+        config, self.model = model.config, model
+        shape = (config.n_layer, 2, batch, config.n_head, config.block_size,
+                 config.n_embd // config.n_head)
+        self.cache = model.head.weight.new_empty(shape)  # keys and values of every layer
+        self.length = 0  # characters in the cache
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Logits (B, vocab_size) after ids (B, T), which follow what is in the cache: any number
+        of them into an empty one, then one at a time."""
+        model, start, end = self.model, self.length, self.length + ids.size(1)
+        x = model.token_embedding.weight[ids] + model.position_embedding.weight[start:end]
+        x, self.length = self.blocks(x, start, end), end
+        return model.head(model.norm(x[:, -1]))
+
+    def blocks(self, x: Tensor, start: int, end: int) -> Tensor:  # (B, T, C) -> (B, T, C)
+        for block, (keys, values) in zip(self.model.blocks, self.cache):
+            q, k, v = block.attention.split(block.norm1(x))  # (B, nh, T, hs) each
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+            y = causal_attention(q, keys[:, :, :end], values[:, :, :end])
+            x = x + block.attention.merge(y)
+            x = x + block.feed_forward(block.norm2(x))
+        return x
+
+
+@torch.inference_mode()
+def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
+                 choose: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+    """Continue each row of ids (B, T) by `length` characters, yielding (B,) after each; `choose`
+    makes them of logits (B, V) and the text so far.
+
+    Positions are learned, and there are only as many as the context is long. When they are used up,
+    the newest `keep` characters get the first positions, and all that was cached is of no use.
+    """
+    size = decoder.model.config.block_size
+    text, new = ids, ids[:, -size:]
+    for _ in range(length):
+        if decoder.length + new.size(1) > size:
+            new, decoder.length = text[:, -keep:], 0
+        new = choose(decoder(new), text)[:, None]
+        yield new[:, 0]
+        text = torch.cat([text[:, -size:], new], dim=1)
+
+
+# ==================================================================================================
+# 5. The recipe
+#
+# How long to learn, how fast, with what. A field is also an option of the command line; what it
+# means and what it may be stand beside it.
+# ==================================================================================================
+
+
+class Rule(NamedTuple):
+    """What a setting may be: how it is read, in words, and as a test."""
+
+    kind: Callable[[str], Any]
+    words: str
+    allows: Callable[[Any], bool]
+    choices: Optional[Tuple[str, ...]] = None
+
+
+def one_of(*names: str) -> Rule:
+    return Rule(str, f"one of {', '.join(names)}", lambda v: v in names, names)
+
+
+COUNT = Rule(int, "a whole number of at least 1", lambda v: type(v) is int and v >= 1)
+FROM_ZERO = Rule(int, "a whole number from 0 to 2147483647",
+                 lambda v: type(v) is int and 0 <= v < 2**31)
+ABOVE = Rule(float, "a number above 0 and at most 1e36", lambda v: is_number(v) and 0 < v <= 1e36)
+DECAY = Rule(float, "a number from 0 to 1000000", lambda v: is_number(v) and 0 <= v <= 1e6)
+PART = Rule(float, "from 0 to 1", lambda v: is_number(v) and 0 <= v <= 1)
+FLAG = Rule(bool, "True or False", lambda v: type(v) is bool)
+TEXT = Rule(str, "a text", lambda v: type(v) is str)
+
+
+def option(default: Any, rule: Rule, text: str) -> Any:
+    return field(default=default, metadata={**rule._asdict(), "help": text})
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """The training recipe. Raises GltchError for a value that makes no sense."""
 
-    steps: Optional[int] = option(
-        None, int, "train for this many steps (default: the full run; on a CPU ten minutes of it)")
-    minutes: Optional[float] = option(None, float, "train for at most this long, cooldown included")
-    batch_size: int = option(64, int, "sequences per step, over all processes")
-    optimizer: str = option(
-        "muon", str, "of the matrices in the blocks (sgd: of everything)", ("muon", "adamw", "sgd"))
-    learning_rate: Optional[float] = option(
-        None, float,
-        "of the matrices in the blocks (default: 0.02 with muon, 0.001 with adamw, 0.1 with sgd)")
-    embedding_learning_rate: float = option(0.02, float, "of embeddings and layer norms (AdamW)")
-    head_learning_rate: float = option(0.003, float, "of the head (AdamW)")
-    weight_decay: float = option(0.1, float, "decay of the matrices in the blocks")
-    warmup: int = option(20, int, "steps of linear warm-up")
-    cooldown: float = option(0.6, float, "last fraction of the run, linear from full rate to zero")
-    seed: int = option(1337, int, "seed of everything random")
-    eval_every: int = option(100, int, "steps between evaluations; each writes a checkpoint")
-    sample_every: int = option(500, int, "steps between text samples, 0 for none")
-    log_every: int = option(10, int, "steps between points of the training curve")
-    device: str = option("auto", str, "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", str, "of the matrix products", ("auto", "fp32", "bf16", "fp16"))
-    compile: bool = option(False, bool, "torch.compile the network (pays on long GPU runs)")
+    steps: Optional[int] = option(None, COUNT, "train for this many steps (default: the full run; "
+                                  "on a CPU ten minutes of it)")
+    minutes: Optional[float] = option(None, ABOVE, "train for at most this long, cooldown included")
+    batch_size: int = option(64, COUNT, "sequences per step, over all processes")
+    optimizer: str = option("muon", one_of("muon", "adamw", "sgd"),
+                            "of the matrices in the blocks (sgd: of everything)")
+    learning_rate: Optional[float] = option(None, ABOVE, "of the matrices in the blocks (default: "
+                                            "0.02 with muon, 0.001 with adamw, 0.1 with sgd)")
+    embedding_learning_rate: float = option(0.02, ABOVE, "of embeddings and layer norms (AdamW)")
+    head_learning_rate: float = option(0.003, ABOVE, "of the head (AdamW)")
+    weight_decay: float = option(0.1, DECAY, "decay of the matrices in the blocks")
+    warmup: int = option(20, FROM_ZERO, "steps of linear warm-up")
+    cooldown: float = option(0.6, PART, "last fraction of the run, linear from full rate to zero")
+    seed: int = option(1337, FROM_ZERO, "seed of everything random")
+    eval_every: int = option(100, COUNT, "steps between evaluations; each writes a checkpoint")
+    sample_every: int = option(500, FROM_ZERO, "steps between text samples, 0 for none")
+    log_every: int = option(10, COUNT, "steps between points of the training curve")
+    device: str = option("auto", TEXT, "auto, cpu, cuda, cuda:1, mps")
+    precision: str = option(
+        "auto", one_of("auto", "fp32", "bf16", "fp16"), "of the matrix products")
+    compile: bool = option(False, FLAG, "torch.compile the network (pays on long GPU runs)")
     low_memory: bool = option(
-        False, bool, "less memory, same model: small micro-batches, recomputed activations")
+        False, FLAG, "less memory, same model: small micro-batches, recomputed activations")
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            value, choices = getattr(self, f.name), f.metadata["choices"]
-            require(choices is None or value in choices,
-                    f"{f.name} must be one of {', '.join(map(str, choices or ()))}, not {value!r}.")
-            require(f.metadata["kind"] is not bool or type(value) is bool,
-                    f"{f.name} must be True or False, not {value!r}.")
-        for name in ("steps", "batch_size", "eval_every", "log_every"):
-            value = getattr(self, name)
-            require(value is None and name == "steps" or type(value) is int and value >= 1,
-                    f"{name} must be a whole number of at least 1, not {value!r}.")
-        for name in ("warmup", "sample_every", "seed"):
-            value = getattr(self, name)
-            require(type(value) is int and 0 <= value < 2**31,
-                    f"{name} must be a whole number from 0 to 2147483647, not {value!r}.")
-        for name in ("minutes", "learning_rate", "embedding_learning_rate", "head_learning_rate"):
-            value = getattr(self, name)
-            may_be_none = name in ("minutes", "learning_rate")
-            require(value is None and may_be_none or is_number(value) and 0 < value <= 1e36,
-                    f"{name} must be a number above 0 and at most 1e36, not {value!r}.")
-        require(is_number(self.weight_decay) and 0 <= self.weight_decay <= 1e6,
-                f"weight_decay must be a number from 0 to 1000000, not {self.weight_decay!r}.")
-        require(is_number(self.cooldown) and 0 <= self.cooldown <= 1,
-                f"cooldown must be from 0 to 1, not {self.cooldown!r}.")
+            value, rule = getattr(self, f.name), f.metadata
+            require(value is f.default is None or rule["allows"](value),
+                    f"{f.name} must be {rule['words']}, not {value!r}.")
 
     @property
     def matrix_learning_rate(self) -> float:
         return self.learning_rate or {"muon": 0.02, "adamw": 0.001, "sgd": 0.1}[self.optimizer]
 
 
+def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
+              cooling: Optional[Tuple[int, float]] = None) -> float:
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
+    is the (step, fraction) from which it falls, when that was decided on the way."""
+    warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
+    if total is None or recipe.cooldown == 0:
+        return warm
+    if cooling is None:
+        return min(warm, max(0.0, (total - step) / (recipe.cooldown * total)))
+    begin, height = cooling
+    return min(warm, height * max(0.0, (total - step) / max(1, total - begin)))
+
+
+# ==================================================================================================
+# 6. The optimizer
+#
+# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
+# update turns every direction equally. AdamW for embeddings, head and layer norms.
+# ==================================================================================================
+
+QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.github.io/posts/muon)
+
+
+def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
+    """Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps of a quintic whose
+    coefficients push all singular values that are not zero towards 1, and turn no direction."""
+    tall = g.size(-2) > g.size(-1)
+    x = (g.mT if tall else g).to(dtype)  # lying down: x x^T is the smaller of the two products
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
+    for a, b, c in QUINTIC:
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+# What Muon calls, with many matrices of one shape at once (N, rows, cols). The formula is the same
+# for each of them; Part II puts one in its place that takes fewer multiplications.
+orthogonalize: Callable[[Tensor, torch.dtype], Tensor] = plain_orthogonalize
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row blocks,
+    each orthogonalized by itself (queries, keys and values are three matrices)."""
+
+    def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
+                 dtype: torch.dtype):
+        super().__init__(groups, {
+            "lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "split": 1})
+        self.dtype = dtype  # of the Newton-Schulz products
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+                momentum = self.state[p]["momentum"]
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                nesterov = p.grad.lerp(momentum, group["momentum"])
+                blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
+                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
+        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
+            updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
+            parts = updates.split([len(blocks) for _, blocks, _ in members])
+            for (p, _, group), update in zip(members, parts):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update.reshape_as(p), alpha=-group["lr"] * max(1, rows / cols)**0.5)
+
+
+def make_optimizers(model: GLTCH, recipe: TrainConfig,
+                    dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
+    """One optimizer for the matrices in the blocks, one for all the rest."""
+    qkv = [block.attention.qkv.weight for block in model.blocks]
+    others = [matrix for block in model.blocks for matrix in (
+        block.attention.projection.weight, *block.feed_forward.parameters())]
+    rest = [p for name, p in model.named_parameters() if p.dim() == 1 or "embedding" in name]
+    lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
+    adamw = partial(torch.optim.AdamW, betas=(0.9, 0.99))
+    second = adamw([{"params": rest, "lr": recipe.embedding_learning_rate},
+                    {"params": [model.head.weight], "lr": recipe.head_learning_rate}],
+                   eps=1e-10, weight_decay=0.0)
+    optimizers: List[torch.optim.Optimizer]
+    if recipe.optimizer == "muon":
+        first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
+        optimizers = [first, second]
+    elif recipe.optimizer == "adamw":
+        optimizers = [adamw(qkv + others, lr, weight_decay=decay), second]
+    else:  # plain gradient descent, to compare with
+        optimizers = [torch.optim.SGD(model.parameters(), lr)]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["full_lr"] = group["lr"]
+    return optimizers
+
+
+# ==================================================================================================
+# 7. Training
+#
+# Show the network a batch, measure how surprised it is, nudge every weight to be less so; repeat.
+# ==================================================================================================
+
+
+@torch.inference_mode()
+def mean_loss(model: GLTCH, ids: Tensor) -> float:
+    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
+    length; deterministic."""
+    size, device, total = model.config.block_size, model.head.weight.device, 0.0
+    at_once, was_training = max(1, 8192 // size), model.training
+    model.eval()  # without dropout
+    for start in range(0, len(ids) - 1, size * at_once):
+        part = ids[start: start + size * at_once + 1].to(device).long()
+        whole = (len(part) - 1) // size * size  # the very last window may be shorter
+        for inputs, targets, width in ((part[:whole], part[1: whole + 1], size),
+                                       (part[whole:-1], part[whole + 1:], len(part) - 1 - whole)):
+            if len(targets):
+                loss = model(inputs.view(-1, width), targets.view(-1, width))
+                total += loss.item() * len(targets)
+    model.train(was_training)
+    return total / (len(ids) - 1)
+
+
+UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-rate, or use "
+            "--precision fp32")
+
+
+class Trainer:
+    """Everything that changes during training, and the step that changes it.
+
+    Randomness is a function of seed and step, and the order of the text one of the seed, so `step`
+    alone says where both stand: that is why a resumed run repeats the straight one exactly.
+    Part II has one for any machine, which makes the same gradients in a faster way.
+    """
+
+    def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
+                 device: Any = "cpu", products: torch.dtype = torch.float32, *,
+                 first_window: int = 0, noise_seed: Optional[int] = None):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.corpus = recipe, corpus
+        self.model = GLTCH(config).to(device)
+        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
+        self.optimizers = make_optimizers(self.model, recipe, products)
+        self.windows = Windows(corpus.train.to(device), config.block_size, recipe.seed)
+        self.first_window = first_window  # of the text's order, the one that step 0 begins with
+        self.noise_seed = recipe.seed if noise_seed is None else noise_seed  # of dropout
+        self.step = 0
+        self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
+        self.cooling: Optional[Tuple[int, float]] = None  # see `lr_factor`
+        self.stop = False  # asks `learn` to end after this step
+        self.losses: List[float] = []  # since the last point of the training curve
+        self.val_loss = math.nan
+
+    def backpropagate(self, batch: range, noise: int) -> float:
+        """The mean loss of these windows; every weight gets its gradient. `noise` seeds dropout."""
+        torch.manual_seed(noise)
+        inputs, targets = self.windows.batch(batch)
+        loss = self.model(inputs, targets)
+        loss.backward()
+        return loss.item()
+
+    def update(self) -> None:
+        """Every weight moves by its gradient, which is then forgotten."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def train_step(self) -> float:
+        """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
+        untouched, when the loss is not finite."""
+        self.model.train()
+        begin = self.first_window + self.step * self.recipe.batch_size
+        loss = self.backpropagate(range(begin, begin + self.recipe.batch_size),
+                                  self.noise_seed * 1_000_003 + self.step)
+        require(math.isfinite(loss), f"The loss became {loss} at step {self.step + 1}: {UNSTABLE}.")
+        factor = lr_factor(self.step, self.total, self.recipe, self.cooling)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = group["full_lr"] * factor
+                if isinstance(optimizer, Muon):
+                    group["momentum"] = 0.85 + 0.1 * min(1, self.step / 300)
+        self.update()
+        self.step += 1
+        self.losses.append(loss)
+        # The mean spans about 100 steps at the full rate and shrinks with it: at the end of the
+        # cooldown the weights stand nearly still and need no averaging.
+        blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
+        with torch.no_grad():
+            for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
+                mean.lerp_(parameter, blend)
+        return loss
+
+    def validate(self) -> float:
+        self.val_loss = mean_loss(self.ema, self.corpus.validation)
+        return self.val_loss
+
+
+def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
+    """Train to the last step, telling ("step", loss) after each one, and ("train", loss) and
+    ("eval", loss) for the points of both curves."""
+    recipe = trainer.recipe
+    if math.isnan(trainer.val_loss):  # the very beginning
+        yield "eval", trainer.validate()
+    while trainer.step != trainer.total and not trainer.stop:
+        yield "step", trainer.train_step()
+        end = trainer.step == trainer.total
+        if trainer.step % recipe.log_every == 0 or end:
+            yield "train", sum(trainer.losses) / len(trainer.losses)
+            trainer.losses.clear()
+        if trainer.step % recipe.eval_every == 0 or end:
+            yield "eval", trainer.validate()
+
+
+# ==================================================================================================
+#                                PART II: FOR PEOPLE AND MACHINES
+# ==================================================================================================
+
+import codecs
+import contextlib
+import hashlib
+import html
+import importlib
+import io
+import json
+import os
+import pickletools
+import re
+import shutil
+import signal
+import threading
+import time
+import zipfile
+from collections import deque
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Deque, Sequence, Set
+
+from torch.utils.checkpoint import checkpoint
+
+# ==================================================================================================
+# 8. Faster, and the same
+#
+# Forms of the lesson's operations that are equal to them up to rounding. They take their place.
+# ==================================================================================================
+
+
+def fast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, nh, T, hs), (B, nh, S, hs)
+    """`plain_attention` where T is 1 or S. PyTorch's fused attention is the fast one, except for
+    bf16 on a CPU: its backward pass there takes several times as long as two matrix products."""
+    B, nh, T, hs = q.shape
+    if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
+        return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
+    S = k.size(2)
+    future = torch.full((T, S), -math.inf, dtype=q.dtype).triu(S - T + 1)  # 0 for the past
+    scores = torch.baddbmm(future.expand(B * nh, T, S), q.reshape(B * nh, T, hs),
+                           k.reshape(B * nh, S, hs).transpose(1, 2), alpha=hs**-0.5)
+    return torch.bmm(scores.softmax(-1), v.reshape(B * nh, S, hs)).view(B, nh, T, hs)
+
+
+def fast_dropout(x: Tensor, p: float, training: bool = True) -> Tensor:
+    """Zero a fraction p of x and scale the rest up. On a CPU p is rounded to a 256th: one random
+    byte per element costs far less than PyTorch's one random number per element."""
+    if x.device.type != "cpu" or p == 0 or not training:
+        return F.dropout(x, p, training)
+    limit = min(round(256 * p), 255)
+    random = torch.randint(-2**63, 2**63 - 1, ((x.numel() + 7) // 8,)).view(torch.uint8)
+    keep = (random[: x.numel()] >= limit).view(x.shape)
+    return x * (keep.to(x.dtype) * (256 / (256 - limit)))
+
+
+def fast_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, cols)
+    """A step multiplies x by a factor that depends on gram = x x^T alone. When x has twice the
+    columns of gram or more, three steps are cheaper on gram; more would lose digits in bf16."""
+    tall = g.size(-2) > g.size(-1)
+    x = (g.mT if tall else g).to(dtype)
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    at_once = 3 if x.size(-1) >= 2 * x.size(-2) else 1
+    for start in range(0, len(QUINTIC), at_once):
+        x = steps_factor(x @ x.mT, QUINTIC[start: start + at_once]) @ x
+    return (x.mT if tall else x).to(g.dtype)
+
+
+def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tensor:
+    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of each."""
+    a, b, c = steps[0]
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=-2, dim2=-1).add_(a)
+    if len(steps) == 1:
+        return factor
+    return steps_factor(factor @ gram @ factor, steps[1:]) @ factor
+
+
+causal_attention, dropout, orthogonalize = fast_attention, fast_dropout, fast_orthogonalize
+
+
+class FastDecoder(Decoder):
+    """Blocks laid out flat: the overhead of their modules would cost as much as the products. Most
+    weights are kept transposed: a single row times a matrix is faster that way, except where the
+    row is the longer side."""
+
+    def __init__(self, model: GLTCH, batch: int):
+        super().__init__(model, batch)
+        self.layers = [
+            (b.norm1, b.attention.qkv.weight.t().contiguous(),
+             b.attention.projection.weight.t().contiguous(), b.norm2,
+             b.feed_forward.up.weight.t().contiguous(), b.feed_forward.down.weight.t(),
+             keys, values) for b, (keys, values) in zip(model.blocks, self.cache)]
+
+    def blocks(self, x: Tensor, start: int, end: int) -> Tensor:
+        B, T, C = x.shape
+        nh = self.model.config.n_head
+        for norm1, qkv, projection, norm2, up, down, keys, values in self.layers:
+            heads = (F.layer_norm(x, (C,), norm1.weight, norm1.bias) @ qkv).view(B, T, 3, nh, -1)
+            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
+            keys[:, :, start:end], values[:, :, start:end] = k, v
+            y = causal_attention(q, keys[:, :, :end], values[:, :, :end])
+            x = x + y.transpose(1, 2).reshape(B, T, C) @ projection
+            x = x + F.gelu(F.layer_norm(x, (C,), norm2.weight, norm2.bias) @ up) @ down
+        return x
+
+
+def recompute_activations(model: GLTCH) -> None:
+    """Trade time for memory: every block forgets its activations, and computes them again for the
+    backward pass."""
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+# ==================================================================================================
+# 9. Sizes
+#
+# The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
+# see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
+# ==================================================================================================
+
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
 CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
 
-# The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
-# see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
     "2.7m": (Config(), TrainConfig(), REFERENCE_STEPS),
@@ -186,150 +783,42 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
                          head_learning_rate=0.001, warmup=200), 24000),
 }
 
+
+def parameters_of(config: Config) -> int:
+    """Number of parameters, without building the network."""
+    width = config.n_embd
+    block = 12 * width * width + 4 * width
+    return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
+
+
+def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
+    """(component, shape, parameters) for each part, all blocks in one row."""
+    config = model.config
+    V, T, C, L = config.vocab_size, config.block_size, config.n_embd, config.n_layer
+    rows = [
+        ("token embedding", f"{V} x {C}", "token_embedding"),
+        ("position embedding", f"{T} x {C}", "position_embedding"),
+        (f"{L} blocks: attention qkv", f"{C} -> {3 * C}", "qkv"),
+        (f"{L} blocks: attention projection", f"{C} -> {C}", "projection"),
+        (f"{L} blocks: feed-forward", f"{C} -> {4 * C} -> {C}", "feed_forward"),
+        (f"{L} blocks: 2 layer norms", f"2 x 2 x {C}", "norm[12]"),
+        ("final layer norm", f"2 x {C}", "norm"),
+        ("head", f"{C} -> {V}", "head"),
+    ]
+    return [(component, shape, sum(p.numel() for name, p in model.named_parameters()
+                                   if re.search(rf"(^|\.){part}\.", name)))
+            for component, shape, part in rows]
+
+
 # ==================================================================================================
-# 2. Command line options
+# 10. Words for people, files on a disk
 #
-# Read before PyTorch is loaded, so that --help and a typing error answer at once.
+# Both may go wrong without harm: nobody listens, or the disk is full.
 # ==================================================================================================
 
-COMMANDS = {
-    "train": "train a network (the default command)",
-    "sample": "let a trained network write",
-    "chat": "write together with a trained network, turn by turn",
-    "eval": "measure a trained network on a text, as JSON",
-    "export": "write a trained network as a safetensors file",
-    "info": "show a network part by part",
-}
 
-
-def by_command() -> bool:
-    """Whether a command that `pip install` made started this, and not python with a file."""
-    return Path(sys.argv[0]).name in ("gltch", "gltch-hive", "gltch-peer")
-
-
-def called(command: str = "gltch", file: str = __file__) -> str:
-    """What a program calls itself in its help and its errors."""
-    return command if by_command() else Path(file).name
-
-
-def typed(command: str = "gltch", file: str = __file__) -> str:
-    """What the user types to start a program, in the way and in the folder this one was started."""
-    if by_command():
-        return command
-    path, here = Path(file).resolve(), Path.cwd()
-    near = here in path.parents or here.parent == Path(__file__).resolve().parent
-    shown = os.path.relpath(path) if near else str(path)
-    return f'python "{shown}"' if " " in shown else f"python {shown}"
-
-
-class Parser(argparse.ArgumentParser):
-    """Help begins with something to paste; an error is one sentence."""
-
-    lead = ""
-
-    def format_help(self) -> str:
-        return self.lead + super().format_help()
-
-    def error(self, message: str) -> Any:
-        self.exit(2, f"{self.prog.split()[0]}: error: {message} (see {self.prog} --help)\n")
-
-
-def build_parser() -> Parser:
-    parser = Parser(prog=called(), allow_abbrev=False,
-                    epilog="each command has its own options: %(prog)s train --help")
-    parser.lead = (__doc__ or "").split("\n\n")[-1].replace("python gltch_2_7m.py", typed()) + "\n"
-    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
-    add = {name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-           .add_argument for name, text in COMMANDS.items()}
-
-    add["train"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
-    add["train"]("--name", help="name of the run's folder under runs/ (default: date and time)")
-    add["train"]("--resume", nargs="?", const="", metavar="RUN",
-                 help="continue a run: its folder or checkpoint (default: the newest)")
-    add["train"]("--dashboard", nargs="?", type=int, const=8080, metavar="PORT",
-                 help="show the run at http://localhost:8080 (pip install websockets)")
-    add["train"]("--dropout", type=float, help="dropout on the residual branches")
-    for f in fields(TrainConfig):
-        flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
-        if f.metadata["kind"] is bool:
-            add["train"](flag, action="store_true", default=None, help=text)
-        else:
-            shown = "" if f.default is None else f" (default: {f.default})"
-            add["train"](flag, type=f.metadata["kind"], help=text + shown,
-                         choices=f.metadata["choices"],
-                         metavar=None if f.metadata["choices"] else "X")
-    for name in ("train", "info"):
-        add[name]("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
-    for name in ("sample", "chat", "eval", "export", "info"):
-        add[name]("--checkpoint", metavar="FILE",
-                  help="a .pt or .safetensors file, or a run's folder"
-                       + (" (default: the newest run)" if name != "info" else ""))
-    for name, device in (("sample", "cpu"), ("chat", "cpu"), ("eval", "auto")):
-        add[name]("--device", default=device, help=f"cpu, cuda, mps or auto (default: {device})")
-    for name in ("sample", "chat"):
-        add[name]("--length", type=int, default=500, help="characters to write (default: 500)")
-        add[name]("--temperature", type=float, default=0.8,
-                  help="0 always takes the likeliest character (default: 0.8)")
-        add[name]("--top-k", type=int, help="choose among the K likeliest characters")
-        add[name]("--top-p", type=float, help="choose among the likeliest that make up P")
-        add[name]("--repetition-penalty", type=float, default=1.0,
-                  help="above 1: make the last 64 characters less likely (default: 1)")
-        add[name]("--seed", type=int, help="the same seed writes the same text")
-        add[name]("--stop", help="end before this text appears")
-        add[name]("--overflow", choices=("reencode", "exact"), default="reencode",
-                  help="past the context: keep its newer half (fast), or slide exactly (slow)")
-    add["sample"]("--prompt", default="", help="text to continue")
-    add["sample"]("--count", type=int, default=1, help="texts to write (default: 1)")
-    add["eval"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
-    add["export"]("--output", default="model.safetensors", help="(default: model.safetensors)")
-    return parser
-
-
-def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """No command means train. Exits with 0 after --help and with 2 on an error."""
-    argv = list(argv)
-    if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
-        argv.insert(0, "train")
-    parser = build_parser()
-    args, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.prog += f" {args.command}"
-        parser.error("unrecognized arguments: " + " ".join(unknown))
-    return args
-
-
-if __name__ == "__main__":  # until PyTorch is loaded, Ctrl-C or a closed pipe ends it silently
-    early = [getattr(signal, name) for name in ("SIGINT", "SIGPIPE") if hasattr(signal, name)]
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in early}
-    parse_arguments(sys.argv[1:])
-
-# ==================================================================================================
-# 3. Text
-#
-# A text is a long row of characters. The vocabulary gives each different character a number; the
-# network only ever sees the numbers. The last tenth is held back to measure what was learned.
-# ==================================================================================================
-
-for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
-    warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
-
-try:
-    import torch
-except ModuleNotFoundError as missing:
-    if missing.name != "torch" or __name__ != "__main__":
-        raise
-    print("gltch_2_7m.py: error: PyTorch is missing: pip install torch requests", file=sys.stderr)
-    sys.exit(2)
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.utils.checkpoint import checkpoint  # noqa: E402
-
-SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
-                   "tinyshakespeare/input.txt")
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
-CHUNK = 1 << 18  # characters decoded at a time
+class Unwritable(GltchError):
+    """A file cannot be written now; it may work later, once there is room for it."""
 
 
 def discard(stream: Any) -> None:
@@ -362,46 +851,52 @@ def say(*words: object) -> None:
         show(" ".join(map(str, words)) + "\n")
 
 
-class Vocabulary:
-    """The different characters of a text, in order: character i has number i."""
-
-    def __init__(self, characters: str):
-        self.characters = characters
-        self.number = {c: i for i, c in enumerate(characters)}
-        require(len(self.number) == len(characters) > 0, "A vocabulary lists each character once.")
-
-    def __len__(self) -> int:
-        return len(self.characters)
-
-    def unknown(self, text: str) -> List[str]:
-        return sorted(set(text) - set(self.characters))
-
-    def encode(self, text: str) -> Tensor:  # (len(text),) int64
-        unknown = self.unknown(text)
-        require(not unknown, f"The model does not know {', '.join(map(repr, unknown[:10]))}.")
-        return torch.tensor([self.number[c] for c in text], dtype=torch.long)
-
-    def decode(self, numbers: Iterable[int]) -> str:
-        return "".join(self.characters[i] for i in numbers)
+def opened(path: Path) -> Any:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
 
 
-@dataclass
-class Corpus:
-    """An encoded text, split 90/10 into training and validation characters."""
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a full disk or a forbidden folder into a sentence."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
+        reason = getattr(error, "strerror", None) or "the disk may be full"
+        raise Unwritable(f"{path} could not be written: {reason}.") from error
 
-    source: str  # what it is, in words
-    ids: Tensor  # (n,) uint8, int16 or int32: the narrowest that holds the vocabulary
-    vocabulary: Vocabulary
-    digest: str  # SHA-256 of the text in UTF-8
-    paths: List[str] = field(default_factory=list)  # where to find it again, for --resume
 
-    @property
-    def train(self) -> Tensor:
-        return self.ids[: len(self.ids) * 9 // 10]
+def write_atomically(path: Path, write: Callable[[Any], Any], mode: int = 0o666) -> None:
+    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            if temporary.exists():
+                temporary.unlink()
 
-    @property
-    def validation(self) -> Tensor:
-        return self.ids[len(self.ids) * 9 // 10:]
+
+# ==================================================================================================
+# 11. Where the text comes from
+#
+# Files, folders, standard input, Tiny Shakespeare, or what every Python brings along. A text is
+# read and encoded piece by piece, so that a large one takes little memory.
+# ==================================================================================================
+
+SHAKESPEARE_URL = ("https://raw.githubusercontent.com/karpathy/char-rnn/master/data/"
+                   "tinyshakespeare/input.txt")
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
+CHUNK = 1 << 18  # characters decoded at a time
 
 
 def narrowest(size: int) -> torch.dtype:
@@ -458,11 +953,14 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
         text.detach()  # closing a stream is up to who opened it; standard input stays open
 
 
-def opened(path: Path) -> Any:
-    try:
-        return open(path, "rb")
-    except OSError as error:
-        raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
+def is_text(path: Path) -> bool:
+    with opened(path) as file:
+        start = file.read(4096)
+    try:  # a character cut in half at the end of the sample is no error
+        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < 4096)
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in start
 
 
 def files_in(folder: Path) -> List[Path]:
@@ -473,16 +971,6 @@ def files_in(folder: Path) -> List[Path]:
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {folder} are not UTF-8 text: left out")
     return texts
-
-
-def is_text(path: Path) -> bool:
-    with opened(path) as file:
-        start = file.read(4096)
-    try:  # a character cut in half at the end of the sample is no error
-        codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < 4096)
-    except UnicodeDecodeError:
-        return False
-    return b"\0" not in start
 
 
 def read_paths(paths: Sequence[str]) -> Iterator[str]:
@@ -504,32 +992,6 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
 
 
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns a full disk or a forbidden folder into a sentence."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or "the disk may be full"
-        raise Unwritable(f"{path} could not be written: {reason}.") from error
-
-
-def write_atomically(path: Path, write: Callable[[Any], Any], mode: int = 0o666) -> None:
-    """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "wb", opener=partial(os.open, mode=mode)) as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            if temporary.exists():
-                temporary.unlink()
-
-
 def tiny_shakespeare() -> Optional[bytes]:
     """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
@@ -538,12 +1000,11 @@ def tiny_shakespeare() -> Optional[bytes]:
         return content
     try:
         import requests
+        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
+        reply.raise_for_status()
     except ImportError:
         say("text      no download: the package requests is missing (pip install requests)")
         return None
-    try:
-        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
-        reply.raise_for_status()
     except requests.RequestException as error:
         say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
         return None
@@ -603,212 +1064,9 @@ def text_of(state: Dict[str, Any]) -> List[str]:
     return paths
 
 
-class Windows:
-    """The order in which training sees the text: windows of `size` characters and their successor.
-
-    Every epoch visits each window once, in random order and from a new random offset. The order is
-    a function of the seed alone, so a position in it is just a count of windows.
-    """
-
-    def __init__(self, ids: Tensor, size: int, seed: int):
-        require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
-                f"the network takes {size + 1}: use a longer text.")
-        self.ids, self.size, self.seed = ids, size, seed
-        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
-        self.epoch, self.starts = -1, torch.empty(0)
-
-    def start(self, index: int) -> int:
-        epoch, position = divmod(index, self.per_epoch)
-        if epoch != self.epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
-            offset = torch.randint(room, (1,), generator=generator)
-            order = torch.randperm(self.per_epoch, generator=generator)
-            self.epoch, self.starts = epoch, offset + order * self.size
-        return int(self.starts[position])
-
-    def batch(self, indices: Iterable[int]) -> Tuple[Tensor, Tensor]:
-        """Inputs (B, T) and targets (B, T), the characters that follow, as int64."""
-        starts = torch.tensor([self.start(i) for i in indices], device=self.ids.device)
-        positions = starts[:, None] + torch.arange(self.size + 1, device=self.ids.device)
-        windows = self.ids[positions].long()  # (B, T + 1)
-        return windows[:, :-1], windows[:, 1:]
-
-
 # ==================================================================================================
-# 4. The network
-#
-# A transformer: every character becomes a vector, and six times over each vector first gathers
-# from the vectors before it (attention), then thinks by itself (feed-forward). What stands at a
-# position in the end predicts the character that follows.
+# 12. Writing texts
 # ==================================================================================================
-
-
-def causal_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # all (B, nh, T, hs)
-    """Every position gathers values from itself and the positions before it.
-
-    Two ways, equal up to rounding. PyTorch's fused attention is the fast one, except for bf16 on a
-    CPU: its backward pass there takes several times as long as two plain matrix products.
-    """
-    if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    B, nh, T, hs = q.shape
-    future = torch.full((T, T), -math.inf, dtype=q.dtype).triu(1)  # 0 for the past
-    scores = torch.baddbmm(future.expand(B * nh, T, T), q.reshape(B * nh, T, hs),
-                           k.reshape(B * nh, T, hs).transpose(1, 2), alpha=hs**-0.5)
-    return torch.bmm(scores.softmax(-1), v.reshape(B * nh, T, hs)).view(B, nh, T, hs)
-
-
-def dropout(x: Tensor, p: float) -> Tensor:
-    """Zero a fraction p of x and scale the rest up. On a CPU p is rounded to a 256th: one random
-    byte per element costs far less than PyTorch's one random number per element."""
-    if x.device.type != "cpu" or p == 0:
-        return F.dropout(x, p)
-    limit = min(round(256 * p), 255)
-    random = torch.randint(-2**63, 2**63 - 1, ((x.numel() + 7) // 8,)).view(torch.uint8)
-    keep = (random[: x.numel()] >= limit).view(x.shape)
-    return x * (keep.to(x.dtype) * (256 / (256 - limit)))
-
-
-class Block(nn.Module):
-    """One layer: x + attention(norm1(x)), then x + feed_forward(norm2(x))."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        C, self.n_head, self.p = config.n_embd, config.n_head, config.dropout
-        self.norm1 = nn.LayerNorm(C)
-        self.qkv = nn.Linear(C, 3 * C, bias=False)  # queries, keys and values of all heads
-        self.projection = nn.Linear(C, C, bias=False)
-        self.norm2 = nn.LayerNorm(C)
-        self.up = nn.Linear(C, 4 * C, bias=False)
-        self.down = nn.Linear(4 * C, C, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
-        p = self.p if self.training else 0.0
-        x = x + dropout(self.attention(self.norm1(x)), p)
-        return x + dropout(self.down(F.gelu(self.up(self.norm2(x)))), p)
-
-    def attention(self, x: Tensor) -> Tensor:
-        B, T, C = x.shape
-        heads = self.qkv(x).view(B, T, 3, self.n_head, C // self.n_head)
-        q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
-        y = causal_attention(q, k, v)
-        return self.projection(y.transpose(1, 2).reshape(B, T, C))  # heads side by side
-
-
-class GLTCH(nn.Module):
-    """The whole network: characters in, a score for every possible next character out."""
-
-    def __init__(self, config: Config):
-        super().__init__()
-        self.config = config
-        self.recompute = False  # trade time for memory: forget activations, compute them again
-        self.token_embedding = nn.Embedding(config.vocab_size, config.n_embd)
-        self.position_embedding = nn.Embedding(config.block_size, config.n_embd)
-        self.blocks: Any = nn.ModuleList(Block(config) for _ in range(config.n_layer))
-        self.norm = nn.LayerNorm(config.n_embd)
-        self.head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        self.init_weights()
-
-    def init_weights(self) -> None:
-        """What each weight starts as.
-
-        embeddings, qkv, up     normal, standard deviation 0.02
-        projection, down        zero: every block starts as the identity
-        head                    zero: all characters equally likely, loss ln(vocab_size)
-        layer norms             weight one, bias zero (PyTorch's own)
-        """
-        for name, parameter in self.named_parameters():
-            if name.endswith(("projection.weight", "down.weight", "head.weight")):
-                nn.init.zeros_(parameter)
-            elif parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
-
-    def forward(self, ids: Tensor, targets: Optional[Tensor] = None) -> Tensor:
-        """Logits (B, T, vocab_size) for ids (B, T); with targets (B, T), the mean loss in nats."""
-        position = torch.arange(ids.size(1), device=ids.device)
-        x = self.token_embedding(ids) + self.position_embedding(position)  # (B, T, C)
-        for block in self.blocks:
-            if self.recompute and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
-        logits = self.head(self.norm(x))  # (B, T, vocab_size)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
-
-    def parameter_table(self) -> List[Tuple[str, str, int]]:
-        """(component, shape, parameters) for each part, all blocks in one row."""
-        config, count = self.config, lambda part: sum(p.numel() for p in part.parameters())
-        V, T, C, L = config.vocab_size, config.block_size, config.n_embd, config.n_layer
-        return [
-            ("token embedding", f"{V} x {C}", count(self.token_embedding)),
-            ("position embedding", f"{T} x {C}", count(self.position_embedding)),
-            (f"{L} blocks: attention qkv", f"{C} -> {3 * C}",
-             sum(count(b.qkv) for b in self.blocks)),
-            (f"{L} blocks: attention projection", f"{C} -> {C}",
-             sum(count(b.projection) for b in self.blocks)),
-            (f"{L} blocks: feed-forward", f"{C} -> {4 * C} -> {C}",
-             sum(count(b.up) + count(b.down) for b in self.blocks)),
-            (f"{L} blocks: 2 layer norms", f"2 x 2 x {C}",
-             sum(count(b.norm1) + count(b.norm2) for b in self.blocks)),
-            ("final layer norm", f"2 x {C}", count(self.norm)),
-            ("head", f"{C} -> {V}", count(self.head)),
-        ]
-
-
-def parameters_of(config: Config) -> int:
-    """Number of parameters, without building the network."""
-    width = config.n_embd
-    block = 12 * width * width + 4 * width
-    return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
-
-
-# ==================================================================================================
-# 5. Generation
-#
-# Writing is predicting, choosing, appending, over and over. What each layer computed for earlier
-# characters (keys and values) never changes, so it is kept: a new character costs one position.
-# ==================================================================================================
-
-
-class Decoder:
-    """The network laid out flat for writing, with a cache of keys and values.
-
-    The arithmetic is GLTCH.forward's without modules around it, whose overhead would cost as much
-    as the matrix products. Most weights are kept transposed: a single row times a matrix is faster
-    that way, except where the row is the longer side.
-    """
-
-    def __init__(self, model: GLTCH, batch: int):
-        config, self.model = model.config, model
-        self.heads = (config.n_head, config.n_embd // config.n_head)  # nh, hs
-        shape = (config.n_layer, 2, batch, config.n_head, config.block_size, self.heads[1])
-        self.cache = model.head.weight.new_empty(shape)
-        self.length = 0  # characters in the cache
-        self.layers = [
-            (b.norm1.weight, b.norm1.bias, b.qkv.weight.t().contiguous(),
-             b.projection.weight.t().contiguous(), b.norm2.weight, b.norm2.bias,
-             b.up.weight.t().contiguous(), b.down.weight.t(), keys, values)
-            for b, (keys, values) in zip(model.blocks, self.cache)]
-
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Logits (B, vocab_size) after ids (B, T), which follow what is in the cache: any number
-        of them into an empty one, then one at a time."""
-        model, (B, T), C = self.model, ids.shape, self.model.config.n_embd
-        start, end = self.length, self.length + T
-        x = model.token_embedding.weight[ids] + model.position_embedding.weight[start:end]
-        for norm1, bias1, qkv, projection, norm2, bias2, up, down, keys, values in self.layers:
-            heads = (F.layer_norm(x, (C,), norm1, bias1) @ qkv).view(B, T, 3, *self.heads)
-            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
-            keys[:, :, start:end], values[:, :, start:end] = k, v
-            y = F.scaled_dot_product_attention(
-                q, keys[:, :, :end], values[:, :, :end], is_causal=T > 1)
-            x = x + y.transpose(1, 2).reshape(B, T, C) @ projection
-            x = x + F.gelu(F.layer_norm(x, (C,), norm2, bias2) @ up) @ down
-        self.length = end
-        return F.linear(model.norm(x[:, -1]), model.head.weight)
 
 
 def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[int],
@@ -819,9 +1077,8 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         seen = logits.gather(1, recent)
         logits = logits.scatter(1, recent, torch.where(
             seen > 0, seen / repetition_penalty, seen * repetition_penalty))
-    if temperature < 1e-6:  # a division by less would overflow
-        return logits.argmax(-1)
-    logits = logits / temperature
+    if temperature >= 1e-6:  # what limits the choice goes by the chances at this temperature
+        logits, temperature = logits / temperature, 1.0
     if top_k is not None and top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
     if top_p is not None and top_p < 1:  # nucleus sampling (1904.09751)
@@ -830,22 +1087,20 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         beyond = share.cumsum(-1) - share >= top_p  # the likeliest always stays
         logits = logits.masked_fill(beyond.gather(1, order.argsort(-1)), -math.inf)
     try:
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        return draw(logits, temperature, generator)
     except RuntimeError as error:  # something among the chances is not finite
         raise GltchError("The network cannot choose a character: its weights are damaged. Take an "
                          "earlier checkpoint.") from error
 
 
-@torch.inference_mode()
 def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float = 0.8,
                  top_k: Optional[int] = None, top_p: Optional[float] = None,
                  repetition_penalty: float = 1.0, seed: Optional[int] = None,
                  overflow: str = "reencode") -> Iterator[Tensor]:
     """Continue each row of ids (B, T) by `length` characters, yielding (B,) after each.
 
-    Positions are learned, so a window that slides changes every cached key and value. When the
-    context is full, `reencode` keeps its newer half and goes on, a small cost once in half a
-    context; `exact` keeps all but the oldest character and computes the whole window every time.
+    When the context is full, `reencode` keeps its newer half and goes on, a small cost once in half
+    a context; `exact` keeps all but the oldest character and computes the whole window every time.
     Raises GltchError for settings that make no sense.
     """
     require(length >= 0, f"length must be at least 0, not {length}.")
@@ -855,23 +1110,16 @@ def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float =
     require(0.01 <= repetition_penalty <= 100,
             f"repetition_penalty must be from 0.01 to 100, not {repetition_penalty}.")
     require(overflow in ("reencode", "exact"), f"overflow is reencode or exact, not {overflow}.")
-    size = model.config.block_size
-    keep = size if overflow == "exact" else max(1, size // 2)
-    generator = torch.Generator(ids.device)
+    size, generator = model.config.block_size, torch.Generator(ids.device)
     if seed is None:
         generator.seed()
     else:
         generator.manual_seed(seed)
-    text, new = ids, ids[:, -size:]
-    decoder = Decoder(model, len(ids))
-    for _ in range(length):
-        if decoder.length + new.size(1) > size:
-            new, decoder.length = text[:, -keep:], 0
-        new = choose(decoder(new), text[:, -64:], temperature, top_k, top_p, repetition_penalty,
-                     generator)  # (B,)
-        yield new
-        new = new[:, None]
-        text = torch.cat([text[:, -size:], new], dim=1)
+    keep = size if overflow == "exact" else max(1, size // 2)
+    return continue_ids(
+        FastDecoder(model, len(ids)), ids, length, keep,
+        lambda logits, text: choose(logits, text[:, -64:], temperature, top_k, top_p,
+                                    repetition_penalty, generator))
 
 
 def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (1, T)
@@ -917,117 +1165,7 @@ def generate_batch(model: GLTCH, vocabulary: Vocabulary, prompt: str, count: int
 
 
 # ==================================================================================================
-# 6. The optimizer
-#
-# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
-# update turns every direction equally. AdamW for embeddings, head and layer norms.
-# ==================================================================================================
-
-
-# a, b, c of each step of Muon (kellerjordan.github.io/posts/muon)
-QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]
-
-
-def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, cols)
-    """Roughly the nearest semi-orthogonal matrix of each: Newton-Schulz steps of a quintic whose
-    coefficients push all singular values towards 1.
-
-    A step multiplies x by a factor that depends on gram = x x^T alone. When x has twice the columns
-    of gram or more, three steps are cheaper on gram; more than three would lose digits in bf16.
-    """
-    tall = g.size(-2) > g.size(-1)
-    x = (g.transpose(-2, -1) if tall else g).to(dtype)
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    at_once = 3 if x.size(-1) >= 2 * x.size(-2) else 1
-    for start in range(0, len(QUINTIC), at_once):
-        x = steps_factor(x @ x.transpose(-2, -1), QUINTIC[start: start + at_once]) @ x
-    return (x.transpose(-2, -1) if tall else x).to(g.dtype)
-
-
-def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tensor:
-    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of each."""
-    a, b, c = steps[0]
-    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-    factor.diagonal(dim1=-2, dim2=-1).add_(a)
-    if len(steps) == 1:
-        return factor
-    return steps_factor(factor @ gram @ factor, steps[1:]) @ factor
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row blocks,
-    each orthogonalized by itself (queries, keys and values are three matrices)."""
-
-    def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
-                 dtype: torch.dtype):
-        super().__init__(groups, {
-            "lr": lr, "weight_decay": weight_decay, "momentum": 0.95, "split": 1})
-        self.dtype = dtype  # of the Newton-Schulz products
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(momentum, group["momentum"])
-                blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
-                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
-        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
-            updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
-            parts = updates.split([len(blocks) for _, blocks, _ in members])
-            for (p, _, group), update in zip(members, parts):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.reshape_as(p), alpha=-group["lr"] * max(1, rows / cols)**0.5)
-
-
-def make_optimizers(model: GLTCH, recipe: TrainConfig,
-                    dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
-    """One optimizer for the matrices in the blocks, one for all the rest; every parameter once."""
-    qkv: List[Tensor] = [block.qkv.weight for block in model.blocks]
-    others: List[Tensor] = [weight for block in model.blocks for weight in (
-        block.projection.weight, block.up.weight, block.down.weight)]
-    embeddings: List[Tensor] = [model.token_embedding.weight, model.position_embedding.weight]
-    norms: List[Tensor] = [p for p in model.parameters() if p.dim() == 1]
-    grouped = sorted(id(p) for p in (*qkv, *others, *embeddings, *norms, model.head.weight))
-    assert grouped == sorted(map(id, model.parameters())), "every parameter has one group"
-    lr, decay = recipe.matrix_learning_rate, recipe.weight_decay
-    first: torch.optim.Optimizer
-    if recipe.optimizer == "muon":
-        first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
-    else:
-        first = torch.optim.AdamW(qkv + others, lr, betas=(0.9, 0.99), weight_decay=decay)
-    rest = torch.optim.AdamW([
-        {"params": [*embeddings, *norms], "lr": recipe.embedding_learning_rate},
-        {"params": [model.head.weight], "lr": recipe.head_learning_rate},
-    ], betas=(0.9, 0.99), eps=1e-10, weight_decay=0.0)
-    optimizers: List[torch.optim.Optimizer] = [first, rest]
-    if recipe.optimizer == "sgd":  # plain gradient descent, to compare with
-        optimizers = [torch.optim.SGD(model.parameters(), lr)]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["full_lr"] = group["lr"]
-    return optimizers
-
-
-def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
-              cooling: Optional[Tuple[int, float]] = None) -> float:
-    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
-    is the (step, fraction) from which it falls, when that was decided on the way."""
-    warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
-    if total is None or recipe.cooldown == 0:
-        return warm
-    if cooling is None:
-        return min(warm, max(0.0, (total - step) / (recipe.cooldown * total)))
-    begin, height = cooling
-    return min(warm, height * max(0.0, (total - step) / max(1, total - begin)))
-
-
-# ==================================================================================================
-# 7. Checkpoints
+# 13. Checkpoints
 #
 # A checkpoint is everything a run needs to go on as if it had never stopped, in one file that is
 # replaced whole or not at all. Nothing is ever unpickled: files hold tensors and plain values.
@@ -1079,10 +1217,22 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
             state = torch.load(path, map_location="cpu", weights_only=True)
             check_values(state)
         require(isinstance(state, dict) and state.get("format") == FORMAT, "it is another format")
+        state.update((part, renamed(state[part])) for part in ("model", "ema")
+                     if isinstance(state.get(part), dict))
     except Exception as error:  # a damaged file can fail in any way
         raise GltchError(f"{path} is not a GLTCH checkpoint, or it is damaged{because(error)}."
                          ) from error
     return state
+
+
+def renamed(weights: Any) -> Any:
+    """The weights by the names of today: 0.1.0 did not say which matrices of a block belong to
+    attention and which to feed-forward."""
+    parts = {"qkv": "attention", "projection": "attention", "up": "feed_forward",
+             "down": "feed_forward"}
+    return {re.sub(r"^(blocks\.\d+)\.(qkv|projection|up|down)\.",
+                   lambda m: f"{m[1]}.{parts[m[2]]}.{m[2]}.", name): weight
+            for name, weight in weights.items()}
 
 
 def because(error: Exception) -> str:
@@ -1243,7 +1393,7 @@ def export(name: Optional[str], output: Path) -> None:
 
 
 # ==================================================================================================
-# 8. What a run shows and keeps
+# 14. What a run shows and keeps
 #
 # A run is a folder: log.jsonl holds every measured point, loss.svg draws them, best.pt and last.pt
 # are the checkpoints. A terminal gets one live line, anything else gets plain lines.
@@ -1382,7 +1532,7 @@ class Run:
             self.attempt(lambda: write_atomically(
                 self.folder / "loss.svg", lambda file: file.write(svg.encode())))
 
-    def close(self, trainer: Trainer) -> None:
+    def close(self, trainer: FastTrainer) -> None:
         """At the end, keep what is not kept yet. Raises Unwritable if that is impossible."""
         if not self.writes or self.saved == trainer.step:
             return
@@ -1446,10 +1596,10 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
 
 
 # ==================================================================================================
-# 9. Training
+# 15. Training on any machine
 #
-# Show the network a batch, measure how surprised it is, nudge every weight to be less so; repeat.
-# `Trainer` holds what changes and makes one step; `train` decides when, and keeps what matters.
+# `FastTrainer` makes the lesson's steps on the device that is there, alone or with other processes;
+# `train` decides how long, and keeps what matters.
 # ==================================================================================================
 
 
@@ -1475,6 +1625,11 @@ class Runtime:
         total = torch.tensor(values, dtype=torch.float32, device=self.device)
         torch.distributed.all_reduce(total)
         return (total / self.world).tolist()
+
+    def barrier(self) -> None:
+        """Every process waits here for all others."""
+        if self.world > 1:
+            torch.distributed.barrier()
 
 
 def pick_device(name: str) -> torch.device:
@@ -1522,60 +1677,37 @@ def start_runtime(recipe: TrainConfig) -> Runtime:
 
 
 def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
-    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
-    length; deterministic. Several processes share the windows."""
-    size, device = model.config.block_size, runtime.device
-    at_once = max(1, 8192 // size)
-    was_training, total = model.training, 0.0
-    model.eval()
-    with torch.inference_mode(), runtime.autocast():
-        for number, start in enumerate(range(0, len(ids) - 1, size * at_once)):
-            if number % runtime.world != runtime.rank:
-                continue
-            part = ids[start: start + size * at_once + 1].to(device).long()
-            whole = (len(part) - 1) // size * size  # the very last window may be shorter
-            windows = ((part[:whole].view(-1, size), part[1: whole + 1].view(-1, size)),
-                       (part[whole:-1].view(1, -1), part[whole + 1:].view(1, -1)))
-            for inputs, targets in windows:
-                if targets.numel():
-                    total += model(inputs, targets).item() * targets.numel()
-    model.train(was_training)
-    return runtime.mean(total)[0] * runtime.world / (len(ids) - 1)
+    """The mean loss over all of ids, of which each process takes a part of whole windows."""
+    size, count = model.config.block_size, len(ids) - 1
+    share = -(-count // (size * runtime.world)) * size  # rounded up
+    first = runtime.rank * share
+    part = ids[first: first + share + 1]
+    loss = 0.0
+    if len(part) > 1:
+        with runtime.autocast():
+            loss = mean_loss(model, part) * ((len(part) - 1) / count)
+    return runtime.mean(loss)[0] * runtime.world
 
 
-UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-rate, or use "
-            "--precision fp32")
+class FastTrainer(Trainer):
+    """Makes the gradients of the lesson's trainer on any device and in any precision, in
+    micro-batches that are fast or small enough, together with the processes of the runtime."""
 
-
-class Trainer:
-    """Everything that changes during training, and the step that changes it.
-
-    Randomness is a function of seed, step and rank, and the order of the text one of the seed, so
-    `step` alone says where both stand: that is why a resumed run repeats the straight one exactly.
-    """
-
-    def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime):
+    def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime,
+                 **beginning: Any):
         require(recipe.batch_size % runtime.world == 0, f"batch_size ({recipe.batch_size}) must be "
                 f"a multiple of the number of processes ({runtime.world}).")
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.runtime, self.corpus = recipe, runtime, corpus
-        self.model = GLTCH(config).to(runtime.device)
-        self.model.recompute = recipe.low_memory
-        self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
-        products = torch.bfloat16 if runtime.precision == "bf16" else torch.float32
-        self.optimizers = make_optimizers(self.model, recipe, products)
+        super().__init__(config, recipe, corpus, runtime.device,
+                         torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
+                         **beginning)
+        self.runtime = runtime
+        self.seconds = 0.0  # spent on this run so far
         fp16 = runtime.precision == "fp16"  # small gradients would vanish: they are scaled up
         self.scaler: Any = (
             torch.amp.GradScaler(runtime.device.type, enabled=fp16)
             if hasattr(torch.amp, "GradScaler") else torch.cuda.amp.GradScaler(enabled=fp16))
-        self.windows = Windows(corpus.train.to(runtime.device), config.block_size, recipe.seed)
-        self.step = 0
-        self.first_window, self.noise_seed = 0, recipe.seed  # a peer of the Hive has its own
-        self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
-        self.cooling: Optional[Tuple[int, float]] = None  # see `lr_factor`
-        self.losses: List[float] = []  # since the last point of the training curve
-        self.seconds = 0.0  # spent on this run so far
-        self.val_loss = math.nan
+        if recipe.low_memory:
+            recompute_activations(self.model)
         self.network: Any = self.model  # the model, or what wraps it
         if recipe.compile:
             self.network = torch.compile(self.network)
@@ -1583,11 +1715,9 @@ class Trainer:
             ids = None if runtime.device.type == "cpu" else [runtime.device.index]
             self.network = nn.parallel.DistributedDataParallel(self.network, device_ids=ids)
 
-    def micro_batches(self) -> List[range]:
-        """This process's share of the step's windows, cut to what is fast or small enough."""
-        size, world = self.recipe.batch_size, self.runtime.world
-        begin = self.first_window + self.step * size
-        mine = range(begin + self.runtime.rank, begin + size, world)
+    def micro_batches(self, batch: range) -> List[range]:
+        """This process's share of the windows, cut to what is fast or small enough."""
+        mine = batch[self.runtime.rank:: self.runtime.world]
         limit = len(mine)
         if self.runtime.device.type == "cpu":  # activations of this size stay in a CPU's cache
             limit = max(1, 4096 // self.model.config.block_size)
@@ -1595,45 +1725,30 @@ class Trainer:
             limit = max(1, len(mine) // 8)
         return [mine[i: i + limit] for i in range(0, len(mine), limit)]
 
-    def train_step(self) -> float:
-        """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
-        untouched, when the loss is not finite."""
-        recipe, runtime, share = self.recipe, self.runtime, self.recipe.batch_size
-        factor = lr_factor(self.step, self.total, recipe, self.cooling)
-        noise = self.noise_seed * 1_000_003 + self.step
+    def backpropagate(self, batch: range, noise: int) -> float:
+        runtime, parts = self.runtime, self.micro_batches(batch)
         torch.manual_seed(noise * runtime.world + runtime.rank)
-        self.network.train()
         loss = torch.zeros((), device=runtime.device)
-        parts = self.micro_batches()
         for part in parts:
             inputs, targets = self.windows.batch(part)
-            weight = len(part) * runtime.world / share
+            weight = len(part) * runtime.world / len(batch)
             last = part is parts[-1] or runtime.world == 1
             with contextlib.nullcontext() if last else self.network.no_sync():
                 with runtime.autocast():
                     part_loss = self.network(inputs, targets) * weight
                 self.scaler.scale(part_loss).backward()
             loss += part_loss.detach()
-        mean_loss = runtime.mean(loss.item())[0]
-        require(math.isfinite(mean_loss),
-                f"The loss became {mean_loss} at step {self.step + 1}: {UNSTABLE}.")
+        return runtime.mean(loss.item())[0]
+
+    def update(self) -> None:
         for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = group["full_lr"] * factor
-                if isinstance(optimizer, Muon):
-                    group["momentum"] = 0.85 + 0.1 * min(1, self.step / 300)
             self.scaler.step(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self.scaler.update()
-        self.step += 1
-        self.losses.append(mean_loss)
-        # The mean spans about 100 steps at the full rate and shrinks with it: at the end of the
-        # cooldown the weights stand nearly still and need no averaging.
-        blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
-        with torch.no_grad():
-            for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
-                mean.lerp_(parameter, blend)
-        return mean_loss
+
+    def validate(self) -> float:
+        self.val_loss = evaluate(self.ema, self.corpus.validation, self.runtime)
+        return self.val_loss
 
     def set_length(self, total: int, cool: bool) -> None:
         """The run ends after `total` steps. If it is to `cool`, the rate falls from where it is."""
@@ -1641,10 +1756,6 @@ class Trainer:
             held = replace(self.recipe, warmup=0)
             self.cooling = self.step, lr_factor(self.step, self.total, held, self.cooling)
         self.total = total
-
-    def validate(self) -> float:
-        self.val_loss = evaluate(self.ema, self.corpus.validation, self.runtime)
-        return self.val_loss
 
     def state(self) -> Dict[str, Any]:
         return {
@@ -1777,6 +1888,77 @@ class StepTimer:
                 or step + 1 > self.look * (self.total or self.most))
 
 
+class Follower:
+    """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
+    keeps checkpoints, shows how far it is."""
+
+    def __init__(self, trainer: FastTrainer, run: Run, interrupts: Interrupts):
+        self.trainer, self.run, self.interrupts = trainer, run, interrupts
+        self.progress = Progress(shown=run.writes)
+        run.tell = self.progress.say
+        self.began = self.step_began = time.monotonic()
+        self.before = trainer.seconds  # of an earlier process
+        self.timer: Optional[StepTimer] = None  # before the first step
+        self.loss, self.speed = math.nan, 0.0  # of the latest step; characters per second
+
+    def follow(self) -> None:
+        tell = {"step": self.stepped, "train": self.trained, "eval": self.evaluated}
+        for kind, loss in learn(self.trainer):
+            tell[kind](loss)
+            end = kind == "eval" and self.trainer.step == self.trainer.total
+            if kind == "step" or end:
+                self.show(always=end)
+            self.step_began = time.monotonic()
+
+    def stepped(self, loss: float) -> None:
+        trainer, recipe, runtime = self.trainer, self.trainer.recipe, self.trainer.runtime
+        if self.timer is None:
+            first_evaluation, = runtime.mean(self.step_began - self.began)
+            self.timer = StepTimer(recipe, first_evaluation, trainer.total,
+                                   trainer.cooling is not None)
+        now = time.monotonic()
+        # Means over the processes, so that all come to the same decisions.
+        seconds, trainer.seconds, stop = runtime.mean(
+            now - self.step_began, self.before + now - self.began, self.interrupts.signal)
+        trainer.stop = stop > 0
+        length = self.timer.add(seconds, trainer.step, trainer.seconds)
+        if length:
+            trainer.set_length(*length)
+        characters = recipe.batch_size * trainer.model.config.block_size / seconds
+        self.loss, self.speed = loss, 0.9 * (self.speed or characters) + 0.1 * characters
+        if recipe.sample_every and trainer.step % recipe.sample_every == 0 and self.run.writes:
+            self.sample()
+
+    def sample(self) -> None:
+        text = "".join(generate(self.trainer.ema, self.trainer.corpus.vocabulary, "", 200,
+                                seed=self.trainer.recipe.seed))
+        self.run.log("sample", self.trainer.step, text=text)
+        self.progress.say(f"\n{text}\n")
+
+    def trained(self, loss: float) -> None:
+        self.run.log("train", self.trainer.step, loss=loss,
+                     characters_per_second=round(self.speed),
+                     seconds=round(self.trainer.seconds, 1))
+
+    def evaluated(self, loss: float) -> None:
+        """Log, draw, and keep a checkpoint. Only what is wrong with the weights ends the run."""
+        trainer, run = self.trainer, self.run
+        run.warned.clear()
+        require(math.isfinite(loss), f"The validation loss became {loss} at step {trainer.step}: "
+                f"{UNSTABLE}.")
+        best = run.best()
+        run.log("eval", trainer.step, loss=loss, bits=loss / math.log(2),
+                seconds=round(trainer.seconds, 1))
+        run.plot()
+        run.save(trainer.state(), is_best=trainer.step > 0 and loss < best)
+
+    def show(self, always: bool) -> None:
+        trainer = self.trainer
+        if self.timer is not None:
+            self.progress.show(trainer.step, trainer.total, self.loss, trainer.val_loss, self.speed,
+                               trainer.seconds, self.timer.left(trainer.step), always)
+
+
 @dataclass
 class Result:
     """What `train` returns: the averaged weights, and where and how the run ended."""
@@ -1797,39 +1979,18 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
     return replace(recipe, steps=reference, minutes=CPU_MINUTES if device.type == "cpu" else None)
 
 
-def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
-            saved: Optional[Dict[str, Any]], reference: int) -> Tuple[Trainer, Run]:
-    """Check everything and say what will be trained, before anything is written."""
-    require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
-            f"{folder}: continue it with --resume {folder}, or choose another --name.")
-    runtime = start_runtime(recipe)
-    corpus = corpus or load_corpus(text_of(saved) if saved else ())
-    number = int(corpus.digest[:4], 16)
-    require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
-    planned = plan_length(recipe, reference, runtime.device)
-    trainer = Trainer(replace(config, vocab_size=len(corpus.vocabulary)), planned, corpus, runtime)
-    if saved is not None:
-        require(saved["text"] == corpus.digest, "This run was trained on another text "
-                f"({', '.join(saved['paths'])}): give the same one with --data.")
-        with intact(folder / "last.pt"):
-            trainer.load_state(saved)
-        if trainer.step == trainer.total:
-            raise GltchError(f"The run in {folder} is complete: start another one"
-                             f"{unfinished()}.")
-    parameters = sum(p.numel() for p in trainer.model.parameters())
-    say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
-        f"{len(corpus.vocabulary)} different")
-    say(f"network   {parameters:,} parameters, context {config.block_size}")
-    say(f"device    {runtime.device}, {runtime.precision}"
-        + (f", {runtime.world} processes" if runtime.world > 1 else ""))
-    if planned.minutes != recipe.minutes:
-        say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
-            f"--steps {reference}, any other: --minutes")
-    say(f"run       {folder}" + (f", from step {trainer.step}" if saved else ""))
-    run = Run(folder, writes=runtime.rank == 0)
-    runtime.mean(0)  # every process has looked for an earlier run before one begins to write
-    run.start(trainer.step if saved else None)
-    return trainer, run
+def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
+    """What a checkpoint goes on with: its state, shape, recipe and folder. Where it computes may be
+    another place than before."""
+    path = find_checkpoint(name, ("last.pt",))
+    saved, config, _ = look_into(path)
+    if "optimizers" not in saved:
+        raise GltchError(f"{path} holds a finished network only: it cannot resume; start "
+                         f"another run{unfinished()}.")
+    changes = {key: getattr(recipe, key) for key in ("device", "precision")
+               if getattr(recipe, key) != "auto"}
+    with intact(path):
+        return saved, config, TrainConfig(**{**saved["recipe"], **changes}), path.parent
 
 
 def unfinished() -> str:
@@ -1843,22 +2004,50 @@ def unfinished() -> str:
     return ""
 
 
-def measure(trainer: Trainer, run: Run) -> None:
-    """Evaluate, log, draw, and keep a checkpoint. Only what is wrong with the weights ends it."""
-    run.warned.clear()
-    best, val_loss = run.best(), trainer.validate()
-    require(math.isfinite(val_loss), f"The validation loss became {val_loss} at step "
-            f"{trainer.step}: {UNSTABLE}.")
-    run.log("eval", trainer.step, loss=val_loss, bits=val_loss / math.log(2),
-            seconds=round(trainer.seconds, 1))
-    run.plot()
-    run.save(trainer.state(), is_best=trainer.step > 0 and val_loss < best)
+def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
+            saved: Optional[Dict[str, Any]], reference: int) -> Tuple[FastTrainer, Run]:
+    """Check everything and say what will be trained, before anything is written."""
+    require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
+            f"{folder}: continue it with --resume {folder}, or choose another --name.")
+    runtime = start_runtime(recipe)
+    corpus = corpus or load_corpus(text_of(saved) if saved else ())
+    number = int(corpus.digest[:4], 16)
+    require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
+    planned = plan_length(recipe, reference, runtime.device)
+    config = replace(config, vocab_size=len(corpus.vocabulary))
+    trainer = FastTrainer(config, planned, corpus, runtime)
+    if saved is not None:
+        require(saved["text"] == corpus.digest, "This run was trained on another text "
+                f"({', '.join(saved['paths'])}): give the same one with --data.")
+        with intact(folder / "last.pt"):
+            trainer.load_state(saved)
+        if trainer.step == trainer.total:
+            raise GltchError(f"The run in {folder} is complete: start another one"
+                             f"{unfinished()}.")
+    announce(trainer, folder, saved is not None)
+    if planned.minutes != recipe.minutes:
+        say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
+            f"--steps {reference}, any other: --minutes")
+    run = Run(folder, writes=runtime.rank == 0)
+    runtime.barrier()  # every process has looked for an earlier run before one begins to write
+    run.start(trainer.step if saved else None)
+    return trainer, run
+
+
+def announce(trainer: FastTrainer, folder: Path, resumes: bool) -> None:
+    corpus, runtime, config = trainer.corpus, trainer.runtime, trainer.model.config
+    say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
+        f"{len(corpus.vocabulary)} different")
+    say(f"network   {parameters_of(config):,} parameters, context {config.block_size}")
+    say(f"device    {runtime.device}, {runtime.precision}"
+        + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+    say(f"run       {folder}" + (f", from step {trainer.step}" if resumes else ""))
 
 
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
           resume: Optional[str] = None, reference: int = REFERENCE_STEPS,
-          watch: Optional[Callable[[Trainer, Run], object]] = None) -> Result:
+          watch: Optional[Callable[[FastTrainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
@@ -1871,63 +2060,139 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
             f"{name!r}.")
     folder = Path("runs") / name
     if resume is not None:
-        path = find_checkpoint(resume, ("last.pt",))
-        (saved, config, _), folder = look_into(path), path.parent
-        if "optimizers" not in saved:
-            raise GltchError(f"{path} holds a finished network only: it cannot resume; start "
-                             f"another run{unfinished()}.")
-        changes = {key: getattr(recipe, key) for key in ("device", "precision")
-                   if getattr(recipe, key) != "auto"}
-        with intact(path):
-            recipe = TrainConfig(**{**saved["recipe"], **changes})
+        saved, config, recipe, folder = resumed(resume, recipe)
     trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
     if watch is not None and run.writes:
         watch(trainer, run)
-    recipe, runtime = trainer.recipe, trainer.runtime
-    progress = Progress(shown=run.writes)
-    run.tell = progress.say
-    characters = recipe.batch_size * config.block_size
-    began, before, speed, stop = time.monotonic(), trainer.seconds, 0.0, 0.0
-    with Interrupts(runtime) as interrupts:
-        if saved is None:
-            measure(trainer, run)
-        eval_seconds, = runtime.mean(time.monotonic() - began)
-        timer = StepTimer(recipe, eval_seconds, trainer.total, trainer.cooling is not None)
-        while trainer.step != trainer.total and not stop:
-            step_began = time.monotonic()
-            loss = trainer.train_step()
-            now = time.monotonic()
-            # Means over the processes, so that all come to the same decisions.
-            seconds, trainer.seconds, stop = runtime.mean(
-                now - step_began, before + now - began, interrupts.signal)
-            length = timer.add(seconds, trainer.step, trainer.seconds)
-            if length:
-                trainer.set_length(*length)
-            speed = 0.9 * (speed or characters / seconds) + 0.1 * characters / seconds
-            end = trainer.step == trainer.total
-            if trainer.step % recipe.log_every == 0 or end:
-                run.log("train", trainer.step, loss=sum(trainer.losses) / len(trainer.losses),
-                        characters_per_second=round(speed), seconds=round(trainer.seconds, 1))
-                trainer.losses.clear()
-            if recipe.sample_every and trainer.step % recipe.sample_every == 0 and run.writes:
-                text = "".join(generate(trainer.ema, trainer.corpus.vocabulary, "", 200,
-                                        seed=recipe.seed))
-                run.log("sample", trainer.step, text=text)
-                progress.say(f"\n{text}\n")
-            if trainer.step % recipe.eval_every == 0 or end:
-                measure(trainer, run)
-            progress.show(trainer.step, trainer.total, loss, trainer.val_loss, speed,
-                          trainer.seconds, timer.left(trainer.step), always=end)
+    with Interrupts(trainer.runtime) as interrupts:
+        follower = Follower(trainer, run, interrupts)
+        follower.follow()
         ended = trainer.step == trainer.total
         run.close(trainer)
-    progress.say("")
+    follower.progress.say("")
     return Result(trainer.ema.eval(), trainer.corpus.vocabulary, folder, trainer.step,
                   trainer.val_loss, run.best(), 0 if ended else interrupts.signal or signal.SIGINT)
 
 
 # ==================================================================================================
-# 10. The command line
+# 16. The command line
 # ==================================================================================================
+
+import argparse
+import runpy
+from importlib.util import find_spec
+
+COMMANDS = {
+    "train": "train a network (the default command)",
+    "sample": "let a trained network write",
+    "chat": "write together with a trained network, turn by turn",
+    "eval": "measure a trained network on a text, as JSON",
+    "export": "write a trained network as a safetensors file",
+    "info": "show a network part by part",
+}
+
+
+def by_command() -> bool:
+    """Whether a command that `pip install` made started this, and not python with a file."""
+    return Path(sys.argv[0]).name in ("gltch", "gltch-hive", "gltch-peer")
+
+
+def called(command: str = "gltch", file: str = __file__) -> str:
+    """What a program calls itself in its help and its errors."""
+    return command if by_command() else Path(file).name
+
+
+def typed(command: str = "gltch", file: str = __file__) -> str:
+    """What the user types to start a program, in the way and in the folder this one was started."""
+    if by_command():
+        return command
+    path, here = Path(file).resolve(), Path.cwd()
+    near = here in path.parents or here.parent == Path(__file__).resolve().parent
+    shown = os.path.relpath(path) if near else str(path)
+    return f'python "{shown}"' if " " in shown else f"python {shown}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Help begins with something to paste; an error is one sentence."""
+
+    lead = ""
+
+    def format_help(self) -> str:
+        return self.lead + super().format_help()
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"{self.prog.split()[0]}: error: {message} (see {self.prog} --help)\n")
+
+    def exit(self, status: int = 0, message: Optional[str] = None) -> Any:
+        try:
+            sys.stdout.flush()
+        except OSError:  # who wanted the help has left (`| head`)
+            discard(sys.stdout)
+        super().exit(status, message)
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog=called(), allow_abbrev=False,
+                    epilog="each command has its own options: %(prog)s train --help")
+    parser.lead = (__doc__ or "").split("\n\n")[-1].replace("python gltch_2_7m.py", typed()) + "\n"
+    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser)
+    add = {name: commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+           .add_argument for name, text in COMMANDS.items()}
+
+    add["train"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add["train"]("--name", help="name of the run's folder under runs/ (default: date and time)")
+    add["train"]("--resume", nargs="?", const="", metavar="RUN",
+                 help="continue a run: its folder or checkpoint (default: the newest)")
+    add["train"]("--dashboard", nargs="?", type=int, const=8080, metavar="PORT",
+                 help="show the run at http://localhost:8080 (pip install websockets)")
+    add["train"]("--dropout", type=float, help="dropout on the residual branches")
+    for f in fields(TrainConfig):
+        flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
+        if f.metadata["kind"] is bool:
+            add["train"](flag, action="store_true", default=None, help=text)
+        else:
+            shown = "" if f.default is None else f" (default: {f.default})"
+            add["train"](flag, type=f.metadata["kind"], help=text + shown,
+                         choices=f.metadata["choices"],
+                         metavar=None if f.metadata["choices"] else "X")
+    for name in ("train", "info"):
+        add[name]("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
+    for name in ("sample", "chat", "eval", "export", "info"):
+        add[name]("--checkpoint", metavar="FILE",
+                  help="a .pt or .safetensors file, or a run's folder"
+                       + (" (default: the newest run)" if name != "info" else ""))
+    for name, device in (("sample", "cpu"), ("chat", "cpu"), ("eval", "auto")):
+        add[name]("--device", default=device, help=f"cpu, cuda, mps or auto (default: {device})")
+    for name in ("sample", "chat"):
+        add[name]("--length", type=int, default=500, help="characters to write (default: 500)")
+        add[name]("--temperature", type=float, default=0.8,
+                  help="0 always takes the likeliest character (default: 0.8)")
+        add[name]("--top-k", type=int, help="choose among the K likeliest characters")
+        add[name]("--top-p", type=float, help="choose among the likeliest that make up P")
+        add[name]("--repetition-penalty", type=float, default=1.0,
+                  help="above 1: make the last 64 characters less likely (default: 1)")
+        add[name]("--seed", type=int, help="the same seed writes the same text")
+        add[name]("--stop", help="end before this text appears")
+        add[name]("--overflow", choices=("reencode", "exact"), default="reencode",
+                  help="past the context: keep its newer half (fast), or slide exactly (slow)")
+    add["sample"]("--prompt", default="", help="text to continue")
+    add["sample"]("--count", type=int, default=1, help="texts to write (default: 1)")
+    add["eval"]("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add["export"]("--output", default="model.safetensors", help="(default: model.safetensors)")
+    return parser
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """No command means train. Exits with 0 after --help and with 2 on an error."""
+    argv = list(argv)
+    if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
+        argv.insert(0, "train")
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        parser.prog += f" {args.command}"
+        parser.error("unrecognized arguments: " + " ".join(unknown))
+    return args
 
 
 Door = Callable[[int], Any]  # a port -> a context with `watch(trainer, run)` and `finish(reason)`
@@ -2086,7 +2351,7 @@ def info_command(args: argparse.Namespace) -> int:
     else:
         config = PRESETS[args.size or "2.7m"][0]
     with torch.device("meta"):  # shapes without memory
-        rows = GLTCH(config).parameter_table()
+        rows = parameter_table(GLTCH(config))
     for component, shape, count in [*rows, ("total", "", sum(row[2] for row in rows))]:
         print(f"{component:31} {shape:22} {count:>12,}")
     print(f"\n{config.n_layer} blocks, {config.n_head} heads, context {config.block_size}, "
@@ -2106,13 +2371,13 @@ def failed(sentence: str) -> int:
 def main(argv: Optional[Sequence[str]] = None, door: Optional[Door] = None) -> int:
     """The whole program; `door` opens the page of a run that is shown."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parse_arguments(argv)
     for name in ("stdin", "stdout", "stderr"):  # closed by who started us: nobody is there
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # files and pipes are UTF-8 everywhere
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding=None if stream.isatty() else "utf-8", errors="replace")
+    args = parse_arguments(argv)
     try:
         if shows(args) and door is None:
             start_dashboard(argv)
@@ -2144,6 +2409,4 @@ def main(argv: Optional[Sequence[str]] = None, door: Optional[Door] = None) -> i
 
 
 if __name__ == "__main__":
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     sys.exit(main())

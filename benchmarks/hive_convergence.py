@@ -45,8 +45,8 @@ def run_row(row: Row) -> Row:
 
     from gltch_2_7m import (
         Config,
+        FastTrainer,
         TrainConfig,
-        Trainer,
         evaluate,
         load_corpus,
         start_runtime,
@@ -65,8 +65,8 @@ def run_row(row: Row) -> Row:
     recipe = TrainConfig(steps=row["steps"], batch_size=row["batch_size"] * row["times"],
                          seed=row["seed"])
     corpus, runtime = load_corpus(), start_runtime(recipe)
-    trainer = Trainer(replace(Config(), vocab_size=len(corpus.vocabulary), dropout=row["dropout"]),
-                      recipe, corpus, runtime)
+    config = replace(Config(), vocab_size=len(corpus.vocabulary), dropout=row["dropout"])
+    trainer = FastTrainer(config, recipe, corpus, runtime)
     while trainer.step < row["steps"]:
         trainer.train_step()
     return {**row, "loss": evaluate(trainer.model, corpus.validation, runtime)}

@@ -111,11 +111,11 @@ def table(sync: str, batch_size: int, minutes: float) -> None:
 
 def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Dict[str, Any]:
     """One process without a hive, with its own schedule, for so many minutes of its own time."""
-    from gltch_2_7m import Config, TrainConfig, Trainer, load_corpus, start_runtime
+    from gltch_2_7m import Config, FastTrainer, TrainConfig, load_corpus, start_runtime
     corpus = load_corpus()
     steps = math.floor(60 * minutes / step_seconds)
     recipe = TrainConfig(steps=steps, batch_size=batch_size, seed=seed, device="cpu")
-    trainer = Trainer(Config(len(corpus.vocabulary)), recipe, corpus, start_runtime(recipe))
+    trainer = FastTrainer(Config(len(corpus.vocabulary)), recipe, corpus, start_runtime(recipe))
     while trainer.step < steps:
         trainer.train_step()
     return {"minutes": minutes, "loss": trainer.validate(), "step": steps}

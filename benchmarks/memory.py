@@ -25,7 +25,7 @@ def measure(size: str, low_memory: bool) -> None:
         PRESETS,
         SHAKESPEARE_CHARACTERS,
         Corpus,
-        Trainer,
+        FastTrainer,
         Vocabulary,
         start_runtime,
     )
@@ -34,7 +34,7 @@ def measure(size: str, low_memory: bool) -> None:
     recipe = replace(recipe, device="cpu", low_memory=low_memory, steps=100)
     ids = torch.randint(len(SHAKESPEARE_CHARACTERS), (100_000,), dtype=torch.uint8)
     corpus = Corpus("random characters", ids, Vocabulary(SHAKESPEARE_CHARACTERS), "")
-    trainer = Trainer(config, recipe, corpus, start_runtime(recipe))
+    trainer = FastTrainer(config, recipe, corpus, start_runtime(recipe))
     for _ in range(2):
         trainer.train_step()
     unit = 1 if sys.platform == "darwin" else 1024

@@ -42,13 +42,13 @@ def run_row(row: Row) -> Row:
     """In a process of its own: the row, with what came out."""
     import torch
 
-    from gltch_2_7m import Config, TrainConfig, Trainer, load_corpus, start_runtime
+    from gltch_2_7m import Config, FastTrainer, TrainConfig, load_corpus, start_runtime
     torch.set_num_threads(1)
     changed, corpus = changes(row["changes"]), load_corpus()
     config = Config(len(corpus.vocabulary), dropout=changed.pop("dropout", Config.dropout))
     recipe = TrainConfig(**{"seed": row["seed"], "device": "cpu", **changed})
     steps = round(row["characters"] / (recipe.batch_size * config.block_size))
-    trainer = Trainer(config, replace(recipe, steps=steps), corpus, start_runtime(recipe))
+    trainer = FastTrainer(config, replace(recipe, steps=steps), corpus, start_runtime(recipe))
     while trainer.step < steps:
         trainer.train_step()
     last = trainer.losses[-max(1, steps // 20):]

@@ -25,8 +25,8 @@ from gltch_2_7m import (
     SHAKESPEARE_CHARACTERS,
     Config,
     Corpus,
+    FastTrainer,
     TrainConfig,
-    Trainer,
     Vocabulary,
     start_runtime,
 )
@@ -83,7 +83,7 @@ class Textbook(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def textbook_step(trainer: Trainer) -> Callable[[], float]:
+def textbook_step(trainer: FastTrainer) -> Callable[[], float]:
     """A training step of the yardstick, on the trainer's own batches."""
     model = Textbook(trainer.model.config).to(trainer.runtime.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-4)
@@ -110,7 +110,7 @@ def main() -> None:
     runtime = start_runtime(recipe)
     ids = torch.randint(len(SHAKESPEARE_CHARACTERS), (500_000,), dtype=torch.uint8)
     corpus = Corpus("random characters", ids, Vocabulary(SHAKESPEARE_CHARACTERS), "")
-    trainer = Trainer(Config(), recipe, corpus, runtime)
+    trainer = FastTrainer(Config(), recipe, corpus, runtime)
     steps = {"textbook": textbook_step(trainer), "gltch": trainer.train_step}
     seconds: Dict[str, List[float]] = {name: [] for name in steps}
     for turn in range(arguments.rounds + 2):  # two turns to warm up

@@ -54,7 +54,7 @@ def memory_of(job: Job, recipe: TrainConfig, runtime: Runtime) -> Memory:
     """About what each process of a peer takes with this recipe, before anything is built."""
     config, count = job.config, parameters_of(job.config)
     width, context, cpu = config.n_embd, config.block_size, runtime.device.type == "cpu"
-    at_once = recipe.batch_size // runtime.world  # see Trainer.micro_batches
+    at_once = recipe.batch_size // runtime.world  # see FastTrainer.micro_batches
     if recipe.low_memory:
         at_once = at_once // 8
     elif cpu:

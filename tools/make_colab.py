@@ -16,6 +16,7 @@ from typing import Any, Dict, Iterator, List, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, NAME = "gltch_2_7m.py", "gltch_2_7m_colab"
 BANNER = re.compile(r"^# =+\n# \d+\. (.+)\n((?:#.*\n)*?)# =+\n", re.MULTILINE)
+PART = re.compile(r"^# =+\n# +(PART .+)\n# =+\n", re.MULTILINE)  # of the file, before its imports
 WIDTH = 98  # of an explanation: with "# " before it, a line has 100 characters
 LONGEST = 50  # lines of a cell that takes in another function
 
@@ -53,7 +54,7 @@ print(corpus.vocabulary.decode(corpus.ids[:300].tolist()))"""), ("""\
 
 The vocabulary of the text decides how many characters the network can tell apart.""", """\
 config = Config(vocab_size=len(corpus.vocabulary))
-parts = GLTCH(config).parameter_table()
+parts = parameter_table(GLTCH(config))
 for part, shape, count in [*parts, ("total", "", sum(count for _, _, count in parts))]:
     print(f"{part:31} {shape:22} {count:>12,}")"""), ("""\
 ## Train it
@@ -115,24 +116,29 @@ def sentence(text: str) -> str:
 
 
 def sections(source: str) -> Iterator[Tuple[str, str, str]]:
-    """Title, prose and code of every section, except those about the command line."""
-    parts = BANNER.split(source)[1:]
-    for title, prose, code in zip(parts[0::3], parts[1::3], parts[2::3]):
-        if "command line" not in title.lower():
-            yield title, re.sub("^# ?", "", prose, flags=re.MULTILINE).strip(), code.strip()
+    """Heading, prose and code of every section, except those about the command line."""
+    header, *parts = PART.split(source)
+    for part, content in zip(parts[0::2], parts[1::2]):
+        heading = f"# {part.capitalize().replace(' i', ' I')}\n\n"
+        _, *pieces = BANNER.split(content)
+        for title, prose, code in zip(pieces[0::3], pieces[1::3], pieces[2::3]):
+            if "command line" not in title.lower():
+                about = re.sub("^# ?", "", prose, flags=re.MULTILINE).strip()
+                yield f"{heading}## {title}", about, code.strip()
+                heading = ""
 
 
 def imports(source: str, kept: str) -> str:
-    """The imports above the first section, without those that the kept code has no use for."""
+    """The imports above the sections, without those that the kept code has no use for."""
     used = {node.id for node in ast.walk(ast.parse(kept)) if isinstance(node, ast.Name)}
-    top = BANNER.split(source)[0]
-    nodes = [n for n in ast.parse(top).body if isinstance(n, (ast.Import, ast.ImportFrom))]
-    lines = top.splitlines()[: nodes[-1].end_lineno]
-    for node in reversed(nodes):
-        names = {alias.asname or alias.name.split(".")[0] for alias in node.names}
-        if not names & {*used, "annotations"}:  # that one is the __future__ import
-            del lines[node.lineno - 1: node.end_lineno]
-    return "\n".join(lines[nodes[0].lineno - 1:])
+    lines = []
+    for top in (BANNER.split(part)[0] for part in PART.split(source)[0::2]):
+        nodes = [n for n in ast.walk(ast.parse(top)) if isinstance(n, (ast.Import, ast.ImportFrom))]
+        for node in sorted(nodes, key=lambda node: node.lineno):
+            names = {alias.asname or alias.name.split(".")[0] for alias in node.names}
+            if names & {*used, "annotations"}:  # that one is the __future__ import
+                lines.append(ast.get_source_segment(top, node) or "")
+    return "\n".join(lines)
 
 
 def explain(code: str) -> List[str]:
@@ -160,14 +166,14 @@ def make_cells(source: str) -> List[Cell]:
     kept = list(sections(source))
     code = "\n\n\n".join(code for _, _, code in kept)
     if not kept or "sys.argv" in code:
-        sys.exit(f"{SOURCE} must have banner sections, and sys.argv only in those whose title says "
-                 "'command line'.")
+        sys.exit(f"{SOURCE} must have banner sections in two parts, and sys.argv only in those "
+                 "whose title says 'command line'.")
     title, about = (ast.get_docstring(ast.parse(source)) or "").split("\n\n")[:2]
     opening = OPENING.format(title=title.rstrip("."), summary=sentence(about))
     cells = [(opening, imports(source, code)), SETTINGS]
-    for title, prose, code in kept:
+    for heading, prose, code in kept:
         first, *rest = cut(code)
-        cells.append(("\n\n".join([f"## {title}", *filter(None, [prose]), *explain(first)]), first))
+        cells.append(("\n\n".join([heading, *filter(None, [prose]), *explain(first)]), first))
         cells += [("\n\n".join(explain(part)), part) for part in rest]
     return cells + ENDING
 

@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Optional
 
 from torch import Tensor
 
-from gltch_2_7m import GLTCH, GltchError, Run, Trainer, generate, parameters_of, require, say
+from gltch_2_7m import GLTCH, FastTrainer, GltchError, Run, generate, parameters_of, require, say
 from hive.dashboard.downloads import Snapshot
 from hive.dashboard.web import Web, pages
 from hive.dashboard.weights_file import header
@@ -59,7 +59,7 @@ class RunFacts:
 
     `log` may be called from any thread; all else belongs to the web's thread."""
 
-    def __init__(self, trainer: Trainer, run: Run):
+    def __init__(self, trainer: FastTrainer, run: Run):
         self.trainer, self.run, self.folder = trainer, run, run.folder
         self.events = Events(secrets.token_hex(8), time.time)
         self.config = trainer.model.config
@@ -271,7 +271,7 @@ class Dashboard:
     def __enter__(self) -> Dashboard:
         return self
 
-    def watch(self, trainer: Trainer, run: Run) -> None:
+    def watch(self, trainer: FastTrainer, run: Run) -> None:
         """Open the page for a run, and follow its log."""
         facts = self.facts = RunFacts(trainer, run)
         self.trainer, self.web = trainer, Web(facts)

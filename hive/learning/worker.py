@@ -1,7 +1,7 @@
 """A peer's share of the training: inner steps from the hive's weights, over its own windows.
 
-The training itself is the `Trainer` of `gltch_2_7m.py`, with its optimizer's state kept from round
-to round; a peer under torchrun is a crew of processes that make every step together.
+The training itself is the `FastTrainer` of `gltch_2_7m.py`, with its optimizer's state kept from
+round to round; a peer under torchrun is a crew of processes that make every step together.
 """
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Optional
 import torch
 from torch import Tensor
 
-from gltch_2_7m import Config, Corpus, GltchError, Runtime, TrainConfig, Trainer
+from gltch_2_7m import Config, Corpus, FastTrainer, GltchError, Runtime, TrainConfig
 from hive.learning.codec import (
     WHOLE,
     ErrorFeedback,
@@ -30,8 +30,8 @@ class Worker:
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime,
                  noise_seed: int):
-        self.trainer = Trainer(config, replace(recipe, steps=None, minutes=None), corpus, runtime)
-        self.trainer.noise_seed = noise_seed % 2**31
+        self.trainer = FastTrainer(config, replace(recipe, steps=None, minutes=None), corpus,
+                                   runtime, noise_seed=noise_seed % 2**31)
         self.batch_size = recipe.batch_size
         self.anchor = flatten(self.trainer.model)  # (P,), from where on progress is not taken yet
 

@@ -3,13 +3,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Tuple, Union
 
-from gltch_2_7m import PRESETS, Config, is_number, option, require
+from gltch_2_7m import PRESETS, Config, is_number, require
 from hive.learning.codec import CODECS
 from hive.learning.sync import SYNCS, Sync
 from hive.session.rounds import Pace
 from hive.simulation.tasks import RealTask, SyntheticTask
+
+
+def option(default: Any, kind: Callable[[str], Any], text: str, choices: Any = None) -> Any:
+    """A setting that is also a command line option: the help stands beside the value."""
+    return field(default=default, metadata={"kind": kind, "help": text, "choices": choices})
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def stopped(monkeypatch):
     """Train on a corpus, stopped after two of four steps; returns the run's folder."""
 
     def run(corpus, name="stopped"):
-        step_of = gltch.Trainer.train_step
+        step_of = gltch.FastTrainer.train_step
 
         def stopping(trainer):
             if trainer.step == 2:
@@ -37,7 +37,7 @@ def stopped(monkeypatch):
             return step_of(trainer)
 
         with monkeypatch.context() as patch, pytest.raises(GltchError, match="stopped here"):
-            patch.setattr(gltch.Trainer, "train_step", stopping)
+            patch.setattr(gltch.FastTrainer, "train_step", stopping)
             train(TINY, RECIPE, corpus, name=name)
         return f"runs/{name}"
 

@@ -19,7 +19,7 @@ from hive_processes import LIMIT, ON_CPU, TINY, free_ports, open_socket
 from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
-from gltch_2_7m import Config, Runtime, TrainConfig, Trainer, load_corpus, read_checkpoint
+from gltch_2_7m import Config, FastTrainer, Runtime, TrainConfig, load_corpus, read_checkpoint
 from hive import peer, server
 from hive.books import applying
 from hive.learning.codec import digest, encode, flatten, from_bytes, to_bytes
@@ -199,7 +199,7 @@ def test_two_peers_equal_one_process_with_twice_the_batch(
     together.load_state_dict(state["ema"])
     recipe = TrainConfig(optimizer="sgd", learning_rate=0.1, steps=STEPS, batch_size=4, warmup=2,
                          device="cpu")
-    alone = Trainer(config, recipe, load_corpus([str(text_file)]), Runtime(torch.device("cpu")))
+    alone = FastTrainer(config, recipe, load_corpus([str(text_file)]), Runtime(torch.device("cpu")))
     start = flatten(alone.model)
     with exact.hive.journal() as journal:
         assert journal.at(0)[0] == digest(start)

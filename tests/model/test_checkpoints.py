@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 import gltch_2_7m as gltch
 from gltch_2_7m import (
     Config,
+    FastTrainer,
     GltchError,
     Run,
     StepTimer,
     TrainConfig,
-    Trainer,
     generate,
     load,
     load_corpus,
@@ -92,7 +92,7 @@ def assert_same_run(folder, other):
 def test_interrupted_after_any_step_and_resumed_a_run_ends_the_same(
         corpus, monkeypatch, short_samples, precision, optimizer):
     recipe, step_of = replace(RECIPE, precision=precision, optimizer=optimizer,
-                              sample_every=6), Trainer.train_step
+                              sample_every=6), FastTrainer.train_step
     straight = train(TINY, recipe, corpus, name="straight").folder
     every = 1 if (precision, optimizer) == ("fp32", "muon") else 4
     for stop in range(1, 12, every):
@@ -101,10 +101,10 @@ def test_interrupted_after_any_step_and_resumed_a_run_ends_the_same(
                 signal.raise_signal(signal.SIGINT)
             return step_of(trainer)
 
-        monkeypatch.setattr(Trainer, "train_step", interrupted)
+        monkeypatch.setattr(FastTrainer, "train_step", interrupted)
         result = train(TINY, recipe, corpus, name=f"stopped at {stop}")
         assert (result.step, result.interrupted) == (stop, signal.SIGINT)
-        monkeypatch.setattr(Trainer, "train_step", step_of)
+        monkeypatch.setattr(FastTrainer, "train_step", step_of)
         assert train(resume=str(result.folder)).interrupted == 0
         assert_same_run(result.folder, straight)
 
@@ -131,7 +131,7 @@ def crash_at(monkeypatch, number):
 
         monkeypatch.setattr(owner, name, call)
 
-    fault(Trainer, "train_step", after=True)
+    fault(FastTrainer, "train_step", after=True)
     fault(Run, "log", after=True)
     fault(Run, "plot", after=False)
     fault(gltch, "save_checkpoint", after=True)
@@ -195,7 +195,7 @@ def test_a_second_signal_ends_the_run_in_the_middle_of_a_step(corpus, monkeypatc
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(Trainer, "train_step", insisted)
+    monkeypatch.setattr(FastTrainer, "train_step", insisted)
     with pytest.raises(KeyboardInterrupt):
         train(TINY, RECIPE, corpus, name="insisted")
     assert read_checkpoint(Path("runs", "insisted", "last.pt"))["step"] == 0
@@ -209,17 +209,17 @@ def test_a_run_of_minutes_stopped_before_or_after_its_length_is_told_goes_on(
             signal.raise_signal(signal.SIGINT)
         return step_of(trainer)
 
-    recipe, step_of = replace(RECIPE, steps=None, minutes=1.0), Trainer.train_step
+    recipe, step_of = replace(RECIPE, steps=None, minutes=1.0), FastTrainer.train_step
     def decided(timer, seconds, step, elapsed):
         add(timer, seconds, step, elapsed)
         return {7: (10, True)}.get(step)
 
     add = StepTimer.add
     monkeypatch.setattr(StepTimer, "add", decided)
-    monkeypatch.setattr(Trainer, "train_step", interrupted)
+    monkeypatch.setattr(FastTrainer, "train_step", interrupted)
     result = train(TINY, recipe, corpus)
     assert result.step == stop
-    monkeypatch.setattr(Trainer, "train_step", step_of)
+    monkeypatch.setattr(FastTrainer, "train_step", step_of)
     assert train(resume=str(result.folder / "last.pt")).step == 10
 
 

@@ -181,7 +181,8 @@ def test_the_notebook_shows_the_text_and_the_network_it_builds_for_it(played):
     shown = printed(the_cell(played, "load_corpus(DATA)"))
     assert f"{60 * len(VERSE):,} characters, {len(set(VERSE))} different" in shown
     assert VERSE in shown
-    assert re.search(r"total +2,6\d\d,\d\d\d$", printed(the_cell(played, "parameter_table()\nfor")))
+    parts = printed(the_cell(played, "parameter_table(GLTCH(config))"))
+    assert re.search(r"total +2,6\d\d,\d\d\d$", parts)
 
 
 def test_the_notebook_trains(played, workplace):

@@ -13,7 +13,7 @@ from conftest import PROGRAM, SMALL_RUN
 from test_checkpoints import RECIPE, TINY, assert_same_run, posix
 
 import gltch_2_7m as gltch
-from gltch_2_7m import Run, Trainer, Unwritable, load_corpus, read_checkpoint, train
+from gltch_2_7m import FastTrainer, Run, Unwritable, load_corpus, read_checkpoint, train
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and limits of Linux")
 
@@ -96,14 +96,14 @@ def disk(request, monkeypatch, tmp_path):
 
 def train_while(monkeypatch, corpus, name, events, recipe=RECIPE):
     """Train; before the step with a number in `events` something happens."""
-    step_of = Trainer.train_step
+    step_of = FastTrainer.train_step
 
     def step(trainer):
         events.get(trainer.step + 1, lambda: None)()
         return step_of(trainer)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "train_step", step)
+        patch.setattr(FastTrainer, "train_step", step)
         return train(TINY, recipe, corpus, name=name)
 
 

@@ -14,12 +14,14 @@ from gltch_2_7m import (
     GLTCH,
     Config,
     Decoder,
+    FastDecoder,
     GltchError,
     Vocabulary,
     choose,
     generate,
     generate_batch,
     generate_ids,
+    generate_naively,
 )
 
 TINY = Config(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=16, dropout=0.5)
@@ -64,10 +66,11 @@ def naive_greedy(ids, length, window):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 @pytest.mark.parametrize("prompt", range(1, TINY.block_size + 1))
-def test_cached_logits_equal_the_whole_network_at_every_step(prompt, dtype, tolerance):
+@pytest.mark.parametrize("kind", [Decoder, FastDecoder])
+def test_cached_logits_equal_the_whole_network_at_every_step(kind, prompt, dtype, tolerance):
     model, ids = random_model().to(dtype), random_ids(3, TINY.block_size)
     with torch.no_grad():
-        expected, decoder = model(ids), Decoder(model, 3)
+        expected, decoder = model(ids), kind(model, 3)
         assert_close(decoder(ids[:, :prompt]), expected[:, prompt - 1], rtol=0, atol=tolerance)
         for t in range(prompt, TINY.block_size):
             assert_close(decoder(ids[:, t:t + 1]), expected[:, t], rtol=0, atol=tolerance)
@@ -79,6 +82,13 @@ def test_up_to_the_context_length_writing_equals_the_naive_way(prompt, overflow)
     ids, length = random_ids(4, prompt), TINY.block_size - prompt + 1
     expected = naive_greedy(ids, length, lambda text: text)
     assert torch.equal(written(ids, length, temperature=0, overflow=overflow), expected)
+
+
+@pytest.mark.parametrize("prompt", [1, 5, 8, 9, 30])
+def test_exact_equals_the_naive_way_of_the_lesson(prompt):
+    ids = random_ids(3, prompt)
+    expected = generate_naively(MODEL, ids, 40, temperature=0)[:, prompt:]
+    assert torch.equal(written(ids, 40, temperature=0, overflow="exact"), expected)
 
 
 @pytest.mark.parametrize("prompt", [1, 5, 8, 9, 30])

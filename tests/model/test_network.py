@@ -8,7 +8,17 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from gltch_2_7m import GLTCH, Config, causal_attention, dropout
+from gltch_2_7m import (
+    GLTCH,
+    Config,
+    causal_attention,
+    dropout,
+    fast_attention,
+    fast_dropout,
+    parameter_table,
+    plain_attention,
+    recompute_activations,
+)
 
 TINY = Config(vocab_size=11, block_size=12, n_layer=2, n_head=3, n_embd=12, dropout=0.0)
 quick = settings(deadline=None, max_examples=15)
@@ -41,7 +51,7 @@ def loss_and_gradients(model, ids, targets):
 
 def test_the_parts_of_gltch_2_7m_are_those_of_the_design():
     with torch.device("meta"):
-        table = GLTCH(Config()).parameter_table()
+        table = parameter_table(GLTCH(Config()))
     assert table == [
         ("token embedding", "65 x 192", 12_480),
         ("position embedding", "128 x 192", 24_576),
@@ -61,7 +71,7 @@ def test_the_parts_of_gltch_2_7m_are_those_of_the_design():
 def test_the_table_counts_every_parameter_of_any_network_once(V, T, n_layer, n_head, width):
     with torch.device("meta"):
         model = GLTCH(Config(V, T, n_layer, n_head, n_head * width))
-    assert (sum(count for _, _, count in model.parameter_table())
+    assert (sum(count for _, _, count in parameter_table(model))
             == sum(p.numel() for p in model.parameters()))
 
 
@@ -140,9 +150,10 @@ class Reference(nn.Module):
             for bias in (layer.self_attn.in_proj_bias, layer.self_attn.out_proj.bias,
                          layer.linear1.bias, layer.linear2.bias):
                 nn.init.zeros_(bias)
-            layer.self_attn.in_proj_weight = block.qkv.weight
-            layer.self_attn.out_proj.weight = block.projection.weight
-            layer.linear1.weight, layer.linear2.weight = block.up.weight, block.down.weight
+            layer.self_attn.in_proj_weight = block.attention.qkv.weight
+            layer.self_attn.out_proj.weight = block.attention.projection.weight
+            layer.linear1.weight = block.feed_forward.up.weight
+            layer.linear2.weight = block.feed_forward.down.weight
             layer.norm1, layer.norm2 = block.norm1, block.norm2
             self.layers.append(layer)
         self.model = model
@@ -178,20 +189,39 @@ def written_out_attention(q, k, v):
     return torch.stack(out, 2)
 
 
+@pytest.mark.parametrize("attention", [plain_attention, fast_attention])
 @pytest.mark.parametrize("dtype, tolerance", [
     (torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.06)])
-def test_both_ways_of_attention_agree_with_the_formula(dtype, tolerance):
+def test_every_way_of_attention_agrees_with_the_formula(attention, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     exact = [torch.randn(2, 3, 17, 8, generator=generator).to(dtype).double().requires_grad_()
              for _ in "qkv"]
     given = [x.detach().to(dtype).requires_grad_() for x in exact]
     slope = torch.randn(2, 3, 17, 8, generator=generator).to(dtype)
-    expected, out = written_out_attention(*exact), causal_attention(*given)
+    expected, out = written_out_attention(*exact), attention(*given)
     assert out.dtype == dtype and out.shape == expected.shape
     assert_close(out.double(), expected, rtol=0, atol=tolerance)
     for ours, theirs in zip(torch.autograd.grad(out, given, slope),
                             torch.autograd.grad(expected, exact, slope.double())):
         assert_close(ours.double(), theirs, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [
+    (torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.06)])
+@pytest.mark.parametrize("T, S", [(1, 1), (1, 9), (9, 9)])
+def test_fast_attention_equals_plain_attention_with_and_without_a_cache(T, S, dtype, tolerance):
+    generator = torch.Generator().manual_seed(T + S)
+    q, k, v = (torch.randn(2, 3, n, 8, generator=generator).to(dtype) for n in (T, S, S))
+    assert_close(fast_attention(q, k, v), plain_attention(q, k, v), rtol=0, atol=tolerance)
+
+
+def test_with_fewer_queries_than_keys_plain_attention_gives_the_last_rows():
+    q, k, v = torch.randn(3, 2, 3, 9, 8, dtype=torch.float64)
+    assert_close(plain_attention(q[:, :, 5:], k, v), plain_attention(q, k, v)[:, :, 5:])
+
+
+def test_the_network_calls_the_fast_forms():
+    assert (causal_attention, dropout) == (fast_attention, fast_dropout)
 
 
 def test_training_in_bf16_stays_close_to_fp32():
@@ -224,7 +254,9 @@ def test_a_tiny_network_learns_one_batch_by_heart():
 def test_recomputed_activations_give_the_same_loss_and_gradients(p):
     model = random_model(Config(11, 12, 2, 3, 12, dropout=p))
     ids, results = random_ids((4, 13)), []
-    for model.recompute in (False, True):
+    for again in (False, True):
+        if again:
+            recompute_activations(model)
         torch.manual_seed(5)
         results.append(loss_and_gradients(model, ids[:, :-1], ids[:, 1:]))
     for kept, recomputed in zip(*results):

@@ -7,9 +7,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from gltch_2_7m import GLTCH, Config, TrainConfig, lr_factor, make_optimizers, orthogonalize
+from gltch_2_7m import (
+    GLTCH,
+    Config,
+    TrainConfig,
+    fast_orthogonalize,
+    lr_factor,
+    make_optimizers,
+    orthogonalize,
+    plain_orthogonalize,
+)
 
 TINY = Config(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
+PARTS = ("attention.qkv", "attention.projection", "feed_forward.up", "feed_forward.down")
 quick = settings(deadline=None, max_examples=100)
 
 
@@ -48,7 +58,7 @@ def test_the_first_optimizer_has_the_matrices_of_the_blocks_and_only_those(optim
     names = {id(p): name for name, p in model.named_parameters()}
     matrices = {names[id(p)] for group in first.param_groups for p in group["params"]}
     assert matrices == {f"blocks.{i}.{part}.weight" for i in range(TINY.n_layer)
-                        for part in ("qkv", "projection", "up", "down")}
+                        for part in PARTS}
     assert type(rest) is torch.optim.AdamW
 
 
@@ -113,6 +123,24 @@ def test_matrices_of_a_batch_do_not_mix(rows, cols):
         assert_close(orthogonalize(matrix[None], torch.float64)[0], result)
 
 
+@pytest.mark.parametrize("rows, cols", [(6, 6), (4, 9), (9, 4), (1, 5), (192, 768)])
+def test_the_fast_form_equals_the_plain_form_of_each_matrix(rows, cols):
+    batch = randn(3, rows, cols)
+    for matrix, result in zip(batch, fast_orthogonalize(batch, torch.float64)):
+        assert_close(result, plain_orthogonalize(matrix, torch.float64), rtol=0, atol=1e-9)
+    assert orthogonalize is fast_orthogonalize
+
+
+def test_a_gradient_of_rank_one_keeps_its_direction_and_gets_a_length_of_about_one():
+    column, row = randn(16), randn(24, seed=1)
+    for scale in (1e-3, 1e3):
+        x = plain_orthogonalize(scale * torch.outer(column, row), torch.float64)
+        expected = torch.outer(column / column.norm(), row / row.norm())
+        assert 0.6 < torch.linalg.svdvals(x)[0] < 1.3
+        assert torch.linalg.svdvals(x)[1] < 1e-9
+        assert_close(x / x.norm(), expected)
+
+
 def test_products_in_bf16_are_good_enough():
     g, nearest = matrix_with(torch.linspace(0.2, 3, 32, dtype=torch.float64), 32, 64)
     x = orthogonalize(g[None].float(), torch.bfloat16)[0]
@@ -161,7 +189,7 @@ def test_muon_equals_the_slow_way_matrix_by_matrix():
     muon, _ = make_optimizers(model, TrainConfig(learning_rate=lr, weight_decay=decay),
                               torch.float64)
     names = [f"blocks.{i}.{part}.weight" for i in range(TINY.n_layer)
-             for part in ("qkv", "projection", "up", "down")]
+             for part in PARTS]
     parameters = dict(model.named_parameters())
     expected = {name: parameters[name].detach().clone() for name in names}
     momentum = {name: torch.zeros_like(expected[name]) for name in names}
@@ -179,22 +207,23 @@ def test_queries_keys_and_values_turn_independently():
     models = [random_model(), random_model()]
     for model, factor in zip(models, (1, 1000)):
         set_gradients(model, 1)
-        model.blocks[0].qkv.weight.grad[:TINY.n_embd] *= factor  # the queries' gradient only
+        gradient = model.blocks[0].attention.qkv.weight.grad
+        gradient[:TINY.n_embd] *= factor  # of the queries only
         make_optimizers(model, TrainConfig(), torch.float64)[0].step()
-    assert_close(*(model.blocks[0].qkv.weight.detach() for model in models))
+    assert_close(*(model.blocks[0].attention.qkv.weight.detach() for model in models))
 
 
 def test_muon_leaves_the_gradients_alone_and_steps_in_proportion_to_its_rate():
     steps = []
     for lr in (0.01, 0.02):
         model = random_model()
-        before = model.blocks[0].up.weight.detach().clone()
+        before = model.blocks[0].feed_forward.up.weight.detach().clone()
         set_gradients(model, 1)
-        gradient = model.blocks[0].up.weight.grad.clone()
+        gradient = model.blocks[0].feed_forward.up.weight.grad.clone()
         recipe = TrainConfig(learning_rate=lr, weight_decay=0)
         make_optimizers(model, recipe, torch.float64)[0].step()
-        steps.append(model.blocks[0].up.weight.detach() - before)
-        assert torch.equal(model.blocks[0].up.weight.grad, gradient)
+        steps.append(model.blocks[0].feed_forward.up.weight.detach() - before)
+        assert torch.equal(model.blocks[0].feed_forward.up.weight.grad, gradient)
     assert_close(2 * steps[0], steps[1])
 
 

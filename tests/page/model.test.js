@@ -10,9 +10,10 @@ const SHAPES = {
   "token_embedding.weight": [V, C], "position_embedding.weight": [T, C],
   "norm.weight": [C], "norm.bias": [C], "head.weight": [V, C],
   ...Object.fromEntries([0, 1].flatMap((n) => [
-    ["norm1.weight", [C]], ["norm1.bias", [C]], ["qkv.weight", [3 * C, C]],
-    ["projection.weight", [C, C]], ["norm2.weight", [C]], ["norm2.bias", [C]],
-    ["up.weight", [4 * C, C]], ["down.weight", [C, 4 * C]],
+    ["norm1.weight", [C]], ["norm1.bias", [C]],
+    ["attention.qkv.weight", [3 * C, C]], ["attention.projection.weight", [C, C]],
+    ["norm2.weight", [C]], ["norm2.bias", [C]],
+    ["feed_forward.up.weight", [4 * C, C]], ["feed_forward.down.weight", [C, 4 * C]],
   ].map(([name, shape]) => [`blocks.${n}.${name}`, shape]))),
 };
 

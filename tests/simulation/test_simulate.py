@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from gltch_2_7m import Config, GltchError, Runtime, TrainConfig, Trainer, load_corpus
+from gltch_2_7m import Config, FastTrainer, GltchError, Runtime, TrainConfig, load_corpus
 from hive.books import Books, applying
 from hive.learning.codec import CODECS, digest, flatten
 from hive.learning.fragments import Fragments
@@ -362,7 +362,7 @@ def test_peers_that_meet_at_every_step_are_one_process_with_all_their_batches(te
         codec="fp32", inner_steps=1, outer_lr=1.0, outer_momentum=0.0,
         recipe={**recipe, "batch_size": 4}))
     summary = hive.run()
-    trainer = Trainer(replace(TINY, vocab_size=len(corpus.vocabulary)),
+    trainer = FastTrainer(replace(TINY, vocab_size=len(corpus.vocabulary)),
                       TrainConfig(steps=12, batch_size=16, **recipe), corpus,
                       Runtime(torch.device("cpu")))
     losses = [trainer.train_step() for _ in range(12)]

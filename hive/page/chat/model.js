@@ -116,8 +116,9 @@ class Block {
     const weight = (/** @type {string} */ part) => tensors[`${name}.${part}.weight`];
     this.norm1 = { weight: weight("norm1"), bias: tensors[`${name}.norm1.bias`] };
     this.norm2 = { weight: weight("norm2"), bias: tensors[`${name}.norm2.bias`] };
-    this.weights = { qkv: weight("qkv"), projection: weight("projection"),
-      up: weight("up"), down: weight("down") };
+    this.weights = {
+      qkv: weight("attention.qkv"), projection: weight("attention.projection"),
+      up: weight("feed_forward.up"), down: weight("feed_forward.down") };
     this.normed = new Float32Array(C);
     this.qkv = new Float32Array(3 * C); // queries, keys and values of all heads
     this.gathered = new Float32Array(C); // what the heads found, side by side

@@ -69,12 +69,12 @@ function shapesOf({ vocab_size: V, block_size: T, n_layer, n_embd: C }) {
     Object.assign(shapes, {
       [`blocks.${n}.norm1.weight`]: [C],
       [`blocks.${n}.norm1.bias`]: [C],
-      [`blocks.${n}.qkv.weight`]: [3 * C, C],
-      [`blocks.${n}.projection.weight`]: [C, C],
+      [`blocks.${n}.attention.qkv.weight`]: [3 * C, C],
+      [`blocks.${n}.attention.projection.weight`]: [C, C],
       [`blocks.${n}.norm2.weight`]: [C],
       [`blocks.${n}.norm2.bias`]: [C],
-      [`blocks.${n}.up.weight`]: [4 * C, C],
-      [`blocks.${n}.down.weight`]: [C, 4 * C],
+      [`blocks.${n}.feed_forward.up.weight`]: [4 * C, C],
+      [`blocks.${n}.feed_forward.down.weight`]: [C, 4 * C],
     });
   }
   return shapes;
