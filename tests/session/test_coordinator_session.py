@@ -814,6 +814,26 @@ def test_without_overlap_nothing_comes_unasked(stage):
     assert not any(isinstance(effect, SendBlob) for effect in play.effects)
 
 
+def test_who_asks_for_what_it_missed_is_in_step_from_then_on(stage):
+    """It listens between two steps, and would be behind again before it could ask for more."""
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
+    cid = Client(play, "cid").enter()
+    bring(ann), bring(bob)
+    play.do("add"), play.do("add"), play.do("combine"), play.do("keep")
+    kinds_since(cid)
+    cid.ready(0)
+    assert kinds_since(cid) == ["commit", "blob", "content", "train"]
+    cid.ready(0)  # it asks once more: the content is on its way
+    assert kinds_since(cid) == ["commit"] and not cid.heard[-1]["follows"]
+    for client in (ann, bob):
+        bring(client, b"another.", version=1, weights=sha(1))
+        play.do("add")
+    play.passes(70.0)
+    kinds_since(cid)
+    play.do("combine"), play.do("keep")
+    assert kinds_since(cid) == ["commit", "blob", "content", "train"]
+
+
 def test_who_delivers_too_late_is_in_step_all_the_same(stage):
     play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
     bring(ann)

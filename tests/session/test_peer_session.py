@@ -548,6 +548,17 @@ def test_what_the_coordinator_no_longer_has_is_not_waited_for(hand):
     assert kinds(hand.hear("gone", blob="1" * 64)) == ["ready"]
 
 
+def test_of_several_answers_only_the_newest_is_followed(hand):
+    """While it fetched, it was told of newer weights, twice, and of a round that it cannot take."""
+    hand.hold()
+    assert kinds(hand.hear("version", version=5, weights="1" * 64, step=0, counted=[])) == ["fetch"]
+    hand.commit(version=6)
+    for version in (6, 7):
+        hand.hear("version", version=version, weights=str(version) * 64, step=0, counted=[])
+    ready, fetch = hand.hear("gone", blob="1" * 64)
+    assert (ready["type"], fetch["type"], fetch["blob"]) == ("ready", "fetch", "7" * 64)
+
+
 # --- Training breaks down -------------------------------------------------------------------------
 
 
