@@ -1347,3 +1347,17 @@ def test_the_share_of_the_time_that_a_peer_trains_is_that_between_its_updates(st
         one.deliver(b"update 2", seconds=10**6)
         play.do("add")
     assert play.session.about(link)["training"] == 1.0, "whatever it says"
+
+
+def test_steps_are_not_rounded_away_round_after_round(stage):
+    """Of four peers one makes two steps in each round: that is five steps in four rounds."""
+    play = stage(least=4)
+    peers = start(play, "ann", "bob", "cyd", "dan")
+    for number in range(8):
+        for place, one in enumerate(peers):
+            one.deliver(b"update %d" % number, steps=1 + (place == 0), tokens=64)
+            play.do("add")
+        play.do("combine"), play.do("keep")
+        for one in peers:
+            one.ready()
+    assert play.session.run.step == 10
