@@ -58,7 +58,7 @@ class Sync:
 # docs/experiments.md tells why these values.
 SYNCS: Dict[str, Sync] = {
     "streaming": Sync(up="q2", down="q4", outer_momentum=0.5, fragments=4, overlap=True,
-                      in_flight=3),
+                      in_flight=2),
     "diloco": Sync(inner_steps=4, most_inner_steps=20, up="q4", down="q4", outer_momentum=0.5),
     "sparse": Sync(inner_steps=4, most_inner_steps=20, up="top64", down="q4", beta=0.95),
     "every-step": Sync(up="q4", down="q4"),

@@ -101,7 +101,7 @@ class CoordinatorSession:
         self.update_bytes = update_bytes  # by the number of the round
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)
-        self.intake = Intake(parameters, job.config.block_size, in_flight > 1)
+        self.intake = Intake(parameters, job.config.block_size, in_flight)
         self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
         self.run.stand_at(version)
         self.run.finish(self.evaluation.good_enough(self.evaluation.best))
@@ -611,7 +611,7 @@ class CoordinatorSession:
         contributions, now = self.intake.close(), self.reply.now
         counted = [c for c in contributions if c.verdict == "counted"]
         self.run.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
-        steps = max(1, round(weighted_mean((c.steps, c.weight) for c in counted)))
+        steps = self.run.whole_steps(weighted_mean((c.steps, c.weight) for c in counted))
         length = self.intake.length(now.steady, self.rounds.longest)
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
                         committed.update, self.run.step + steps, self.run.loss, now.unix - length,

@@ -38,11 +38,11 @@ class Early(NamedTuple):
 
 
 class Intake:
-    """`parameters` of the network, `characters` of a sequence. `several`: updates of a peer may be
+    """`parameters` of the network, `characters` of a sequence; `in_flight` updates of a peer may be
     on their way at once."""
 
-    def __init__(self, parameters: int, characters: int, several: bool):
-        self.parameters, self.characters, self.several = parameters, characters, several
+    def __init__(self, parameters: int, characters: int, in_flight: int):
+        self.parameters, self.characters, self.in_flight = parameters, characters, in_flight
         self.early: Dict[str, Dict[int, Early]] = {}  # by peer and version
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
         self.asking: Counter[str] = Counter()  # ... with its latest task
@@ -60,7 +60,8 @@ class Intake:
     def keep(self, peer: str, early: Early) -> bool:
         """Until its round begins; False when there is no room."""
         kept = sum(len(one.content) for mine in self.early.values() for one in mine.values())
-        room = kept + len(early.content) <= BUDGET_BYTES
+        room = (kept + len(early.content) <= BUDGET_BYTES
+                and len(self.early.get(peer, ())) < self.in_flight)
         if room:
             self.early.setdefault(peer, {})[early.said["version"]] = early
         return room
@@ -103,7 +104,8 @@ class Intake:
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)
         # What it was asked for lately may be on its way already.
-        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if self.several else 0
+        several = self.in_flight > 1
+        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if several else 0
         self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)

@@ -21,6 +21,7 @@ class Run:
         self.loss = past[-1]["loss"] if past else math.nan
         self.windows = tokens // job.config.block_size % MOST_WINDOWS
         self.total: Optional[int] = None  # steps, as far as it can be told
+        self.rest = 0.0  # steps that were made and not told, or told before they are made
         self.finished = ""  # why, in words, once it is
         self.announced = False  # that it is finished
 
@@ -33,6 +34,12 @@ class Run:
         self.weights, self.step = weights, record.step
         self.seconds += record.committed - record.opened
         self.stand_at(record.number)
+
+    def whole_steps(self, steps: float) -> int:
+        """Of a round; what is rounded away here is made up for by the next ones."""
+        whole = max(1, round(steps + self.rest))
+        self.rest += steps - whole
+        return whole
 
     def finish(self, reason: str) -> None:
         """If there is one; the first counts."""

@@ -1419,3 +1419,17 @@ def test_an_early_update_counts_for_the_characters_it_was_trained_on(stage):
     play.do("add"), play.do("combine"), play.do("keep")
     tokens = {one["name"]: one["tokens"] for one in play.journal.round(2)["contributions"]}
     assert tokens["ann"] == 32
+
+
+def test_steps_are_not_rounded_away_round_after_round(stage):
+    """Of four peers one makes two steps in each round: that is five steps in four rounds."""
+    play = stage(least=4)
+    peers = start(play, "ann", "bob", "cyd", "dan")
+    for number in range(8):
+        for place, one in enumerate(peers):
+            one.deliver(b"update %d" % number, steps=1 + (place == 0), tokens=64)
+            play.do("add")
+        play.do("combine"), play.do("keep")
+        for one in peers:
+            one.ready()
+    assert play.session.run.step == 10

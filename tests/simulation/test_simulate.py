@@ -313,9 +313,9 @@ def test_in_virtual_time_a_peer_makes_as_many_steps_as_fit_into_the_rounds_secon
     """Half a second each; who is ten times slower makes fewer, as soon as that is known."""
     updates, made = {0.5: [], 5.0: []}, PeerSession.made
 
-    def note(session, base, progress, update):
+    def note(session, base, version, progress, update):
         updates[progress.seconds / progress.steps].append(progress.steps)
-        made(session, base, progress, update)
+        made(session, base, version, progress, update)
 
     monkeypatch.setattr(PeerSession, "made", note)
     monkeypatch.setattr(hive_of_simulation, "JITTER", 0.0)
