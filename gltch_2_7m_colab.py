@@ -103,19 +103,20 @@ class Config:
 # ## The network
 #
 # A transformer: every character becomes a vector, and six times over each vector first gathers
-# from the vectors before it (attention), then thinks by itself (feed-forward). What stands at a
-# position in the end predicts the character that follows.
+# from the vectors before it (attention), then thinks by itself (feed-forward). The vector that a
+# position ends up with predicts the character that follows.
 #
-# In the comments on shapes B is the number of texts side by side, T of characters in each, C of
-# numbers in a vector, nh of heads and hs of numbers in a head's part of a vector (C = nh * hs).
+# In the comments on shapes B is the number of texts side by side, T the number of characters in
+# each, C the size of a vector, nh the number of heads, hs the size of a head's share (C = nh * hs).
 #
 # **plain_attention.** Every position gathers values from itself and the positions before it: the
-# more of one, the better its key answers the query.
+# better a position's key matches the query, the more its value counts.
 
 # %%
 def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Every position gathers values from itself and the positions before it: the more of one, the
-    better its key answers the query. The queries are those of the last T of S positions."""
+    """Every position gathers values from itself and the positions before it: the better a
+    position's key matches the query, the more its value counts. There are S positions, and queries
+    only for the last T of them (T = S unless earlier ones are cached)."""
     T, S = q.size(2), k.size(2)
     future = torch.ones(T, S, dtype=torch.bool, device=q.device).triu(S - T + 1)  # (T, S)
     scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (B, nh, T, hs) -> (B, nh, T, S)
@@ -123,17 +124,17 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return weights @ v  # (B, nh, T, S) times (B, nh, S, hs) -> (B, nh, T, hs)
 
 
-# What the network calls. Part II puts forms in their place that are faster and give the same.
+# What the network calls. Part II replaces them with faster versions that give the same results.
 causal_attention: Callable[[Tensor, Tensor, Tensor], Tensor] = plain_attention
 dropout: Callable[[Tensor, float, bool], Tensor] = F.dropout
 
 # %% [markdown]
-# **Attention.** Positions speak with each other, in several heads that each look for something
-# else.
+# **Attention.** Positions exchange information, in several heads that each look for something
+# different.
 
 # %%
 class Attention(nn.Module):
-    """Positions speak with each other, in several heads that each look for something else."""
+    """Positions exchange information, in several heads that each look for something different."""
 
     def __init__(self, config: Config):
         super().__init__()
@@ -325,16 +326,15 @@ class Windows:
 #
 # Writing is predicting, drawing, appending, over and over.
 #
-# **draw.** The next character of each row, at random but the likelier the more often: (B, V) ->
-# (B,).
+# **draw.** The next character of each row, drawn by its probability: (B, V) -> (B,).
 #
 # **generate_naively.** Continue each row of ids (B, T) by `length` characters: (B, T + length).
 
 # %%
 def draw(logits: Tensor, temperature: float, generator: Optional[torch.Generator] = None) -> Tensor:
-    """The next character of each row, at random but the likelier the more often: (B, V) -> (B,).
+    """The next character of each row, drawn by its probability: (B, V) -> (B,).
     A low temperature favours what is likely; at zero it is always the likeliest."""
-    if temperature < 1e-6:  # a division by less would overflow
+    if temperature < 1e-6:  # dividing by anything smaller could overflow
         return logits.argmax(-1)
     chances = (logits / temperature).softmax(-1)
     return torch.multinomial(chances, 1, generator=generator)[:, 0]
@@ -383,17 +383,17 @@ class Decoder:
 
 # %% [markdown]
 # **continue_ids.** Continue each row of ids (B, T) by `length` characters, yielding (B,) after
-# each; `choose` makes them of logits (B, V) and the text so far.
+# each; `choose` picks each from the logits (B, V) and the text so far.
 
 # %%
 @torch.inference_mode()
 def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
                  choose: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
     """Continue each row of ids (B, T) by `length` characters, yielding (B,) after each; `choose`
-    makes them of logits (B, V) and the text so far.
+    picks each from the logits (B, V) and the text so far.
 
-    Positions are learned, and there are only as many as the context is long. When they are used up,
-    the newest `keep` characters get the first positions, and all that was cached is of no use.
+    Positions are learned, and there are only block_size of them. When they are used up, the newest
+    `keep` characters get the first positions; what was cached with the old ones is useless then.
     """
     size = decoder.model.config.block_size
     text, new = ids, ids[:, -size:]
@@ -407,8 +407,8 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
 # %% [markdown]
 # ## The recipe
 #
-# How long to learn, how fast, with what. A field is also an option of the command line; what it
-# means and what it may be stand beside it.
+# How long to train, how fast, and with which optimizer. Each field is also an option of the command
+# line; its meaning and the values it may have stand beside it.
 #
 # **Rule.** What a setting may be: how it is read, in words, and as a test.
 
@@ -488,7 +488,7 @@ class TrainConfig:
 def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
               cooling: Optional[Tuple[int, float]] = None) -> float:
     """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
-    is the (step, fraction) from which it falls, when that was decided on the way."""
+    is the (step, fraction) at which it began to fall, if that was decided during the run."""
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
@@ -501,21 +501,22 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
 # ## The optimizer
 #
 # Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
-# update turns every direction equally. AdamW for embeddings, head and layer norms.
+# update is equally strong in every direction. AdamW for the head, for embeddings, of which a batch
+# moves only the rows that it looks up, and for layer norms, which are vectors.
 #
-# **plain_orthogonalize.** Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps of a
-# quintic whose coefficients push all singular values that are not zero towards 1, and turn no
-# direction.
+# **plain_orthogonalize.** Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps with a
+# quintic polynomial, which push every singular value but 0 towards 1 and leave the singular vectors
+# unchanged.
 
 # %%
 QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.github.io/posts/muon)
 
 
 def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
-    """Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps of a quintic whose
-    coefficients push all singular values that are not zero towards 1, and turn no direction."""
+    """Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps with a quintic polynomial,
+    which push every singular value but 0 towards 1 and leave the singular vectors unchanged."""
     tall = g.size(-2) > g.size(-1)
-    x = (g.mT if tall else g).to(dtype)  # lying down: x x^T is the smaller of the two products
+    x = (g.mT if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
     for a, b, c in QUINTIC:
         gram = x @ x.mT
@@ -524,7 +525,7 @@ def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols
 
 
 # What Muon calls, with many matrices of one shape at once (N, rows, cols). The formula is the same
-# for each of them; Part II puts one in its place that takes fewer multiplications.
+# for each of them; Part II replaces it with one that takes fewer multiplications.
 orthogonalize: Callable[[Tensor, torch.dtype], Tensor] = plain_orthogonalize
 
 # %% [markdown]
@@ -628,9 +629,9 @@ UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-
 class Trainer:
     """Everything that changes during training, and the step that changes it.
 
-    Randomness is a function of seed and step, and the order of the text one of the seed, so `step`
-    alone says where both stand: that is why a resumed run repeats the straight one exactly.
-    Part II has one for any machine, which makes the same gradients in a faster way.
+    Random numbers depend on the seed and the step alone, and the order of the text on the seed. So
+    `step` is all that a resumed run needs to match an uninterrupted one exactly. Part II has a
+    trainer for any machine, which computes the same gradients faster.
     """
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
@@ -642,7 +643,7 @@ class Trainer:
         self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
         self.optimizers = make_optimizers(self.model, recipe, products)
         self.windows = Windows(corpus.train.to(device), config.block_size, recipe.seed)
-        self.first_window = first_window  # of the text's order, the one that step 0 begins with
+        self.first_window = first_window  # that step 0 begins with, in the text's order
         self.noise_seed = recipe.seed if noise_seed is None else noise_seed  # of dropout
         self.step = 0
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
@@ -660,7 +661,7 @@ class Trainer:
         return loss.item()
 
     def update(self) -> None:
-        """Every weight moves by its gradient, which is then forgotten."""
+        """Each optimizer moves its weights by their gradients, which are then forgotten."""
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -682,8 +683,8 @@ class Trainer:
         self.update()
         self.step += 1
         self.losses.append(loss)
-        # The mean spans about 100 steps at the full rate and shrinks with it: at the end of the
-        # cooldown the weights stand nearly still and need no averaging.
+        # At the full rate the weights jitter, and a mean of the last 100 steps is better; it covers
+        # fewer steps as the rate falls (and at the beginning, when there are no more).
         blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
@@ -695,12 +696,12 @@ class Trainer:
         return self.val_loss
 
 # %% [markdown]
-# **learn.** Train to the last step, telling ("step", loss) after each one, and ("train", loss) and
+# **learn.** Train to the last step, yielding ("step", loss) after each one, and ("train", loss) and
 # ("eval", loss) for the points of both curves.
 
 # %%
 def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
-    """Train to the last step, telling ("step", loss) after each one, and ("train", loss) and
+    """Train to the last step, yielding ("step", loss) after each one, and ("train", loss) and
     ("eval", loss) for the points of both curves."""
     recipe = trainer.recipe
     if math.isnan(trainer.val_loss):  # the very beginning
