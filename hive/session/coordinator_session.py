@@ -611,7 +611,9 @@ class CoordinatorSession:
         contributions, now = self.intake.close(), self.reply.now
         counted = [c for c in contributions if c.verdict == "counted"]
         self.run.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
-        steps = self.run.whole_steps(weighted_mean((c.steps, c.weight) for c in counted))
+        # With overlap every peer sends many updates, and its longer ones must not count twice.
+        steps = self.run.whole_steps(weighted_mean(
+            (c.steps, 1.0 if self.rounds.overlap else c.weight) for c in counted))
         length = self.intake.length(now.steady, self.rounds.longest)
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
                         committed.update, self.run.step + steps, self.run.loss, now.unix - length,

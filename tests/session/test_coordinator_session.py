@@ -1433,3 +1433,17 @@ def test_steps_are_not_rounded_away_round_after_round(stage):
         for one in peers:
             one.ready()
     assert play.session.run.step == 10
+
+
+def test_a_long_update_does_not_make_the_run_go_faster_where_training_never_stops(stage):
+    """Its weight is of more tokens, but all peers make as many steps in the end."""
+    play = stage(least=2, sync=OVERLAP)
+    peers = start(play, "ann", "bob")
+    for number in range(8):
+        for place, one in enumerate(peers):
+            steps = 2 if place == number % 2 else 1
+            bring(one, b"update %d" % number, version=number, weights=sha(number), steps=steps,
+                  tokens=32 * steps)
+            play.do("add")
+        play.do("combine"), play.do("keep")
+    assert play.session.run.step == 12
