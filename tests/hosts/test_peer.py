@@ -64,7 +64,7 @@ class FalseCoordinator:
         hello = self.greet(connection)
         connection.send(protocol.pack("welcome", **{
             "proof": protocol.proof("", "coordinator", self.nonce, hello["nonce"]), "peer": "p",
-            "name": hello["name"], "token": make_token(), "counted": 0,
+            "name": hello["name"], "token": make_token(), "counted": [],
             "job": job.as_json(), **values}))
         return hello
 
