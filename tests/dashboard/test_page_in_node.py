@@ -1,7 +1,5 @@
 """The network in JavaScript, run by node, against the one in PyTorch."""
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,17 +12,6 @@ from hive.learning.codec import flatten, to_bytes
 
 VOCABULARY = "\n aeélt😀"
 PROMPTS = ["a", "tale", "tél 😀\na", "\n" * 12]  # the last fills the context
-
-
-@pytest.fixture
-def node(processes):
-    program = shutil.which("node")
-    if program is None:
-        sentence = "This test needs node: https://nodejs.org, or apt-get install nodejs."
-        if os.environ.get("CI") == "true":
-            pytest.fail(sentence, pytrace=False)
-        pytest.skip(sentence)
-    return program
 
 
 @pytest.mark.parametrize("layers, heads, width", [(1, 1, 8), (3, 4, 32), (2, 2, 12)])
