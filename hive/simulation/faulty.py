@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 
 import torch
 
@@ -256,6 +256,8 @@ class Peer(PeerHost):
         self.asleep = self.set_by = self.full_until = 0.0
         self.nonsense = self.breakdown = False  # of the next training
         self.lots: List[Lot] = []  # not settled
+        self.sent: Dict[int, str] = {}  # updates on their way, by where their part begins
+        self.left_behind: Set[Lot] = set()  # in those that no error feedback keeps any more
         self.untaken = 0  # tokens of which no update was made yet
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
@@ -304,7 +306,8 @@ class Peer(PeerHost):
         if self.connection:
             self.cut(self.trouble.noticed(), at_once=False)
             self.hang_up()
-        self.lose_unsettled(why)
+        self.lose(self.lots, why)
+        self.sent.clear()
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
         self.trouble.until(self.clock.now + away)
@@ -315,11 +318,19 @@ class Peer(PeerHost):
         self.hang_up()
         raise Killed("turned away")
 
-    def lose_unsettled(self, why: str = "rejected") -> None:
-        for lot in self.lots:
+    def lose(self, lots: List[Lot], why: str) -> None:
+        for lot in lots:
             lot.fate = lot.fate or why
-        self.lots, self.untaken = [], 0
-        self.moves.zero_()
+        self.lots = [lot for lot in self.lots if lot not in lots]
+
+    def lose_all_but_travelling(self, why: str) -> None:
+        travelling = self.travelling
+        self.lose([lot for lot in self.lots if lot not in travelling], why)
+
+    @property
+    def travelling(self) -> Set[Lot]:
+        """What is in updates of which nobody told what became."""
+        return {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
 
     # Connections
 
@@ -398,7 +409,8 @@ class Peer(PeerHost):
     # The books
 
     def begin(self, job: Any, text: bytes) -> int:
-        self.lose_unsettled("training broke down")
+        self.untaken = 0
+        self.moves.zero_()
         return super().begin(job, text)
 
     def task(self, step: int, total: Optional[int], window: int) -> None:
@@ -414,7 +426,8 @@ class Peer(PeerHost):
         if self.breakdown:
             self.breakdown = False
             self.trouble.cover("training broke down")
-            self.lose_unsettled("training broke down")
+            self.lose_all_but_travelling("training broke down")
+            self.left_behind = self.travelling
             raise GltchError("The loss became nan.")
         worker = self.learner.worker
         before = worker.weights
@@ -433,40 +446,37 @@ class Peer(PeerHost):
         update = super().make_update(part)
         if nonsense:
             self.truth.nonsense.add(name_of(update))
-        travelling = {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
+        blob = self.sent[part.start] = name_of(update)
         self.lots.append(Lot(self.untaken))
-        self.untaken = 0
-        self.truth.made(name_of(update), [lot for lot in self.lots if lot not in travelling],
-                        self.name)
+        self.untaken, travelling = 0, self.travelling
+        self.truth.made(blob, [lot for lot in self.lots if lot not in travelling], self.name)
         return update
 
     def settle(self, counted: bool, part: slice) -> None:
         self.changed = True
         codec, update = self.learner.feedback.sent.get(part.start, ("", b""))
-        blob = name_of(update)
-        if not codec:
-            pass  # it is told again
-        elif counted:
+        blob = self.sent.pop(part.start)
+        made_of = self.truth.made_of[blob]
+        if counted:
             mistaken = blob not in self.truth.counted
             must(not mistaken or self.truth.cloned, "a peer was told that an update "
                            "counted which is not in the journal")
-            for lot in self.truth.made_of[blob] if mistaken else ():
+            for lot in made_of if mistaken else ():
                 lot.fate = lot.fate or "taken for those of another process with the same token"
-            self.lots = [lot for lot in self.lots if lot not in self.truth.made_of[blob]]
-            moves = self.moves[part]
-            moves -= decode(codec, update, len(moves))
+            self.lots = [lot for lot in self.lots if lot not in made_of]
+            if codec:  # otherwise training broke down
+                moves = self.moves[part]
+                moves -= decode(codec, update, len(moves))
         else:
             self.refused = blob
+            self.lose([lot for lot in made_of if lot in self.left_behind], "training broke down")
         super().settle(counted, part)
 
     def forget(self, parts: List[slice]) -> None:
         self.changed = True
         super().forget(parts)
         self.refused = ""  # whether it counts does not matter any more
-        kept = [lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]]
-        for lot in self.lots:
-            lot.fate = lot.fate or ("" if lot in kept else "rejected")
-        self.lots = [lot for lot in self.lots if lot in kept]
+        self.lose_all_but_travelling("rejected")
         for part in parts:
             self.moves[part] = self.learner.worker.moved(self.learner.worker.anchor, part)
 
@@ -495,7 +505,7 @@ class Peer(PeerHost):
             self.check_moves()
 
     def check_moves(self) -> None:
-        if self.session.network.job:  # otherwise it is about to begin anew
+        if self.session.network.built:  # otherwise it is about to begin anew
             worker = self.learner.worker
             kept = self.learner.feedback.residual + worker.moved(worker.anchor)
             must(torch.allclose(kept, self.moves, atol=1e-4, equal_nan=True),

@@ -322,8 +322,6 @@ class PeerHost(Host):
     # Slow work
 
     def begin(self, job: Job, text: bytes) -> int:
-        self.lose_unsettled()
-        self.job = job
         worker = self.hive.task.worker(self.rng.randrange(2**31))
         count = len(self.hive.task.start)
         self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
@@ -344,14 +342,17 @@ class PeerHost(Host):
         self.learner.feedback.settle(counted, part)
         if counted:
             self.unsettled = self.session.carried + self.session.progress.tokens
+        else:
+            self.count_lost()
 
     def forget(self, parts: List[slice]) -> None:
         self.learner.feedback.forget(parts)
+        self.count_lost()
+
+    def count_lost(self) -> None:
+        """What was trained and is not carried any more."""
         kept = self.session.carried + self.session.progress.tokens
         self.lost, self.unsettled = self.lost + self.unsettled - kept, kept
-
-    def lose_unsettled(self) -> None:
-        self.lost, self.unsettled = self.lost + self.unsettled, 0
 
     # Training: one step after the other
 
@@ -376,6 +377,7 @@ class PeerHost(Host):
             loss = self.make_step()
         except GltchError as error:
             self.tell("broke_down", error)
+            self.count_lost()
             return
         self.trained, self.unsettled = self.trained + worker.tokens, self.unsettled + worker.tokens
         self.seconds += self.lap

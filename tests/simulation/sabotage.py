@@ -106,6 +106,11 @@ def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSes
         on_welcome(session, welcome)
 
 
+def forget_what_travels(session: Any, start_anew: Any = PeerSession.start_anew) -> None:
+    start_anew(session)
+    session.outgoing.clear()
+
+
 def hold_anything(session: Any, said: Any, follows: bool, result: Any,
                   hold: Any = PeerSession.hold) -> None:
     hold(session, {**said, "weights": result[1]}, follows, result)
@@ -178,6 +183,10 @@ SABOTAGES: Dict[str, Sabotage] = {
         "a peer that gets a new identity offers the update of the old one again (a mistake that "
         "was found this way)",
         ((PEER, "on_welcome", keep_update_of_another),)),
+    "breakdown forgets": Sabotage(
+        "a peer whose training broke down forgets its updates that are on their way (a mistake that "
+        "was found this way)",
+        ((PEER, "start_anew", forget_what_travels),)),
     "silence": Sabotage(
         "a peer never notices that its coordinator has gone silent",
         ((PEER, "deadline", property(lambda session: math.inf)),)),
