@@ -184,8 +184,8 @@ SABOTAGES: Dict[str, Sabotage] = {
         "was found this way)",
         ((PEER, "on_welcome", keep_update_of_another),)),
     "breakdown forgets": Sabotage(
-        "a peer whose training broke down forgets its updates that are on their way (a mistake that "
-        "was found this way)",
+        "a peer whose training broke down forgets its updates that are on their way (a mistake "
+        "that was found this way)",
         ((PEER, "start_anew", forget_what_travels),)),
     "silence": Sabotage(
         "a peer never notices that its coordinator has gone silent",
