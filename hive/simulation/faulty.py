@@ -22,6 +22,7 @@ from hive.session.coordinator_session import (
     REMEMBERED_UPDATES,
 )
 from hive.session.effects import Do, Moment
+from hive.session.job import Job
 from hive.session.peer_session import Identity, PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
@@ -39,6 +40,7 @@ RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned awa
 MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
+WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
 
 
 class Killed(Exception):
@@ -183,7 +185,8 @@ class Coordinator(CoordinatorHost):
         if connection:
             down = connection.down
             size = self.session.uploads.size
-            most = (MOST_TRANSFERS * max(4 * self.session.run.parameters, size)
+            largest = max(4 * self.session.run.parameters, size, len(self.hive.text))
+            most = (MOST_TRANSFERS * largest
                     + MOST_UNASKED * size)
             said = down.waiting - down.blobs
             must(said <= MOST_WAITING + REMEMBERED_UPDATES
@@ -251,7 +254,9 @@ class Peer(PeerHost):
     def __init__(self, hive: FaultyHive, number: int, original: Optional[Peer] = None):
         self.trouble, self.truth = hive.trouble, hive.truth
         self.kept: Optional[Identity] = original.kept if original else None
+        self.has_text: bool = original.has_text if original else not hive.text
         super().__init__(hive, number, slow=False)
+        self.slow_work["text"] = self.read_text
         self.fuse = -1
         self.asleep = self.set_by = self.full_until = 0.0
         self.nonsense = self.breakdown = False  # of the next training
@@ -332,7 +337,16 @@ class Peer(PeerHost):
         """What is in updates of which nobody told what became."""
         return {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
 
+    def read_text(self, job: Job) -> Optional[bytes]:
+        return self.hive.text if self.has_text else None
+
     # Connections
+
+    def hang_up(self) -> None:
+        begun = self.session.download.partial
+        if self.connection and begun and begun.blob == name_of(self.hive.text):
+            self.trouble.cover("text that broke off on its way")
+        super().hang_up()
 
     def cut(self, coordinator: float, at_once: bool) -> None:
         """The connection breaks. The coordinator finds it dead after so many seconds; this peer is
@@ -408,7 +422,11 @@ class Peer(PeerHost):
 
     # The books
 
-    def begin(self, job: Any, text: bytes) -> int:
+    def begin(self, job: Job, text: bytes) -> int:
+        must(text == self.hive.text, f"{self.name} trains on another text")
+        if not self.has_text:
+            self.trouble.cover("text fetched by a peer")
+            self.has_text = self.clock.now >= self.full_until
         self.untaken = 0
         self.moves.zero_()
         return super().begin(job, text)
@@ -498,7 +516,7 @@ class Peer(PeerHost):
              f"{self.name} carries {session.carried} tokens and should carry {carried}")
         must(len(session.talk.inbox) <= MOST_KEPT, "an inbox is too full")
         begun = session.download.partial
-        must(begun is None or len(begun.content) <= 4 * len(self.moves),
+        must(begun is None or len(begun.content) <= max(4 * len(self.moves), len(self.hive.text)),
              "a download is too long")
         if self.changed and not session.work.under_way:
             self.changed = False
@@ -529,7 +547,7 @@ class FaultyHive(Simulation):
         self.touched: Dict[Union[Coordinator, Peer], None] = {}  # in order, since the last check
         draw = self.trouble.dice
         # from the end of the coordinator's work to its news
-        self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7))
+        self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7, 2.0))
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
         self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
         self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
@@ -538,6 +556,9 @@ class FaultyHive(Simulation):
         overlap = ways.random() < OVERLAPPING
         fragments = ways.choice((1, 2, 3)) if overlap else 1
         in_flight = ways.randint(1, fragments) if overlap else 1
+        library = random.Random(f"{seed} text")
+        if library.random() < WITHOUT_TEXT:
+            self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
             peers=peers, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,

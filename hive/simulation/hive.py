@@ -88,7 +88,7 @@ class CoordinatorHost(Host):
         self.session = CoordinatorSession(
             hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
-            token=hive.token, pack_weights=to_bytes, text=lambda: b"",
+            token=hive.token, pack_weights=to_bytes, text=lambda: hive.text,
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
@@ -198,7 +198,7 @@ class PeerHost(Host):
             effects.End: self.end,
             effects.Say: lambda said: None})
         self.slow_work.update({
-            "text": lambda name: b"", "begin": self.begin, "apply": self.apply,
+            "text": lambda job: hive.text, "begin": self.begin, "apply": self.apply,
             "whole": self.whole, "task": self.task, "take": self.make_update, "settle": self.settle,
             "forget": self.forget, "load": lambda weights: self.learner.load(weights),
             "rebase": lambda weights, part: self.learner.rebase(weights, part)})
@@ -419,6 +419,7 @@ class Simulation:
 
     chunk_bytes = CHUNK_BYTES
     message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
+    text = b""  # as peers fetch it that do not have it; all have what is trained on
 
     def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
         torch.set_num_threads(settings.threads)
@@ -436,7 +437,8 @@ class Simulation:
         if replace(limits, target_loss=None) == Limits():
             limits = replace(limits, steps=self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
-                       self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
+                       self.task.recipe, self.sync, limits, self.task.alphabet, name_of(self.text),
+                       len(self.text))
         journal = self.open_journal()
         journal.start(self.job.as_json(), to_bytes(self.task.start))
         self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights
