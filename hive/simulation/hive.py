@@ -23,12 +23,12 @@ from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
 from hive.learning.worker import Learner
 from hive.session import effects
-from hive.session.coordinator_session import CoordinatorSession, told
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Do
 from hive.session.job import Job, Limits
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
-from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
+from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, told, unpack
 from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
 from hive.simulation.host import Host

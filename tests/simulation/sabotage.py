@@ -17,11 +17,11 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hive.journal import Journal
-from hive.session import coordinator_session
-from hive.session.coordinator_session import CoordinatorSession, commit_message
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Close
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import Receiver
+from hive.session.record import Made
 from hive.session.rounds import ACCEPTED, Rounds, Verdict
 from hive.session.uploads import Uploads
 from hive.session.work import SlowWork
@@ -124,8 +124,8 @@ def two_connections(session: Any, number: int, code: int, reason: str = "",
         session.reply.add(Close(number, code, reason))
 
 
-def always_counted(*values: Any) -> Any:
-    return commit_message(*values[:-1], True)
+def always_counted(made: Any, counted: bool, follows: bool, commit: Any = Made.commit) -> Any:
+    return commit(made, True, follows)
 
 
 def opened_without_looking(journal: Any, *values: Any, begin: Any = Journal.__init__) -> None:
@@ -150,7 +150,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((SlowWork, "write", told_before_the_journal),)),
     "all counted": Sabotage(
         "every peer hears \"counted\" with every commit",
-        ((coordinator_session, "commit_message", always_counted),)),
+        ((Made, "commit", always_counted),)),
     "accepted is counted": Sabotage(
         "a peer takes the verdict \"accepted\" for \"counted\", before the commit",
         ((PEER, "on_verdict", take_accepted_for_counted),)),
