@@ -260,15 +260,15 @@ class Windows:
         require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
                 f"the network takes {size + 1}: use a longer text.")
         self.ids, self.size, self.seed = ids, size, seed
-        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less than fit, to shift them
         self.epoch, self.starts = -1, torch.empty(0)
 
     def start(self, index: int) -> int:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
-            offset = torch.randint(room, (1,), generator=generator)
+            room = min(self.size, len(self.ids) - self.per_epoch * self.size)  # to shift in
+            offset = torch.randint(room, (1,), generator=generator)  # elsewhere in each epoch
             order = torch.randperm(self.per_epoch, generator=generator)
             self.epoch, self.starts = epoch, offset + order * self.size
         return int(self.starts[position])
@@ -342,7 +342,8 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
     picks each from the logits (B, V) and the text so far.
 
     Positions are learned, and there are only block_size of them. When they are used up, the newest
-    `keep` characters get the first positions; what was cached with the old ones is useless then.
+    `keep` characters move to the first ones, and what was cached for the old ones is computed anew:
+    a small `keep` forgets more, a large one is used up sooner.
     """
     size = decoder.model.config.block_size
     text, new = ids, ids[:, -size:]
@@ -393,29 +394,26 @@ def option(default: Any, rule: Rule, text: str) -> Any:
 class TrainConfig:
     """The training recipe. Raises GltchError for a value that makes no sense."""
 
-    steps: Optional[int] = option(None, COUNT, "train for this many steps (default: the full run; "
-                                  "on a CPU ten minutes of it)")
-    minutes: Optional[float] = option(None, ABOVE, "train for at most this long, cooldown included")
+    steps: Optional[int] = option(None, COUNT, "train for this many steps (default: the full run)")
+    minutes: Optional[float] = option(None, ABOVE, "train for at most this long (on a CPU: 10)")
     batch_size: int = option(64, COUNT, "sequences per step, over all processes")
     optimizer: str = option("muon", one_of("muon", "adamw", "sgd"),
-                            "of the matrices in the blocks (sgd: of everything)")
-    learning_rate: Optional[float] = option(None, ABOVE, "of the matrices in the blocks (default: "
-                                            "0.02 with muon, 0.001 with adamw, 0.1 with sgd)")
-    embedding_learning_rate: float = option(0.02, ABOVE, "of embeddings and layer norms (AdamW)")
-    head_learning_rate: float = option(0.003, ABOVE, "of the head (AdamW)")
-    weight_decay: float = option(0.1, DECAY, "decay of the matrices in the blocks")
-    warmup: int = option(20, FROM_ZERO, "steps of linear warm-up")
-    cooldown: float = option(0.6, PART, "last fraction of the run, linear from full rate to zero")
-    seed: int = option(1337, FROM_ZERO, "seed of everything random")
+                            "what moves the matrices in the blocks (sgd: moves everything)")
+    learning_rate: Optional[float] = option(None, ABOVE, "rate for the matrices in the blocks "
+                                            "(default: muon 0.02, adamw 0.001, sgd 0.1)")
+    embedding_learning_rate: float = option(0.02, ABOVE, "rate for embeddings and layer norms")
+    head_learning_rate: float = option(0.003, ABOVE, "rate for the head")
+    weight_decay: float = option(0.1, DECAY, "how fast the matrices in the blocks shrink")
+    warmup: int = option(20, FROM_ZERO, "first steps, in which the rates rise from zero")
+    cooldown: float = option(0.6, PART, "last part of the run, in which the rates fall to zero")
+    seed: int = option(1337, FROM_ZERO, "the same seed repeats everything random")
     eval_every: int = option(100, COUNT, "steps between evaluations; each writes a checkpoint")
     sample_every: int = option(500, FROM_ZERO, "steps between text samples, 0 for none")
     log_every: int = option(10, COUNT, "steps between points of the training curve")
     device: str = option("auto", TEXT, "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option(
-        "auto", one_of("auto", "fp32", "bf16", "fp16"), "of the matrix products")
+    precision: str = option("auto", one_of("auto", "fp32", "bf16", "fp16"), "number format")
     compile: bool = option(False, FLAG, "torch.compile the network (pays on long GPU runs)")
-    low_memory: bool = option(
-        False, FLAG, "less memory, same model: small micro-batches, recomputed activations")
+    low_memory: bool = option(False, FLAG, "the same model in less memory, but more slowly")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -430,8 +428,9 @@ class TrainConfig:
 
 def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
               cooling: Optional[Tuple[int, float]] = None) -> float:
-    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
-    is the (step, fraction) at which it began to fall, if that was decided during the run."""
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero at `total`
+    steps. A run that is given minutes learns its total only on the way (None until then), and with
+    it `cooling`: the step from which the rate is to fall, and the fraction it had reached there."""
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
@@ -444,17 +443,19 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
 # ==================================================================================================
 # 6. The optimizer
 #
-# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
-# update is equally strong in every direction. AdamW for the head, for embeddings, of which a batch
-# moves only the rows that it looks up, and for layer norms, which are vectors.
+# A matrix turns a vector, stretches it along perpendicular axes, and turns it again. The stretches,
+# its singular values, are a few large and many tiny ones in a gradient. Muon, for the matrices in
+# the blocks, makes them all about 1: the nearest orthogonal matrix, equally strong in every
+# direction. AdamW is for the rest: the head, embeddings, of which a batch moves only the rows that
+# it looks up, and layer norms, which are vectors.
 # ==================================================================================================
 
 QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.github.io/posts/muon)
 
 
 def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
-    """Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps with a quintic polynomial,
-    which push every singular value but 0 towards 1 and leave the singular vectors unchanged."""
+    """Roughly the nearest orthogonal matrix, by matrix products alone (Newton-Schulz): each step
+    makes a singular value s into a s + b s^3 + c s^5, which brings all but 0 closer to 1."""
     tall = g.size(-2) > g.size(-1)
     x = (g.mT if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
@@ -487,11 +488,13 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(momentum, group["momentum"])
+                momentum.lerp_(p.grad, 1 - group["momentum"])  # a running mean of gradients,
+                nesterov = p.grad.lerp(momentum, group["momentum"])  # with more of the newest one
                 blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
                 by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
-        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
+        # All of one shape in one batch. A tall update spreads its input over more outputs, each of
+        # which would change less: sqrt(rows / cols) makes up for that.
+        for (rows, cols), members in by_shape.items():
             updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
             parts = updates.split([len(blocks) for _, blocks, _ in members])
             for (p, _, group), update in zip(members, parts):
@@ -534,8 +537,7 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
 
 @torch.inference_mode()
 def mean_loss(model: GLTCH, ids: Tensor) -> float:
-    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
-    length; deterministic."""
+    """Mean loss in nats per character over all of ids, cut into windows of the context length."""
     size, device, total = model.config.block_size, model.head.weight.device, 0.0
     at_once, was_training = max(1, 8192 // size), model.training
     model.eval()  # without dropout
@@ -551,17 +553,14 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-rate, or use "
-            "--precision fp32")
+UNSTABLE = "the last checkpoint is kept; lower --learning-rate, or use --precision fp32"
 
 
 class Trainer:
     """Everything that changes during training, and the step that changes it.
 
-    Random numbers depend on the seed and the step alone, and the order of the text on the seed. So
-    `step` is all that a resumed run needs to match an uninterrupted one exactly. Part II has a
-    trainer for any machine, which computes the same gradients faster.
-    """
+    The order of the text and all noise follow from the seed and the number of the step, so a run
+    that is resumed matches one that never stopped exactly."""
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
                  device: Any = "cpu", products: torch.dtype = torch.float32, *,
@@ -612,8 +611,9 @@ class Trainer:
         self.update()
         self.step += 1
         self.losses.append(loss)
-        # At the full rate the weights jitter, and a mean of the last 100 steps is better; it covers
-        # fewer steps as the rate falls (and at the beginning, when there are no more).
+        # At the full rate the weights jitter, and a mean of the last 100 steps is better. It covers
+        # fewer as the rate falls, and never more than about a tenth of the steps so far: at first
+        # the weights still go a long way.
         blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):

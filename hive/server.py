@@ -105,7 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     add("--dropout", type=float, help="dropout on the residual branches")
     add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
-    add("--codec", choices=list(CODECS), help="of the updates, both ways (default: by --sync)")
+    add("--codec", choices=list(CODECS),
+        help="format of the updates, both ways (default: what --sync brings)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
