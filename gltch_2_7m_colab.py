@@ -2109,9 +2109,9 @@ class FastTrainer(Trainer):
         mine = batch[self.runtime.rank:: self.runtime.world]
         limit = len(mine)
         if self.runtime.device.type == "cpu":  # activations of this size stay in a CPU's cache
-            limit = max(1, 4096 // self.model.config.block_size)
+            limit = max(1, 2048 // self.model.config.block_size)
         if self.recipe.low_memory:
-            limit = max(1, len(mine) // 8)
+            limit = min(limit, max(1, len(mine) // 8))
         return [mine[i: i + limit] for i in range(0, len(mine), limit)]
 
     def backpropagate(self, batch: range, noise: int) -> float:
