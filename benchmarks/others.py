@@ -146,7 +146,8 @@ def transformers_gpt2(corpus: Corpus, minutes: float) -> Trained:
     trial.train()
     real = trainer(max(1, int(60 * minutes / (time.monotonic() - began) * 12)))
     real.train()
-    model = real.model.eval()
+    model: Any = real.model  # which may be None, say its types
+    model.eval()
     return Trained(lambda ids: model(ids).logits, real.state.global_step, BATCH)
 
 

@@ -111,10 +111,10 @@ def build_parser() -> argparse.ArgumentParser:
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
         help="the longest a round trains (default: 60)")
-    add("--min-peers", type=int, default=1, help="wait for so many before a round (default: 1)")
-    add("--steps", type=int, help="end after so many steps (default: the full run of the size)")
-    add("--rounds", type=int, help="end after so many rounds")
-    add("--minutes", type=float, help="end after so much training time")
+    add("--min-peers", type=int, default=1, help="wait for this many before a round (default: 1)")
+    add("--steps", type=int, help="end after this many steps (default: the full run of the size)")
+    add("--rounds", type=int, help="end after this many rounds")
+    add("--minutes", type=float, help="end after this much training time")
     add("--target-loss", type=float, help="end when the validation loss is this low")
     for f in fields(TrainConfig):
         if f.name in RECIPE_OPTIONS:
@@ -144,7 +144,7 @@ def sampling(checkpoint: Path) -> str:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises GltchError for what makes no sense."""
+    """Raises GltchError for options that make no sense."""
     for name in ("steps", "rounds", "inner_steps", "min_peers"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
@@ -226,7 +226,7 @@ def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple
 
 
 def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
-    """The run in the folder. Options that it was started with may be given again."""
+    """The run in the folder. The options that started it may be given again."""
     job = Job.from_json(journal.run or {})
     given = {name: getattr(args, name) for name in FIXED if getattr(args, name) is not None}
     if "data" in given:
@@ -266,7 +266,7 @@ def reachable_address(host: str) -> str:
 
 
 def require_free(host: str, option: str, port: int) -> None:
-    """Before anything is written: can we listen there? Raises GltchError."""
+    """Can we listen there? Asked before anything is written. Raises GltchError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family).close()
@@ -335,7 +335,7 @@ class Complaints:
 
 def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int,
              secure: Optional[tls.Tls]) -> None:
-    """Where the dashboard is and how to join. A key that the user made is not repeated."""
+    """Where the dashboard is and how to join, without repeating a key that the user made."""
     address = reachable_address(args.host)
     address = "localhost" if address in LOCAL else address
     hint = ""
@@ -355,10 +355,10 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
         f"{job.mode}, round {session.rounds.version}, step {session.run.step:,}")
     if not secure and args.host not in LOCAL:
-        say("warning   Nothing here is encrypted: whoever is on the way between this machine and a "
-            "peer can read the text, the weights and what brings a peer's identity back, and change"
-            " them (the key itself is never sent); use --tls-cert, or let only a proxy or tunnel "
-            "with TLS reach the hive (--host 127.0.0.1).")
+        say("warning   Nothing here is encrypted: anybody between this machine and a peer can read "
+            "and change the text, the weights and the token that stands for a peer's identity (the "
+            "key itself is never sent). Use --tls-cert, or let only a proxy or tunnel with TLS "
+            "reach the hive (--host 127.0.0.1).")
     if hint:
         say("warning   No peer trusts this certificate by itself: take the file to each and pass it"
             " with --tls-ca, as below. Browsers will ask.")
@@ -397,7 +397,7 @@ def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> 
 
 
 def start_over(journal: Journal, folder: Path) -> Journal:
-    """An empty journal in place of one without a single round."""
+    """Replace a journal without a single round by an empty one."""
     journal.close()
     for path in folder.glob("journal.db*"):
         path.unlink()
