@@ -1,6 +1,7 @@
 """What the tests share: a place without network, a small text, real processes, one trained run."""
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -195,6 +196,17 @@ def start(processes):
 @pytest.fixture
 def start_gltch(start):
     return lambda *arguments, **settings: start(sys.executable, PROGRAM, *arguments, **settings)
+
+
+@pytest.fixture(scope="session")
+def node(processes):
+    program = shutil.which("node")
+    if program is None:
+        sentence = "This test needs node: https://nodejs.org, or apt-get install nodejs."
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    return program
 
 
 @pytest.fixture(scope="session")
