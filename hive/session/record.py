@@ -4,8 +4,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Tuple
 
-from hive.session.protocol import Message
-
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
 
@@ -57,7 +55,7 @@ class Made(NamedTuple):
     bytes: int  # of the update
     step: int
 
-    def commit(self, counted: bool, follows: bool) -> Message:
+    def commit(self, counted: bool, follows: bool) -> Dict[str, Any]:
         """What the peer is told."""
         return {"type": "commit", "version": self.number, "weights": self.result,
                 "codec": self.codec, "step": self.step, "update": self.update, "bytes": self.bytes,
