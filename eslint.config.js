@@ -1,6 +1,7 @@
 import js from "@eslint/js";
 
-const NODE = ["process", "console", "URL", "TextEncoder", "setTimeout", "clearTimeout"];
+const NODE = ["process", "console", "URL", "TextEncoder", "setTimeout", "clearTimeout",
+  "structuredClone"];
 
 export default [
   { ignores: ["**/.venv/", "build/", "runs/"] },

@@ -361,7 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--key-file", metavar="FILE", help="file that holds the key of the hive")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
-        help="of the matrix products (default: auto)")
+        help="number format of the matrix products (default: auto)")
     add("--batch-size", type=int, help="sequences per step (default: what the hive says)")
     add("--low-memory", action="store_true", help="less memory, slower")
     add("--tls-ca", metavar="FILE", help="certificate to trust besides the system's, for wss://")

@@ -35,20 +35,29 @@ if __name__ == "__main__":
 import torch
 
 from gltch_2_7m import (
+    DATA_HELP,
+    FROM_HELP,
     GLTCH,
     PRESETS,
     Corpus,
     GltchError,
+    Origin,
     Parser,
     TrainConfig,
     Windows,
     called,
+    in_the_numbers_of,
     load_corpus,
+    open_origin,
     require,
+    same_shape,
     save_checkpoint,
     say,
+    size_of,
+    take_over,
+    text_of,
     typed,
-    write_atomically,
+    write_whole,
 )
 from hive.books import applying
 from hive.coordinator import Coordinator
@@ -91,11 +100,13 @@ def build_parser() -> argparse.ArgumentParser:
         "connects from: limits are for the addresses it forwards (X-Forwarded-For)")
     add("--name", default="hive", help="the run's folder under runs/ (default: hive)")
     add("--key-file", metavar="FILE", help="file with the key that peers must have (or HIVE_KEY)")
-    add("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add("--data", nargs="+", metavar="PATH", help=DATA_HELP)
+    add("--from", metavar="RUN", help=FROM_HELP)
     add("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     add("--dropout", type=float, help="dropout on the residual branches")
     add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
-    add("--codec", choices=list(CODECS), help="of the updates, both ways (default: by --sync)")
+    add("--codec", choices=list(CODECS),
+        help="format of the updates, both ways (default: what --sync brings)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
@@ -118,8 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 RECIPE_OPTIONS = ("batch_size", "optimizer", "learning_rate", "embedding_learning_rate",
                   "head_learning_rate", "weight_decay", "warmup", "cooldown", "seed")
-FIXED = ("data", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds", "minutes",
-         "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
+FIXED = ("data", "from", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds",
+         "minutes", "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
 
 
 def runs_folder() -> Path:
@@ -149,9 +160,36 @@ def check_options(args: argparse.Namespace) -> None:
     tls.load(args.tls_cert, args.tls_key)
 
 
-def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
-    config, recipe, reference = PRESETS[args.size or "2.7m"]
-    config = replace(config, vocab_size=len(corpus.vocabulary))
+def origin_of(args: argparse.Namespace) -> Optional[Origin]:
+    """What --from names, if it is given."""
+    name = getattr(args, "from")
+    if name is None:
+        return None
+    require(args.size is None, "--from brings the size of its network: leave out --size.")
+    return open_origin(name if Path(name).exists() else str(runs_folder() / name))
+
+
+def text_to_learn(args: argparse.Namespace, origin: Optional[Origin]) -> Corpus:
+    """What --data names, or the text of the origin, in its numbers."""
+    if origin is None:
+        return load_corpus(args.data or ())
+    return in_the_numbers_of(origin.vocabulary, load_corpus(args.data or text_of(origin.state)))
+
+
+def first_weights(job: Job, origin: Optional[Origin]) -> bytes:
+    """Version 0: random, but for what an origin brings."""
+    torch.manual_seed(job.recipe.seed)
+    model = GLTCH(job.config)
+    if origin:
+        take_over(model, origin.network)
+    return to_bytes(flatten(model))
+
+
+def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int,
+            origin: Optional[Origin]) -> Job:
+    size = size_of(origin.network.config) if origin else args.size or "2.7m"
+    config, recipe, reference = PRESETS[size or "2.7m"]
+    config = replace(origin.network.config if origin else config, vocab_size=len(corpus.vocabulary))
     if args.dropout is not None:
         config = replace(config, dropout=args.dropout)
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS
@@ -165,23 +203,25 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
-    return Job(secrets.token_hex(8), args.size or "2.7m", args.sync or "diloco", config, recipe,
+    return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
                sync, limits, corpus.vocabulary.characters, corpus.digest, text_bytes)
 
 
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
-    corpus = load_corpus(args.data or ())
+    origin = origin_of(args)
+    corpus = text_to_learn(args, origin)
     content = b"".join(corpus.vocabulary.decode(part.tolist()).encode()
                        for part in corpus.ids.split(1 << 18))
-    job = new_job(args, corpus, len(content))
+    job = new_job(args, corpus, len(content), origin)
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
     require_announceable(job)
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
-    write_atomically(folder / TEXT, lambda file: file.write(content))
-    torch.manual_seed(job.recipe.seed)
-    journal.start(job.as_json(), to_bytes(flatten(GLTCH(job.config))))
+    if origin:
+        say(origin.introduce(corpus))
+    write_whole(folder / TEXT, content)
+    journal.start(job.as_json(), first_weights(job, origin))
     return job, corpus
 
 
@@ -192,11 +232,19 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
     if "data" in given:
         given["data"] = load_corpus(given["data"]).digest
     before = settings_of(job)
+    if "from" in given:
+        given["from"], before["from"] = first_version(job, origin_of(args)), journal.at(0)[0]
     for name, value in given.items():
         require(value == before[name], f"The run in {folder} was started with another "
                 f"--{name.replace('_', '-')}: leave it out to go on, or start another run with "
                 "--name.")
     return job, corpus_of(job, (folder / TEXT).read_bytes())
+
+
+def first_version(job: Job, origin: Optional[Origin]) -> str:
+    """SHA-256 of the weights with which this job begins from an origin, "" if it cannot."""
+    fits = origin is None or same_shape(origin.network.config, job.config)
+    return protocol.name_of(first_weights(job, origin)) if fits else ""
 
 
 def settings_of(job: Job) -> Dict[str, Any]:
@@ -378,7 +426,8 @@ def run(args: argparse.Namespace) -> int:
                                   pace=pace, least=args.min_peers)
         session, done = coordinator.session, coordinator.session.run
         require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
-                f"Start another with --name, or let it write:\n{sampling(folder)}")
+                f"Start another with --name (from this network with --from {args.name}), or let it "
+                f"write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:
         journal.close()

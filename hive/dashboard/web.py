@@ -52,7 +52,9 @@ FILES = {  # address: file and content type
             "dom", "format", "network/network", "network/scene", "network/layout",
             "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
             "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
-            "chat/worker", "chat/model", "chat/weights")))}}
+            "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
+            "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
+            "inside/progress", "inside/surprise", "inside/tip")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, besides the time its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected
