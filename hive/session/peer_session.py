@@ -266,8 +266,8 @@ class PeerSession:
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""
-        job, built, *_ = self.network
-        if job and not built and self.talk.phase is Phase.TAKING_PART and not self.busy:
+        job, taking_part = self.network.job, self.talk.phase is Phase.TAKING_PART
+        if job and taking_part and not self.network.built and not self.busy:
             self.begin(job)
         while self.talk.inbox and self.talk.phase is Phase.TAKING_PART and not self.busy:
             said = self.talk.inbox.popleft()
