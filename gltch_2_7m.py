@@ -3,9 +3,9 @@
 
 GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
 time and learns to predict the next one. Part I is the lesson, to be read from top to bottom: the
-whole model and its training in their plainest form. Part II is what people and machines need
-besides: faster forms of the same, files, devices, the command line. It needs PyTorch 2.0 or newer;
-`requests`, if present, fetches the text on the first run.
+whole model and its training in their plainest form. Part II adds what people and machines need:
+faster forms of the same, files, devices, the command line. The program needs PyTorch 2.0 or newer;
+`requests`, if present, downloads the text on the first run.
 
     python gltch_2_7m.py                          train, then talk to the model
     python gltch_2_7m.py sample --prompt ROMEO:   let the newest model write
@@ -673,13 +673,13 @@ from torch.utils.checkpoint import checkpoint
 # ==================================================================================================
 # 8. Faster, and the same
 #
-# Forms of the lesson's operations that are equal to them up to rounding. They take their place.
+# Faster forms of the lesson's operations, equal to them up to rounding, which take their place.
 # ==================================================================================================
 
 
 def fast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, nh, T, hs), (B, nh, S, hs)
-    """`plain_attention` where T is 1 or S. PyTorch's fused attention is the fast one, except for
-    bf16 on a CPU: its backward pass there takes several times as long as two matrix products."""
+    """`plain_attention` where T is 1 or S. PyTorch's fused attention is faster, except for bf16 on
+    a CPU, where its backward pass takes several times as long as two matrix products."""
     B, nh, T, hs = q.shape
     if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
@@ -714,7 +714,7 @@ def fast_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, co
 
 
 def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tensor:
-    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of each."""
+    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2 for each."""
     a, b, c = steps[0]
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -753,7 +753,7 @@ class FastDecoder(Decoder):
 
 
 def recompute_activations(model: GLTCH) -> None:
-    """Trade time for memory: every block forgets its activations, and computes them again for the
+    """Trade time for memory: every block forgets its activations and computes them again for the
     backward pass."""
     for block in model.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -767,7 +767,7 @@ def recompute_activations(model: GLTCH) -> None:
 # ==================================================================================================
 
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
-CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
+CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -828,7 +828,7 @@ def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
 # ==================================================================================================
 # 10. Words for people, files on a disk
 #
-# Both may go wrong without harm: nobody listens, or the disk is full.
+# Both may fail without harm: because nobody listens, or because the disk is full.
 # ==================================================================================================
 
 
@@ -850,7 +850,7 @@ def discard(stream: Any) -> None:
 
 def show(text: str) -> None:
     """Write to stderr, for a person. If the reader has left (`| head`), the terminal is closed or
-    the disk is full, these words are lost and nothing else: what goes on is worth more."""
+    the disk is full, these words are lost and the program goes on."""
     if sys.stderr is None:  # closed from the start
         return
     try:
@@ -861,7 +861,7 @@ def show(text: str) -> None:
 
 
 def say(*words: object) -> None:
-    """Everything meant for a person goes to stderr, once; stdout carries data only."""
+    """Tell a person, once, by stderr; stdout carries only data."""
     if os.environ.get("RANK", "0") == "0":
         show(" ".join(map(str, words)) + "\n")
 
@@ -960,7 +960,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
 
 
 def read_chunks(name: str, stream: Any) -> Iterator[str]:
-    """Decode a binary stream as UTF-8, any line ends. Raises GltchError for what is not text."""
+    """Decode a binary stream as UTF-8, with any line ends. Raises GltchError if it is not text."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
@@ -972,7 +972,7 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except DAMAGE as error:
         raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
-        text.detach()  # closing a stream is up to who opened it; standard input stays open
+        text.detach()  # do not close the stream: standard input stays open
 
 
 def is_text(stream: Any) -> bool:
@@ -990,7 +990,7 @@ def is_text_file(path: Path) -> bool:
 
 
 def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) -> List[Any]:
-    """The texts among the files of a folder or an archive; how many are left out is said."""
+    """The texts among the files of a folder or an archive. Says how many are left out."""
     texts = [file for file in files if readable(file)]
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
@@ -1095,7 +1095,7 @@ def cache_folder() -> Path:
 
 
 def download(url: str) -> Iterator[bytes]:
-    """What an address answers, piece by piece. Raises GltchError for whatever goes wrong."""
+    """The content of an address, piece by piece. Raises GltchError if anything goes wrong."""
     try:
         import requests
     except ImportError:
@@ -1192,7 +1192,7 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
 
 
 def in_the_numbers_of(vocabulary: Vocabulary, corpus: Corpus) -> Corpus:
-    """The corpus with the numbers of another vocabulary, to which its new characters are added."""
+    """The same text in the numbers of another vocabulary, to which its new characters are added."""
     new = vocabulary.unknown(corpus.vocabulary.characters)
     wider = Vocabulary(vocabulary.characters + "".join(new))
     number = wider.encode(corpus.vocabulary.characters).to(narrowest(len(wider)))
@@ -1221,7 +1221,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         seen = logits.gather(1, recent)
         logits = logits.scatter(1, recent, torch.where(
             seen > 0, seen / repetition_penalty, seen * repetition_penalty))
-    if temperature >= 1e-6:  # what limits the choice goes by the chances at this temperature
+    if temperature >= 1e-6:  # the limits below apply to the chances at this temperature
         logits, temperature = logits / temperature, 1.0
     if top_k is not None and top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
@@ -1273,7 +1273,7 @@ def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (
 
 
 def known_part(vocabulary: Vocabulary, prompt: str) -> str:
-    """The prompt without the characters the model never saw, which a warning names."""
+    """The prompt without the characters the model never saw; a warning names them."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
         say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
@@ -1319,7 +1319,7 @@ FORMAT = "gltch-checkpoint-1"
 ITEM_BYTES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Bool": 1}
 KNOWN_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2",
                *(f"torch {kind}Storage" for kind in ITEM_BYTES)}  # all that a checkpoint refers to
-MOST_VALUES = 1_000_000  # in a checkpoint; that of the largest preset takes some 25,000
+MOST_VALUES = 1_000_000  # in a checkpoint; the largest preset's has some 25,000
 MOST_HEADER = 32 << 20  # bytes of the JSON in front of a safetensors file
 
 
@@ -1370,8 +1370,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
 
 
 def renamed(weights: Any) -> Any:
-    """The weights by the names of today: 0.1.0 did not say which matrices of a block belong to
-    attention and which to feed-forward."""
+    """The weights by today's names: 0.1.0 did not say which matrices of a block belong to attention
+    and which to feed-forward."""
     parts = {"qkv": "attention", "projection": "attention", "up": "feed_forward",
              "down": "feed_forward"}
     return {re.sub(r"^(blocks\.\d+)\.(qkv|projection|up|down)\.",
@@ -1380,13 +1380,13 @@ def renamed(weights: Any) -> Any:
 
 
 def because(error: Exception) -> str:
-    """The reason in parentheses, if it is one for people."""
+    """The reason in parentheses, if it is meant for people."""
     return f" ({str(error).rstrip('.')})" if isinstance(error, GltchError) else ""
 
 
 def check_archive(path: Path) -> None:
-    """Before PyTorch opens a .pt file: is all there that it promises? PyTorch would believe it,
-    take the memory, and read beyond the end. Raises GltchError if not."""
+    """Before PyTorch opens a .pt file: does it hold everything that it promises? PyTorch would
+    believe it, take the memory, and read beyond the end. Raises GltchError if not."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED
@@ -1433,8 +1433,8 @@ def storages_in(content: bytes) -> Iterator[Tuple[str, int]]:
 
 
 def check_values(state: Any) -> None:
-    """Raises GltchError for lists within lists that never end, and for a tensor that repeats what
-    is in the file so as to seem larger: a copy of it would take the memory."""
+    """Raises GltchError for lists within lists that never end, and for a tensor that repeats the
+    values in the file to seem larger, since a copy of it would take the memory."""
     rest = [state]
     for _ in range(MOST_VALUES):
         if not rest:
@@ -1450,7 +1450,7 @@ def check_values(state: Any) -> None:
 
 @contextlib.contextmanager
 def intact(path: Path) -> Iterator[None]:
-    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
+    """Turns any error that missing or strange contents of a checkpoint cause into a sentence."""
     try:
         yield
     except (GltchError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -1464,8 +1464,8 @@ KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step":
 
 
 def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
-    """All of a checkpoint, once it is clear that its parts fit together: a network may be built of
-    it, and takes no more memory than the file has bytes."""
+    """All of a checkpoint, after a check that its parts fit together: a network built from it takes
+    no more memory than the file has bytes."""
     state = read_checkpoint(path)
     with intact(path):
         for name, kind in KINDS.items():
@@ -1480,8 +1480,8 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
 
 
 def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
-    """Raises GltchError unless these are the tensors of such a network, of so many bytes at most.
-    A network of any size can be announced; it is not built to find out."""
+    """Raises GltchError unless these are the tensors of such a network, with at most `most_bytes`.
+    A file can announce a network of any size, so none is built to find out."""
     sizes = [(weight.numel(), weight.element_size()) for weight in weights.values()]
     require(sum(items * size for items, size in sizes) <= most_bytes, "its weights overlap")
     found = sum(items for items, _ in sizes)
@@ -1518,7 +1518,7 @@ def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
 
 def optional(module: str, what: str = "safetensors files", packages: str = "safetensors numpy"
              ) -> Any:
-    """A package that nothing else needs."""
+    """A package that only this needs."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -1527,7 +1527,7 @@ def optional(module: str, what: str = "safetensors files", packages: str = "safe
 
 
 def exporters() -> Any:
-    """The module gltch_export.py, of which this file needs nothing else."""
+    """The module gltch_export.py, which nothing else in this file needs."""
     require(bool(find_spec("gltch_export")), "--to transformers and --to onnx need gltch_export.py "
             "next to gltch_2_7m.py: clone the whole project.")
     return importlib.import_module("gltch_export")
@@ -1540,8 +1540,8 @@ def packed(weights: Dict[str, Tensor], **about: str) -> bytes:
     return content
 
 
-# Format: where it goes unless told otherwise, and a function from the network and what is to be
-# said of it (JSON) to the files there.
+# By format: the usual output, and a function from the network and its metadata (JSON) to the files
+# that are written there.
 EXPORTS: Dict[str, Tuple[str, Callable[[GLTCH, str], Dict[str, bytes]]]] = {
     "safetensors": ("model.safetensors", lambda model, about: {
         "": packed(model.state_dict(), gltch=about)}),
@@ -1587,13 +1587,13 @@ class Progress:
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
              elapsed: float, left: float, always: bool) -> None:
-        part = elapsed / (elapsed + left) if total else 0.0  # of the time: it never falls much
+        part = elapsed / (elapsed + left) if total else 0.0  # of the time, which hardly ever falls
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
 
     def line(self, part: float, line: str, always: bool = False) -> None:
-        """Show how large a part is done and what there is to say, in place of what was shown."""
+        """Show how much is done and a line of text, in place of what was shown before."""
         due = time.monotonic() - self.last >= (0.2 if self.live else 10)
         if not self.shown or not (due or always):
             return
@@ -1621,7 +1621,7 @@ class Progress:
             show(text + "\n")
 
     def end(self) -> None:
-        """What comes next does not take the place of the live line."""
+        """Leave the live line as it is: what comes next goes below it."""
         if self.unfinished:
             show("\n")
         self.unfinished = False
@@ -1633,16 +1633,16 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
-        self.logged, self.log_bytes = 0, 0  # points in the log, and how long it is with them
+        self.logged, self.log_bytes = 0, 0  # points in the log, and its length with them
         self.saved: Optional[int] = None  # the step that last.pt holds
-        self.lost_best: Set[int] = set()  # evaluations of which best.pt could not be written
+        self.lost_best: Set[int] = set()  # evaluations whose best.pt could not be written
         self.warned: Set[str] = set()  # since the last evaluation
         self.tell: Callable[[str], object] = say
-        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
+        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # gets each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
-        """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
-        came later will happen again."""
+        """Begin an empty log, or keep the old one up to the step of the checkpoint that is resumed:
+        later points will be made again."""
         if not self.writes:
             return
         path, step = self.folder / "log.jsonl", -1 if resumed_step is None else resumed_step
@@ -1659,8 +1659,8 @@ class Run:
         self.logged, self.log_bytes, self.saved = len(self.points), len(content), resumed_step
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Was it written? A full disk is no reason to lose what is being learned: training goes
-        on, and the file is written the next time."""
+        """Was it written? A full disk is no reason to stop learning: training goes on, and the file
+        is written the next time."""
         try:
             write()
             return True
@@ -1708,7 +1708,7 @@ class Run:
             self.attempt(partial(write_whole, self.folder / "loss.svg", svg.encode()))
 
     def close(self, trainer: FastTrainer) -> None:
-        """At the end, keep what is not kept yet. Raises Unwritable if that is impossible."""
+        """At the end, save what is not saved yet. Raises Unwritable if that is impossible."""
         if not self.writes or self.saved == trainer.step:
             return
         self.warned.clear()
@@ -1780,7 +1780,7 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
 
 @dataclass
 class Runtime:
-    """Where the arithmetic happens: device, precision, and which of how many processes this is."""
+    """Where the arithmetic happens: device, precision, number of this process and of all."""
 
     device: torch.device
     precision: str = "fp32"
@@ -1802,13 +1802,13 @@ class Runtime:
         return (total / self.world).tolist()
 
     def barrier(self) -> None:
-        """Every process waits here for all others."""
+        """Every process waits here for all the others."""
         if self.world > 1:
             torch.distributed.barrier()
 
 
 def pick_device(name: str) -> torch.device:
-    """auto is the fastest present. Raises GltchError for a device that is not there."""
+    """The device; auto is the fastest one. Raises GltchError for a device that is not there."""
     mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -1852,7 +1852,7 @@ def start_runtime(recipe: TrainConfig) -> Runtime:
 
 
 def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
-    """The mean loss over all of ids, of which each process takes a part of whole windows."""
+    """The mean loss over all of ids; each process evaluates a part, in whole windows."""
     size, count = model.config.block_size, len(ids) - 1
     share = -(-count // (size * runtime.world)) * size  # rounded up
     first = runtime.rank * share
@@ -1926,7 +1926,7 @@ class FastTrainer(Trainer):
         return self.val_loss
 
     def set_length(self, total: int, cool: bool) -> None:
-        """The run ends after `total` steps. If it is to `cool`, the rate falls from where it is."""
+        """The run ends after `total` steps; with `cool`, the rate falls from here on."""
         if cool:
             held = replace(self.recipe, warmup=0)
             self.cooling = self.step, lr_factor(self.step, self.total, held, self.cooling)
@@ -2010,9 +2010,9 @@ class Interrupts:
 
 
 class StepTimer:
-    """Turns minutes into a number of steps, from the speed of the latest ones: first when a few
+    """Turns minutes into a number of steps, by the speed of the latest ones: first when a few
     have been timed, then when the cooldown is due, and in it whenever half of what was left is
-    over. Knows no clock: it is told what one says."""
+    over. It knows no clock; the caller passes the time in."""
 
     def __init__(self, recipe: TrainConfig, eval_seconds: float, total: Optional[int] = None,
                  cooling: bool = False):
@@ -2026,7 +2026,7 @@ class StepTimer:
         self.timed, self.elapsed = 0, 0.0
 
     def add(self, seconds: float, step: int, elapsed: float) -> Optional[Tuple[int, bool]]:
-        """Note one step; (total, whether to cool) when the length is to be decided, or again."""
+        """Note one step. Returns (total, whether to cool) when it is time to decide the length."""
         self.note(seconds, step, elapsed)
         left = max(0.0, self.seconds - elapsed - self.eval_seconds)  # the last evaluation
         if step == self.total or not self.due(step, elapsed, left):
@@ -2051,11 +2051,11 @@ class StepTimer:
             self.recent.popleft()
 
     def each(self) -> float:
-        """Seconds a step takes lately, with its part of an evaluation."""
+        """Seconds that a step has lately taken, with its share of an evaluation."""
         return sum(self.recent) / len(self.recent) + self.eval_seconds / self.eval_every
 
     def left(self, step: int) -> float:
-        """Seconds that the run still takes."""
+        """Seconds until the run ends."""
         budget = max(0.0, self.seconds - self.elapsed)  # also if no step was timed lately
         return budget if self.total is None else min(budget, (self.total - step) * self.each())
 
@@ -2077,8 +2077,8 @@ class StepTimer:
 
 
 class Follower:
-    """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
-    keeps checkpoints, shows how far it is."""
+    """Follows what `learn` yields: times the steps, decides how long the run is, logs the points,
+    saves checkpoints, shows the progress."""
 
     def __init__(self, trainer: FastTrainer, run: Run, interrupts: Interrupts):
         self.trainer, self.run, self.interrupts = trainer, run, interrupts
@@ -2129,7 +2129,7 @@ class Follower:
                      seconds=round(self.trainer.seconds, 1))
 
     def evaluated(self, loss: float) -> None:
-        """Log, draw, and keep a checkpoint. Only what is wrong with the weights ends the run."""
+        """Log, draw, and save a checkpoint. Only damaged weights end the run."""
         trainer, run = self.trainer, self.run
         run.warned.clear()
         require(math.isfinite(loss), f"The validation loss became {loss} at step {trainer.step}: "
@@ -2168,8 +2168,8 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 
 
 def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
-    """What a checkpoint goes on with: its state, shape, recipe and folder. Where it computes may be
-    another place than before."""
+    """What a checkpoint goes on with: its state, shape, recipe and folder. It may go on on another
+    device than before."""
     path = find_checkpoint(name, ("last.pt",))
     saved, config, _ = look_into(path)
     if "optimizers" not in saved:
@@ -2185,7 +2185,7 @@ def unfinished() -> str:
     """Where --resume can go on instead, in words; "" when there is no such run."""
     found = Path("runs").glob("*/last.pt")
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(GltchError):  # a damaged one is nothing to advise
+        with contextlib.suppress(GltchError):  # nobody wants to go on with a damaged one
             saved = read_checkpoint(path)
             if "optimizers" in saved and saved.get("step") != saved.get("total"):
                 return f", or go on with --resume {path.parent}"
@@ -2327,7 +2327,7 @@ def called(command: str = "gltch", file: str = __file__) -> str:
 
 
 def typed(command: str = "gltch", file: str = __file__) -> str:
-    """What the user types to start a program, in the way and in the folder this one was started."""
+    """What to type to start a program the way this one was started, from the same folder."""
     if by_command():
         return command
     path, here = Path(file).resolve(), Path.cwd()
@@ -2350,7 +2350,7 @@ class Parser(argparse.ArgumentParser):
     def exit(self, status: int = 0, message: Optional[str] = None) -> Any:
         try:
             sys.stdout.flush()
-        except OSError:  # who wanted the help has left (`| head`)
+        except OSError:  # the reader has left (`| head`)
             discard(sys.stdout)
         super().exit(status, message)
 
@@ -2436,7 +2436,7 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
                  and getattr(args, n) is not None]
         require(not clash, "--resume goes on with the run's own settings: leave out "
                 + ", ".join("--" + name.replace("_", "-") for name in clash) + ".")
-    origin = origin_of(args)
+    origin = origin_of(args, Path("runs"))
     size = size_of(origin.network.config) if origin else args.size
     config, usual, reference = PRESETS[size or "2.7m"]
     if origin is not None:
@@ -2455,13 +2455,13 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
         return tell(result, dashboard)
 
 
-def origin_of(args: argparse.Namespace) -> Optional[Origin]:
-    """What --from names, if it is given."""
+def origin_of(args: argparse.Namespace, runs: Path) -> Optional[Origin]:
+    """What --from names, if it is given: a path, or a run in the folder `runs`."""
     name = getattr(args, "from")
     if name is None:
         return None
     require(args.size is None, "--from brings the size of its network: leave out --size.")
-    return open_origin(name)
+    return open_origin(name if Path(name).exists() else str(runs / name))
 
 
 def is_main_process() -> bool:
@@ -2482,7 +2482,7 @@ def start_dashboard(argv: Sequence[str]) -> None:
 
 
 def tell(result: Result, dashboard: Any) -> int:
-    """How training ended and what can be done now; the exit status."""
+    """Say how training ended and what to do next; the exit status."""
     if dashboard:
         dashboard.finish(f"stopped after step {result.step}" if result.interrupted
                          else f"all {result.step} steps are done")
@@ -2617,7 +2617,7 @@ def failed(sentence: str) -> int:
 def main(argv: Optional[Sequence[str]] = None, door: Optional[Door] = None) -> int:
     """The whole program; `door` opens the page of a run that is shown."""
     argv = sys.argv[1:] if argv is None else argv
-    for name in ("stdin", "stdout", "stderr"):  # closed by who started us: nobody is there
+    for name in ("stdin", "stdout", "stderr"):  # closed from the start: nobody is there
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))
     for stream in (sys.stdin, sys.stdout, sys.stderr):  # files and pipes are UTF-8 everywhere

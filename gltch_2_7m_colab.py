@@ -724,7 +724,7 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # ## Faster, and the same
 #
-# Forms of the lesson's operations that are equal to them up to rounding. They take their place.
+# Faster forms of the lesson's operations, equal to them up to rounding, which take their place.
 #
 # **fast_attention.** `plain_attention` where T is 1 or S.
 #
@@ -732,13 +732,13 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # **fast_orthogonalize.** A step multiplies x by a factor that depends on gram = x x^T alone.
 #
-# **steps_factor.** What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of
+# **steps_factor.** What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2 for
 # each.
 
 # %%
 def fast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, nh, T, hs), (B, nh, S, hs)
-    """`plain_attention` where T is 1 or S. PyTorch's fused attention is the fast one, except for
-    bf16 on a CPU: its backward pass there takes several times as long as two matrix products."""
+    """`plain_attention` where T is 1 or S. PyTorch's fused attention is faster, except for bf16 on
+    a CPU, where its backward pass takes several times as long as two matrix products."""
     B, nh, T, hs = q.shape
     if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
@@ -773,7 +773,7 @@ def fast_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, co
 
 
 def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tensor:
-    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of each."""
+    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2 for each."""
     a, b, c = steps[0]
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -815,12 +815,12 @@ class FastDecoder(Decoder):
         return x
 
 # %% [markdown]
-# **recompute_activations.** Trade time for memory: every block forgets its activations, and
-# computes them again for the backward pass.
+# **recompute_activations.** Trade time for memory: every block forgets its activations and computes
+# them again for the backward pass.
 
 # %%
 def recompute_activations(model: GLTCH) -> None:
-    """Trade time for memory: every block forgets its activations, and computes them again for the
+    """Trade time for memory: every block forgets its activations and computes them again for the
     backward pass."""
     for block in model.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -839,7 +839,7 @@ def recompute_activations(model: GLTCH) -> None:
 
 # %%
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
-CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
+CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -902,7 +902,7 @@ def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
 # %% [markdown]
 # ## Words for people, files on a disk
 #
-# Both may go wrong without harm: nobody listens, or the disk is full.
+# Both may fail without harm: because nobody listens, or because the disk is full.
 #
 # **Unwritable.** A file cannot be written now; it may work later, once there is room for it.
 
@@ -916,7 +916,7 @@ class Unwritable(GltchError):
 #
 # **show.** Write to stderr, for a person.
 #
-# **say.** Everything meant for a person goes to stderr, once; stdout carries data only.
+# **say.** Tell a person, once, by stderr; stdout carries only data.
 #
 # **writing.** Turns a full disk or a forbidden folder into a sentence.
 
@@ -935,7 +935,7 @@ def discard(stream: Any) -> None:
 
 def show(text: str) -> None:
     """Write to stderr, for a person. If the reader has left (`| head`), the terminal is closed or
-    the disk is full, these words are lost and nothing else: what goes on is worth more."""
+    the disk is full, these words are lost and the program goes on."""
     if sys.stderr is None:  # closed from the start
         return
     try:
@@ -946,7 +946,7 @@ def show(text: str) -> None:
 
 
 def say(*words: object) -> None:
-    """Everything meant for a person goes to stderr, once; stdout carries data only."""
+    """Tell a person, once, by stderr; stdout carries only data."""
     if os.environ.get("RANK", "0") == "0":
         show(" ".join(map(str, words)) + "\n")
 
@@ -1050,16 +1050,15 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     return ids, characters, digest.hexdigest()
 
 # %% [markdown]
-# **read_chunks.** Decode a binary stream as UTF-8, any line ends.
+# **read_chunks.** Decode a binary stream as UTF-8, with any line ends.
 #
-# **only_texts.** The texts among the files of a folder or an archive; how many are left out is
-# said.
+# **only_texts.** The texts among the files of a folder or an archive.
 #
 # **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
 
 # %%
 def read_chunks(name: str, stream: Any) -> Iterator[str]:
-    """Decode a binary stream as UTF-8, any line ends. Raises GltchError for what is not text."""
+    """Decode a binary stream as UTF-8, with any line ends. Raises GltchError if it is not text."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
@@ -1071,7 +1070,7 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except DAMAGE as error:
         raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
-        text.detach()  # closing a stream is up to who opened it; standard input stays open
+        text.detach()  # do not close the stream: standard input stays open
 
 
 def is_text(stream: Any) -> bool:
@@ -1089,7 +1088,7 @@ def is_text_file(path: Path) -> bool:
 
 
 def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) -> List[Any]:
-    """The texts among the files of a folder or an archive; how many are left out is said."""
+    """The texts among the files of a folder or an archive. Says how many are left out."""
     texts = [file for file in files if readable(file)]
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
@@ -1206,13 +1205,13 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
 
 # %% [markdown]
-# **download.** What an address answers, piece by piece.
+# **download.** The content of an address, piece by piece.
 #
 # **fetched.** The file that an address was downloaded to, now or for an earlier run.
 
 # %%
 def download(url: str) -> Iterator[bytes]:
-    """What an address answers, piece by piece. Raises GltchError for whatever goes wrong."""
+    """The content of an address, piece by piece. Raises GltchError if anything goes wrong."""
     try:
         import requests
     except ImportError:
@@ -1292,7 +1291,7 @@ def builtin_text() -> str:
 # **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
 # built-in prose.
 #
-# **in_the_numbers_of.** The corpus with the numbers of another vocabulary, to which its new
+# **in_the_numbers_of.** The same text in the numbers of another vocabulary, to which its new
 # characters are added.
 #
 # **text_of.** Where the text of a checkpoint was found.
@@ -1325,7 +1324,7 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
 
 
 def in_the_numbers_of(vocabulary: Vocabulary, corpus: Corpus) -> Corpus:
-    """The corpus with the numbers of another vocabulary, to which its new characters are added."""
+    """The same text in the numbers of another vocabulary, to which its new characters are added."""
     new = vocabulary.unknown(corpus.vocabulary.characters)
     wider = Vocabulary(vocabulary.characters + "".join(new))
     number = wider.encode(corpus.vocabulary.characters).to(narrowest(len(wider)))
@@ -1354,7 +1353,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         seen = logits.gather(1, recent)
         logits = logits.scatter(1, recent, torch.where(
             seen > 0, seen / repetition_penalty, seen * repetition_penalty))
-    if temperature >= 1e-6:  # what limits the choice goes by the chances at this temperature
+    if temperature >= 1e-6:  # the limits below apply to the chances at this temperature
         logits, temperature = logits / temperature, 1.0
     if top_k is not None and top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
@@ -1375,7 +1374,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
 #
 # **start_ids.** The encoded prompt; with an empty one the model starts as after a line end.
 #
-# **known_part.** The prompt without the characters the model never saw, which a warning names.
+# **known_part.** The prompt without the characters the model never saw; a warning names them.
 
 # %%
 def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float = 0.8,
@@ -1414,7 +1413,7 @@ def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (
 
 
 def known_part(vocabulary: Vocabulary, prompt: str) -> str:
-    """The prompt without the characters the model never saw, which a warning names."""
+    """The prompt without the characters the model never saw; a warning names them."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
         say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
@@ -1469,7 +1468,7 @@ FORMAT = "gltch-checkpoint-1"
 ITEM_BYTES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Bool": 1}
 KNOWN_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2",
                *(f"torch {kind}Storage" for kind in ITEM_BYTES)}  # all that a checkpoint refers to
-MOST_VALUES = 1_000_000  # in a checkpoint; that of the largest preset takes some 25,000
+MOST_VALUES = 1_000_000  # in a checkpoint; the largest preset's has some 25,000
 MOST_HEADER = 32 << 20  # bytes of the JSON in front of a safetensors file
 
 
@@ -1496,10 +1495,10 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
 # %% [markdown]
 # **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.
 #
-# **renamed.** The weights by the names of today: 0.1.0 did not say which matrices of a block belong
-# to attention and which to feed-forward.
+# **renamed.** The weights by today's names: 0.1.0 did not say which matrices of a block belong to
+# attention and which to feed-forward.
 #
-# **because.** The reason in parentheses, if it is one for people.
+# **because.** The reason in parentheses, if it is meant for people.
 
 # %%
 def read_checkpoint(path: Path) -> Dict[str, Any]:
@@ -1528,8 +1527,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
 
 
 def renamed(weights: Any) -> Any:
-    """The weights by the names of today: 0.1.0 did not say which matrices of a block belong to
-    attention and which to feed-forward."""
+    """The weights by today's names: 0.1.0 did not say which matrices of a block belong to attention
+    and which to feed-forward."""
     parts = {"qkv": "attention", "projection": "attention", "up": "feed_forward",
              "down": "feed_forward"}
     return {re.sub(r"^(blocks\.\d+)\.(qkv|projection|up|down)\.",
@@ -1538,19 +1537,19 @@ def renamed(weights: Any) -> Any:
 
 
 def because(error: Exception) -> str:
-    """The reason in parentheses, if it is one for people."""
+    """The reason in parentheses, if it is meant for people."""
     return f" ({str(error).rstrip('.')})" if isinstance(error, GltchError) else ""
 
 # %% [markdown]
-# **check_archive.** Before PyTorch opens a .pt file: is all there that it promises?
+# **check_archive.** Before PyTorch opens a .pt file: does it hold everything that it promises?
 #
 # **storages_in.** Key and bytes of every storage in a pickle, which is looked through, never
 # unpickled.
 
 # %%
 def check_archive(path: Path) -> None:
-    """Before PyTorch opens a .pt file: is all there that it promises? PyTorch would believe it,
-    take the memory, and read beyond the end. Raises GltchError if not."""
+    """Before PyTorch opens a .pt file: does it hold everything that it promises? PyTorch would
+    believe it, take the memory, and read beyond the end. Raises GltchError if not."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED
@@ -1597,17 +1596,18 @@ def storages_in(content: bytes) -> Iterator[Tuple[str, int]]:
 
 # %% [markdown]
 # **check_values.** Raises GltchError for lists within lists that never end, and for a tensor that
-# repeats what is in the file so as to seem larger: a copy of it would take the memory.
+# repeats the values in the file to seem larger, since a copy of it would take the memory.
 #
-# **intact.** Turns whatever a checkpoint with missing or strange contents leads to into a sentence.
+# **intact.** Turns any error that missing or strange contents of a checkpoint cause into a
+# sentence.
 #
-# **look_into.** All of a checkpoint, once it is clear that its parts fit together: a network may be
-# built of it, and takes no more memory than the file has bytes.
+# **look_into.** All of a checkpoint, after a check that its parts fit together: a network built
+# from it takes no more memory than the file has bytes.
 
 # %%
 def check_values(state: Any) -> None:
-    """Raises GltchError for lists within lists that never end, and for a tensor that repeats what
-    is in the file so as to seem larger: a copy of it would take the memory."""
+    """Raises GltchError for lists within lists that never end, and for a tensor that repeats the
+    values in the file to seem larger, since a copy of it would take the memory."""
     rest = [state]
     for _ in range(MOST_VALUES):
         if not rest:
@@ -1623,7 +1623,7 @@ def check_values(state: Any) -> None:
 
 @contextlib.contextmanager
 def intact(path: Path) -> Iterator[None]:
-    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
+    """Turns any error that missing or strange contents of a checkpoint cause into a sentence."""
     try:
         yield
     except (GltchError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -1637,8 +1637,8 @@ KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step":
 
 
 def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
-    """All of a checkpoint, once it is clear that its parts fit together: a network may be built of
-    it, and takes no more memory than the file has bytes."""
+    """All of a checkpoint, after a check that its parts fit together: a network built from it takes
+    no more memory than the file has bytes."""
     state = read_checkpoint(path)
     with intact(path):
         for name, kind in KINDS.items():
@@ -1652,20 +1652,20 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
     return state, config, vocabulary
 
 # %% [markdown]
-# **check_weights.** Raises GltchError unless these are the tensors of such a network, of so many
-# bytes at most.
+# **check_weights.** Raises GltchError unless these are the tensors of such a network, with at most
+# `most_bytes`.
 #
 # **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
 # vocabulary.
 #
 # **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
 #
-# **optional.** A package that nothing else needs.
+# **optional.** A package that only this needs.
 
 # %%
 def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
-    """Raises GltchError unless these are the tensors of such a network, of so many bytes at most.
-    A network of any size can be announced; it is not built to find out."""
+    """Raises GltchError unless these are the tensors of such a network, with at most `most_bytes`.
+    A file can announce a network of any size, so none is built to find out."""
     sizes = [(weight.numel(), weight.element_size()) for weight in weights.values()]
     require(sum(items * size for items, size in sizes) <= most_bytes, "its weights overlap")
     found = sum(items for items, _ in sizes)
@@ -1702,7 +1702,7 @@ def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
 
 def optional(module: str, what: str = "safetensors files", packages: str = "safetensors numpy"
              ) -> Any:
-    """A package that nothing else needs."""
+    """A package that only this needs."""
     try:
         return importlib.import_module(module)
     except ImportError:
@@ -1710,7 +1710,7 @@ def optional(module: str, what: str = "safetensors files", packages: str = "safe
                          f"pip install {packages}") from None
 
 # %% [markdown]
-# **exporters.** The module gltch_export.py, of which this file needs nothing else.
+# **exporters.** The module gltch_export.py, which nothing else in this file needs.
 #
 # **packed.** Weights as the content of a safetensors file.
 #
@@ -1718,7 +1718,7 @@ def optional(module: str, what: str = "safetensors files", packages: str = "safe
 
 # %%
 def exporters() -> Any:
-    """The module gltch_export.py, of which this file needs nothing else."""
+    """The module gltch_export.py, which nothing else in this file needs."""
     require(bool(find_spec("gltch_export")), "--to transformers and --to onnx need gltch_export.py "
             "next to gltch_2_7m.py: clone the whole project.")
     return importlib.import_module("gltch_export")
@@ -1731,8 +1731,8 @@ def packed(weights: Dict[str, Tensor], **about: str) -> bytes:
     return content
 
 
-# Format: where it goes unless told otherwise, and a function from the network and what is to be
-# said of it (JSON) to the files there.
+# By format: the usual output, and a function from the network and its metadata (JSON) to the files
+# that are written there.
 EXPORTS: Dict[str, Tuple[str, Callable[[GLTCH, str], Dict[str, bytes]]]] = {
     "safetensors": ("model.safetensors", lambda model, about: {
         "": packed(model.state_dict(), gltch=about)}),
@@ -1779,13 +1779,13 @@ class Progress:
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
              elapsed: float, left: float, always: bool) -> None:
-        part = elapsed / (elapsed + left) if total else 0.0  # of the time: it never falls much
+        part = elapsed / (elapsed + left) if total else 0.0  # of the time, which hardly ever falls
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
 
     def line(self, part: float, line: str, always: bool = False) -> None:
-        """Show how large a part is done and what there is to say, in place of what was shown."""
+        """Show how much is done and a line of text, in place of what was shown before."""
         due = time.monotonic() - self.last >= (0.2 if self.live else 10)
         if not self.shown or not (due or always):
             return
@@ -1813,7 +1813,7 @@ class Progress:
             show(text + "\n")
 
     def end(self) -> None:
-        """What comes next does not take the place of the live line."""
+        """Leave the live line as it is: what comes next goes below it."""
         if self.unfinished:
             show("\n")
         self.unfinished = False
@@ -1828,16 +1828,16 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
-        self.logged, self.log_bytes = 0, 0  # points in the log, and how long it is with them
+        self.logged, self.log_bytes = 0, 0  # points in the log, and its length with them
         self.saved: Optional[int] = None  # the step that last.pt holds
-        self.lost_best: Set[int] = set()  # evaluations of which best.pt could not be written
+        self.lost_best: Set[int] = set()  # evaluations whose best.pt could not be written
         self.warned: Set[str] = set()  # since the last evaluation
         self.tell: Callable[[str], object] = say
-        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
+        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # gets each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
-        """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
-        came later will happen again."""
+        """Begin an empty log, or keep the old one up to the step of the checkpoint that is resumed:
+        later points will be made again."""
         if not self.writes:
             return
         path, step = self.folder / "log.jsonl", -1 if resumed_step is None else resumed_step
@@ -1854,8 +1854,8 @@ class Run:
         self.logged, self.log_bytes, self.saved = len(self.points), len(content), resumed_step
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Was it written? A full disk is no reason to lose what is being learned: training goes
-        on, and the file is written the next time."""
+        """Was it written? A full disk is no reason to stop learning: training goes on, and the file
+        is written the next time."""
         try:
             write()
             return True
@@ -1903,7 +1903,7 @@ class Run:
             self.attempt(partial(write_whole, self.folder / "loss.svg", svg.encode()))
 
     def close(self, trainer: FastTrainer) -> None:
-        """At the end, keep what is not kept yet. Raises Unwritable if that is impossible."""
+        """At the end, save what is not saved yet. Raises Unwritable if that is impossible."""
         if not self.writes or self.saved == trainer.step:
             return
         self.warned.clear()
@@ -1973,13 +1973,12 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
 # `FastTrainer` makes the lesson's steps on the device that is there, alone or with other processes;
 # `train` decides how long, and keeps what matters.
 #
-# **Runtime.** Where the arithmetic happens: device, precision, and which of how many processes this
-# is.
+# **Runtime.** Where the arithmetic happens: device, precision, number of this process and of all.
 
 # %%
 @dataclass
 class Runtime:
-    """Where the arithmetic happens: device, precision, and which of how many processes this is."""
+    """Where the arithmetic happens: device, precision, number of this process and of all."""
 
     device: torch.device
     precision: str = "fp32"
@@ -2001,12 +2000,12 @@ class Runtime:
         return (total / self.world).tolist()
 
     def barrier(self) -> None:
-        """Every process waits here for all others."""
+        """Every process waits here for all the others."""
         if self.world > 1:
             torch.distributed.barrier()
 
 # %% [markdown]
-# **pick_device.** auto is the fastest present.
+# **pick_device.** The device; auto is the fastest one.
 #
 # **pick_precision.** auto is bf16 where the hardware has it (GPUs before Ampere only emulate it),
 # else fp16 on a GPU and fp32 elsewhere.
@@ -2015,7 +2014,7 @@ class Runtime:
 
 # %%
 def pick_device(name: str) -> torch.device:
-    """auto is the fastest present. Raises GltchError for a device that is not there."""
+    """The device; auto is the fastest one. Raises GltchError for a device that is not there."""
     mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -2058,11 +2057,11 @@ def start_runtime(recipe: TrainConfig) -> Runtime:
     return Runtime(device, pick_precision(recipe.precision, device), rank, world)
 
 # %% [markdown]
-# **evaluate.** The mean loss over all of ids, of which each process takes a part of whole windows.
+# **evaluate.** The mean loss over all of ids; each process evaluates a part, in whole windows.
 
 # %%
 def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
-    """The mean loss over all of ids, of which each process takes a part of whole windows."""
+    """The mean loss over all of ids; each process evaluates a part, in whole windows."""
     size, count = model.config.block_size, len(ids) - 1
     share = -(-count // (size * runtime.world)) * size  # rounded up
     first = runtime.rank * share
@@ -2140,7 +2139,7 @@ class FastTrainer(Trainer):
         return self.val_loss
 
     def set_length(self, total: int, cool: bool) -> None:
-        """The run ends after `total` steps. If it is to `cool`, the rate falls from where it is."""
+        """The run ends after `total` steps; with `cool`, the rate falls from here on."""
         if cool:
             held = replace(self.recipe, warmup=0)
             self.cooling = self.step, lr_factor(self.step, self.total, held, self.cooling)
@@ -2230,15 +2229,15 @@ class Interrupts:
             signal.signal(number, handler)
 
 # %% [markdown]
-# **StepTimer.** Turns minutes into a number of steps, from the speed of the latest ones: first when
-# a few have been timed, then when the cooldown is due, and in it whenever half of what was left is
+# **StepTimer.** Turns minutes into a number of steps, by the speed of the latest ones: first when a
+# few have been timed, then when the cooldown is due, and in it whenever half of what was left is
 # over.
 
 # %%
 class StepTimer:
-    """Turns minutes into a number of steps, from the speed of the latest ones: first when a few
+    """Turns minutes into a number of steps, by the speed of the latest ones: first when a few
     have been timed, then when the cooldown is due, and in it whenever half of what was left is
-    over. Knows no clock: it is told what one says."""
+    over. It knows no clock; the caller passes the time in."""
 
     def __init__(self, recipe: TrainConfig, eval_seconds: float, total: Optional[int] = None,
                  cooling: bool = False):
@@ -2252,7 +2251,7 @@ class StepTimer:
         self.timed, self.elapsed = 0, 0.0
 
     def add(self, seconds: float, step: int, elapsed: float) -> Optional[Tuple[int, bool]]:
-        """Note one step; (total, whether to cool) when the length is to be decided, or again."""
+        """Note one step. Returns (total, whether to cool) when it is time to decide the length."""
         self.note(seconds, step, elapsed)
         left = max(0.0, self.seconds - elapsed - self.eval_seconds)  # the last evaluation
         if step == self.total or not self.due(step, elapsed, left):
@@ -2277,11 +2276,11 @@ class StepTimer:
             self.recent.popleft()
 
     def each(self) -> float:
-        """Seconds a step takes lately, with its part of an evaluation."""
+        """Seconds that a step has lately taken, with its share of an evaluation."""
         return sum(self.recent) / len(self.recent) + self.eval_seconds / self.eval_every
 
     def left(self, step: int) -> float:
-        """Seconds that the run still takes."""
+        """Seconds until the run ends."""
         budget = max(0.0, self.seconds - self.elapsed)  # also if no step was timed lately
         return budget if self.total is None else min(budget, (self.total - step) * self.each())
 
@@ -2302,13 +2301,13 @@ class StepTimer:
                 or step + 1 > self.look * (self.total or self.most))
 
 # %% [markdown]
-# **Follower.** Follows what `learn` tells: times the steps, decides how long the run is, logs the
-# points, keeps checkpoints, shows how far it is.
+# **Follower.** Follows what `learn` yields: times the steps, decides how long the run is, logs the
+# points, saves checkpoints, shows the progress.
 
 # %%
 class Follower:
-    """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
-    keeps checkpoints, shows how far it is."""
+    """Follows what `learn` yields: times the steps, decides how long the run is, logs the points,
+    saves checkpoints, shows the progress."""
 
     def __init__(self, trainer: FastTrainer, run: Run, interrupts: Interrupts):
         self.trainer, self.run, self.interrupts = trainer, run, interrupts
@@ -2359,7 +2358,7 @@ class Follower:
                      seconds=round(self.trainer.seconds, 1))
 
     def evaluated(self, loss: float) -> None:
-        """Log, draw, and keep a checkpoint. Only what is wrong with the weights ends the run."""
+        """Log, draw, and save a checkpoint. Only damaged weights end the run."""
         trainer, run = self.trainer, self.run
         run.warned.clear()
         require(math.isfinite(loss), f"The validation loss became {loss} at step {trainer.step}: "
@@ -2408,8 +2407,8 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 
 
 def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
-    """What a checkpoint goes on with: its state, shape, recipe and folder. Where it computes may be
-    another place than before."""
+    """What a checkpoint goes on with: its state, shape, recipe and folder. It may go on on another
+    device than before."""
     path = find_checkpoint(name, ("last.pt",))
     saved, config, _ = look_into(path)
     if "optimizers" not in saved:
@@ -2425,7 +2424,7 @@ def unfinished() -> str:
     """Where --resume can go on instead, in words; "" when there is no such run."""
     found = Path("runs").glob("*/last.pt")
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(GltchError):  # a damaged one is nothing to advise
+        with contextlib.suppress(GltchError):  # nobody wants to go on with a damaged one
             saved = read_checkpoint(path)
             if "optimizers" in saved and saved.get("step") != saved.get("total"):
                 return f", or go on with --resume {path.parent}"

@@ -48,7 +48,7 @@ from gltch_2_7m import (
     called,
     in_the_numbers_of,
     load_corpus,
-    open_origin,
+    origin_of,
     require,
     same_shape,
     save_checkpoint,
@@ -160,15 +160,6 @@ def check_options(args: argparse.Namespace) -> None:
     tls.load(args.tls_cert, args.tls_key)
 
 
-def origin_of(args: argparse.Namespace) -> Optional[Origin]:
-    """What --from names, if it is given."""
-    name = getattr(args, "from")
-    if name is None:
-        return None
-    require(args.size is None, "--from brings the size of its network: leave out --size.")
-    return open_origin(name if Path(name).exists() else str(runs_folder() / name))
-
-
 def text_to_learn(args: argparse.Namespace, origin: Optional[Origin]) -> Corpus:
     """What --data names, or the text of the origin, in its numbers."""
     if origin is None:
@@ -209,7 +200,7 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int,
 
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
-    origin = origin_of(args)
+    origin = origin_of(args, runs_folder())
     corpus = text_to_learn(args, origin)
     content = b"".join(corpus.vocabulary.decode(part.tolist()).encode()
                        for part in corpus.ids.split(1 << 18))
@@ -233,7 +224,8 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
         given["data"] = load_corpus(given["data"]).digest
     before = settings_of(job)
     if "from" in given:
-        given["from"], before["from"] = first_version(job, origin_of(args)), journal.at(0)[0]
+        given["from"] = first_version(job, origin_of(args, runs_folder()))
+        before["from"], _ = journal.at(0)
     for name, value in given.items():
         require(value == before[name], f"The run in {folder} was started with another "
                 f"--{name.replace('_', '-')}: leave it out to go on, or start another run with "

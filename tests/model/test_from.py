@@ -192,7 +192,7 @@ def test_an_exported_network_can_be_gone_on_from(finished, main, french):
 @pytest.mark.parametrize("arguments, words", [
     (["--from", "finished", "--size", "1m"], "leave out --size"),
     (["--from", "finished", "--resume"], "leave out --from"),
-    (["--from", "gone"], "no checkpoint 'gone'"),
+    (["--from", "gone"], f"no checkpoint '{Path('runs', 'gone')}'"),
     (["--from", "finished", "--name", "finished"], "There already is a run"),
 ])
 def test_what_does_not_go_together_is_one_sentence(finished, main, arguments, words):
