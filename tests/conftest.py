@@ -210,6 +210,13 @@ def node(processes):
 
 
 @pytest.fixture(scope="session")
+def ask(node):
+    """ask(subject, questions): what a browser's peer computes, by tests/page/peer/golden.js."""
+    from in_node import ask_node
+    return lambda subject, questions: ask_node(node, "golden.js", questions, subject)
+
+
+@pytest.fixture(scope="session")
 def wait_for():
     """Wait until a file holds a text, looking often: nothing tells what another process writes."""
 

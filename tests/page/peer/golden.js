@@ -13,6 +13,7 @@ import { lrFactor } from "../../../hive/page/peer/optimizer.js";
 import { applyUpdate } from "../../../hive/page/peer/outer.js";
 import { bytesOf, hex, hmac, sha256 } from "../../../hive/page/peer/sha256.js";
 import { Windows } from "../../../hive/page/peer/windows.js";
+import { cleanName, shown } from "../../../hive/page/peer/words.js";
 
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 const floats = (text) => new Float32Array(bytes(text).buffer);
@@ -78,6 +79,8 @@ const SUBJECTS = {
   feedback, apply, order, gradients, rounds,
   factor: ({ step, total, recipe }) => lrFactor(step, total, recipe),
   sha256: (content) => hex(sha256(bytes(content))),
+  words: ({ text, longest }) => (
+    { shown: shown(text, longest), name: cleanName(text, "otherwise") }),
   hmac: ({ key, text }) => hmac(key, text),
 };
 
