@@ -7,7 +7,7 @@ from typing import Optional
 
 from gltch_2_7m import GltchError, cache_folder, say, write_atomically
 from hive.session import protocol
-from hive.session.peer_session import Identity
+from hive.session.about import Identity
 
 
 def keep(path: Path, content: bytes, what: str) -> None:

@@ -46,15 +46,20 @@ FILES = {  # address: file and content type
     "/": ("index.html", "text/html"), "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
+    "/page/peer/kernels.wasm": ("page/peer/kernels.wasm", "application/wasm"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
         "hive", *(f"page/{name}" for name in (
             "page", "state", "connection", "figures", "peers", "contributors", "samples", "join",
             "dom", "format", "network/network", "network/scene", "network/layout",
             "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
             "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
-            "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
-            "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
-            "inside/progress", "inside/surprise", "inside/tip")))}}
+             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
+             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
+             "inside/progress", "inside/surprise", "inside/tip",
+             "peer/codec", "peer/conversation", "peer/download", "peer/errands", "peer/errors",
+             "peer/feedback", "peer/fragments", "peer/job", "peer/kernels", "peer/learner",
+             "peer/network", "peer/optimizer", "peer/outer", "peer/protocol", "peer/session",
+             "peer/sha256", "peer/update", "peer/windows", "peer/words")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected

@@ -522,7 +522,7 @@ def test_the_moment_before_a_character_is_that_of_pytorch(busy, visit, tmp_path)
     chat.get_by_label("Top-k").fill("7")
     talk(visitor, "Abc", 150)  # past the context
     for place in (0, 40, 149):
-        chat.locator(".marked > span").nth(place).click()
+        chat.locator(".marked [data-shade]").nth(place).click()
         visitor.until(f"page.inside.status.textContent.startsWith('Likeliest') && "
                       f"page.inside.heads.text.length === page.chat.transcript.written.marks"
                       f"[{place}].seen")
@@ -581,7 +581,7 @@ def test_nothing_that_is_typed_leaves_the_browser(busy, visit):
     visitor = visit(busy.page)
     before = len(visitor.requests)
     measure(visitor, "abcdefghijk", 1)
-    visitor.page.locator("#surprise .marked > span").first.click()
+    visitor.page.locator("#surprise .marked [data-shade]").first.click()
     inside(visitor).locator(".chances").wait_for()
     asked = [url for url in visitor.requests[before:] if "/api/" not in url]
     assert {url.split("?")[0] for url in asked} == {f"{visitor.origin}/model.safetensors"} | {
@@ -592,7 +592,7 @@ def test_nothing_that_is_typed_leaves_the_browser(busy, visit):
 def test_a_character_says_how_likely_it_was_to_mouse_and_keyboard(busy, visit):
     visitor = visit(busy.page)
     talk(visitor, "abc", 30)
-    characters = visitor.page.locator("#chat .marked > span")
+    characters = visitor.page.locator("#chat .marked [data-shade]")
     characters.nth(5).hover()
     tip = visitor.page.locator(".tip")
     assert "likely" in tip.inner_text() and "drawn at" in tip.inner_text()
@@ -613,7 +613,7 @@ def test_a_character_says_how_likely_it_was_to_mouse_and_keyboard(busy, visit):
 def test_heads_can_be_visited_by_keyboard_and_mouse(busy, visit):
     visitor = visit(busy.page)
     talk(visitor, "abc", 30)
-    visitor.page.locator("#chat .marked > span").nth(20).click()
+    visitor.page.locator("#chat .marked [data-shade]").nth(20).click()
     cells = inside(visitor).get_by_role("gridcell")
     cells.first.wait_for()
     layers, heads = 5, 4
@@ -656,7 +656,7 @@ def look_inside(visitor):
     """Have everything on the page that looks into the network."""
     talk(visitor, "abc", 40)
     measure(visitor, "Abc def\nghi zzz", 1)
-    visitor.page.locator("#chat .marked > span").nth(20).click()
+    visitor.page.locator("#chat .marked [data-shade]").nth(20).click()
     inside(visitor).locator(".chances").wait_for()
 
 
@@ -713,7 +713,7 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
     assert not visitor.page.locator("#join").is_visible()
     assert "Step" in visitor.text("#figures") and "Speed-up" not in visitor.text("#figures")
     talk(visitor, "abc", 20)
-    visitor.page.locator("#chat .marked > span").nth(10).click()
+    visitor.page.locator("#chat .marked [data-shade]").nth(10).click()
     inside(visitor).locator(".chances").wait_for()
     assert "Steps that can be shown: 0, " in visitor.text("#surprise")
     measure(visitor, "abc", 0)

@@ -41,8 +41,8 @@ export class Heads {
     if (this.cells.length !== attention.length || this.cells[0].length !== attention[0].length) {
       this.build(attention.length, attention[0].length);
     }
-    this.context.replaceChildren(...text.map((character) =>
-      make("span", {}, character === "\n" ? symbol(character) : character)));
+    this.context.replaceChildren(...text.map((character, at) => make("span", {},
+      character === "\n" || at === text.length - 1 ? symbol(character) : character)));
     this.draw();
     this.enlarge(this.chosen);
   }
@@ -79,11 +79,12 @@ export class Heads {
   /** @param {Place} place */
   describe({ layer, head }) {
     const weights = this.attention[layer][head], last = weights.length - 1;
-    const seen = mostSeen(weights, MOST).map((at) => {
-      const where = at === last ? "the last" : `${last - at} before`;
-      return `${named(this.text[at])} (${where}) ${odds(weights[at])}`;
+    const seen = mostSeen(weights, MOST).filter((at, rank) => weights[at] >= 0.01 || rank === 0);
+    const words = seen.map((at) => {
+      const where = at === last ? "the last" : `${last - at} before the last`;
+      return `${named(this.text[at])}, ${where}, ${odds(weights[at])}`;
     });
-    return `Layer ${layer + 1}, head ${head + 1}: ${seen.join(", ")}`;
+    return `Layer ${layer + 1}, head ${head + 1}: ${words.join("; ")}`;
   }
 
   /** @param {Place | null} place */

@@ -44,8 +44,11 @@ export class MarkedText {
   /** @type {Mark[]} */
   marks = [];
   current = 0; // the one that the keyboard reaches
+  /** @type {HTMLElement[]} */
+  characters = [];
   /** @type {Map<EventTarget | null, number>} */
   places = new Map();
+  line = make("span", { className: "marked-line" }); // the last
   node = make("span", { className: "marked" });
 
   /** @param {Origin} origin
@@ -54,6 +57,7 @@ export class MarkedText {
     this.origin = origin;
     this.open = open;
     const { node } = this;
+    node.append(this.line);
     node.addEventListener("click", ({ target }) => this.choose(target));
     node.addEventListener("keydown", (event) => this.key(event));
     node.addEventListener("pointerover", ({ target }) => this.tell(target));
@@ -61,36 +65,36 @@ export class MarkedText {
     for (const end of ["pointerleave", "focusout"]) node.addEventListener(end, () => tip.hide());
   }
 
-  /** @param {Mark[]} marks */
+  /** Lines are elements, so that a long text is not laid out as a whole for each character.
+   * @param {Mark[]} marks */
   append(marks) {
     for (const mark of marks) {
       const character = make("span", {}, mark.character);
       character.dataset.shade = String(shade(mark.before));
-      if (mark.character === "\n") character.className = "marked-end";
       this.places.set(character, this.marks.length);
       this.marks.push(mark);
-      this.node.append(character);
-      if (this.marks.length === 1) this.label(character, mark, 0);
+      this.characters.push(character);
+      this.line.append(character);
+      if (mark.character === "\n") {
+        character.className = "marked-end";
+        this.line = make("span", { className: "marked-line" });
+        this.node.append(this.line);
+      }
     }
+    if (this.marks.length === marks.length) this.offer(0);
   }
 
   /** @param {number[]} places */
   underline(places) {
-    for (const place of places) this.at(place).classList.add("marked-worst");
-  }
-
-  /** @param {number} place
-   * @returns {HTMLElement} */
-  at(place) {
-    return /** @type {HTMLElement} */ (this.node.children[place]);
+    for (const place of places) this.characters[place].classList.add("marked-worst");
   }
 
   /** Only one character is a button at a time: a text is for reading, and Tab should leave it.
-   * @param {HTMLElement} character
-   * @param {Mark} mark
-   * @param {0 | -1} tabIndex */
-  label(character, mark, tabIndex) {
-    character.tabIndex = tabIndex;
+   * @param {number} place */
+  offer(place) {
+    const character = this.characters[place], mark = this.marks[place];
+    this.current = place;
+    character.tabIndex = 0;
     character.setAttribute("role", "button");
     character.setAttribute("aria-label",
       `${named(mark.character)}, ${chanceOf(mark, this.origin)}: look inside`);
@@ -107,16 +111,10 @@ export class MarkedText {
 
   /** @param {number} place */
   go(place) {
-    this.leave();
-    this.current = Math.max(0, Math.min(this.marks.length - 1, place));
-    this.label(this.at(this.current), this.marks[this.current], 0);
-    this.at(this.current).focus();
-  }
-
-  /** The one that was the button is text again. */
-  leave() {
-    const before = this.at(this.current);
+    const before = this.characters[this.current]; // is text again
     for (const name of ["role", "aria-label", "tabindex"]) before.removeAttribute(name);
+    this.offer(Math.max(0, Math.min(this.marks.length - 1, place)));
+    this.characters[this.current].focus();
   }
 
   /** @param {EventTarget | null} target */
@@ -142,6 +140,7 @@ export class MarkedText {
     const place = this.places.get(target);
     if (place === undefined) return tip.hide();
     const mark = this.marks[place];
-    tip.show(`${named(mark.character)} ${chanceOf(mark, this.origin)}`, this.at(place));
+    tip.show(`${named(mark.character)} ${chanceOf(mark, this.origin)}`,
+      this.characters[place]);
   }
 }
