@@ -342,7 +342,7 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
     picks each from the logits (B, V) and the text so far.
 
     Positions are learned, and there are only block_size of them. When they are used up, the newest
-    `keep` characters move to the first ones, and what was cached for the old ones is computed anew:
+    `keep` characters move to the first ones, and what was cached for the old is computed again:
     a small `keep` forgets more, a large one is used up sooner.
     """
     size = decoder.model.config.block_size
