@@ -1008,6 +1008,8 @@ SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
 CHUNK = 1 << 18  # characters decoded at a time
 MOST_BYTES = 1 << 30  # of a download, and of what a .gz or .zip file unpacks to
+DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
+          zlib.error)  # what unpacking such a file can raise
 
 
 def narrowest(size: int) -> torch.dtype:
@@ -1105,10 +1107,6 @@ def files_in(folder: Path) -> List[Path]:
     files = [path for path in sorted(folder.rglob("*"))
              if path.is_file() and not is_hidden(path.relative_to(folder).parts)]
     return only_texts(str(folder), files, is_text_file)
-
-
-DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
-          zlib.error)  # what unpacking can fail with
 
 # %% [markdown]
 # **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a

@@ -235,7 +235,8 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
 
 def first_version(job: Job, origin: Optional[Origin]) -> str:
     """SHA-256 of the weights with which this job begins from an origin, "" if it cannot."""
-    fits = origin is None or same_shape(origin.network.config, job.config)
+    fits = origin is None or (same_shape(origin.network.config, job.config)
+                              and job.characters.startswith(origin.vocabulary.characters))
     return protocol.name_of(first_weights(job, origin)) if fits else ""
 
 
