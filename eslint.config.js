@@ -8,7 +8,7 @@ export default [
   js.configs.recommended,
   { files: ["hive/**/*.js"], rules: { "no-undef": "off" } }, // tsc knows the browser's names
   {
-    files: ["tests/page/*.js"],
+    files: ["tests/page/**/*.js"],
     languageOptions: { globals: Object.fromEntries(NODE.map((name) => [name, "readonly"])) },
   },
   {

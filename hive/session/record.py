@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Protocol, Tuple
 
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
@@ -20,6 +20,28 @@ class Contribution:
     bytes: int  # uploaded
     verdict: str  # "counted", "late" or "rejected"
     reason: str = ""  # for a person
+
+    @property
+    def shown(self) -> Dict[str, Any]:
+        """On the dashboard."""
+        return {"peer": self.peer, "name": self.name, "steps": self.steps, "tokens": self.tokens,
+                "loss": self.loss, "bytes": self.bytes, "verdict": self.verdict,
+                "reason": self.reason}
+
+
+class Combined(Protocol):
+    """What the slow work "combine" makes of the updates: `learning.outer.Committed` is one."""
+
+    @property
+    def codec(self) -> str: ...
+    @property
+    def update(self) -> bytes: ...
+    @property
+    def base(self) -> str: ...
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def result(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -47,3 +69,9 @@ class Made(NamedTuple):
     update: str  # SHA-256
     bytes: int  # of the update
     step: int
+
+    def commit(self, counted: bool, follows: bool) -> Dict[str, Any]:
+        """What the peer is told."""
+        return {"type": "commit", "version": self.number, "weights": self.result,
+                "codec": self.codec, "step": self.step, "update": self.update, "bytes": self.bytes,
+                "counted": counted, "follows": follows}

@@ -1,7 +1,5 @@
 """The network in JavaScript, run by node, against the one in PyTorch."""
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,17 +18,10 @@ SIZES = [(1, 1, 8), (3, 4, 32), (2, 2, 12)]  # layers, heads, width
 
 
 @pytest.fixture
-def node(processes):
-    program = shutil.which("node")
-    if program is None:
-        sentence = "This test needs node: https://nodejs.org, or apt-get install nodejs."
-        if os.environ.get("CI") == "true":
-            pytest.fail(sentence, pytrace=False)
-        pytest.skip(sentence)
-
+def ask(node):
     def run(script, *arguments):
         path = Path(__file__).parents[1] / "page" / script
-        return json.loads(subprocess.run([program, str(path), *map(str, arguments)], check=True,
+        return json.loads(subprocess.run([node, str(path), *map(str, arguments)], check=True,
                                          stdout=subprocess.PIPE, encoding="utf-8").stdout)
 
     return run
@@ -57,18 +48,18 @@ def encode(text):
     return torch.tensor([[VOCABULARY.index(character) for character in text]])  # (1, T)
 
 
-def test_nodes_logits_are_those_of_pytorch(node, network):
+def test_nodes_logits_are_those_of_pytorch(ask, network):
     model, file = network
-    for prompt, logits in zip(PROMPTS, node("logits.js", file, *PROMPTS)):
+    for prompt, logits in zip(PROMPTS, ask("logits.js", file, *PROMPTS)):
         with torch.inference_mode():
             expected = model(encode(prompt))[0, -1]
         assert expected.abs().max() > 0.1
         torch.testing.assert_close(torch.tensor(logits), expected, rtol=0, atol=1e-4)
 
 
-def test_nodes_chances_of_each_character_are_those_of_pytorch(node, network):
+def test_nodes_chances_of_each_character_are_those_of_pytorch(ask, network):
     model, file = network
-    for text, answer in zip(TEXTS, node("inside.js", file, *TEXTS)):
+    for text, answer in zip(TEXTS, ask("inside.js", file, *TEXTS)):
         assert len(answer["chances"]) == len(answer["seen"]) == len(text) - 1
         for place, (chance, seen) in enumerate(zip(answer["chances"], answer["seen"]), start=1):
             with torch.inference_mode():
@@ -77,9 +68,9 @@ def test_nodes_chances_of_each_character_are_those_of_pytorch(node, network):
             assert chance == pytest.approx(expected, abs=1e-4)
 
 
-def test_nodes_attention_is_that_of_pytorch(node, network):
+def test_nodes_attention_is_that_of_pytorch(ask, network):
     model, file = network
-    for text, answer in zip(TEXTS, node("inside.js", file, *TEXTS)):
+    for text, answer in zip(TEXTS, ask("inside.js", file, *TEXTS)):
         context = text[:-1][-answer["seen"][-1]:]
         expected = torch.stack(attention_of(model, encode(context)))[:, 0, :, -1]  # (L, nh, T)
         assert (expected - 1 / len(context)).abs().max() > 0.01 or len(context) == 1
