@@ -81,8 +81,8 @@ class Outer:
         return self.fragments.of_round(self.version + 1)
 
     def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
-        """Count one peer's update of so many inner steps, no longer and no heavier than a few times
-        what is usual. Returns the weight that it counts with; raises Rejected."""
+        """Count one peer's update of `steps` inner steps, no longer and no heavier than a few times
+        the usual. Returns the weight that it counts with; raises Rejected."""
         if codec != self.sync.up:
             raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec!r}.")
         try:
@@ -106,7 +106,7 @@ class Outer:
         return counting
 
     def share_of_length(self, values: int) -> float:
-        """How long so many of the weights are on average; a part may itself be all zeros."""
+        """How long this many of the weights are on average; a part may itself be all zeros."""
         return float(self.weights.norm()) * math.sqrt(values / len(self.weights))
 
     def step(self) -> Committed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.learning.fragments import Fragments
@@ -24,7 +24,7 @@ from hive.session.library import Found, Library
 from hive.session.links import Link, Links
 from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
-from hive.session.record import Made, Record
+from hive.session.record import Combined, Made, Record
 from hive.session.reply import Reply
 from hive.session.rounds import ACCEPTED, LATE, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.run import Run
@@ -43,21 +43,6 @@ LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss
 MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
 MOST_UNASKED = 16  # updates that a peer gets without a word from it, with overlap
 MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
-
-
-class Combined(Protocol):
-    """What the slow work "combine" makes of the updates: `learning.outer.Committed` is one."""
-
-    @property
-    def codec(self) -> str: ...
-    @property
-    def update(self) -> bytes: ...
-    @property
-    def base(self) -> str: ...
-    @property
-    def weights(self) -> Any: ...
-    @property
-    def result(self) -> str: ...
 
 
 @dataclass
