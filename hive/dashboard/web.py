@@ -56,10 +56,11 @@ FILES = {  # address: file and content type
              "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
              "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
              "inside/progress", "inside/surprise", "inside/tip",
-             "peer/codec", "peer/conversation", "peer/download", "peer/errands", "peer/errors",
-             "peer/feedback", "peer/fragments", "peer/job", "peer/kernels", "peer/learner",
-             "peer/network", "peer/optimizer", "peer/outer", "peer/protocol", "peer/session",
-             "peer/sha256", "peer/update", "peer/windows", "peer/words")))}}
+             "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
+             "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
+             "peer/learner", "peer/network", "peer/optimizer", "peer/outer", "peer/protocol",
+             "peer/session", "peer/sha256", "peer/trainee", "peer/training_worker", "peer/update",
+             "peer/windows", "peer/words", "peer/workers")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected

@@ -111,7 +111,7 @@ export class Surprise {
     this.engine = engine;
     this.inside = inside;
     this.status.setAttribute("role", "status");
-    const form = make("form", { className: "chat-form" }, labelled("Your text", this.input),
+    const form = make("form", { className: "chat-form" }, labelled("A text of yours", this.input),
       make("div", { className: "chat-buttons" }, this.button, this.take),
       this.status, this.missing);
     section.append(this.note, form, this.time.node, this.which, shadeKey(), this.now.node,
