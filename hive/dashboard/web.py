@@ -67,10 +67,10 @@ FILES = {  # address: file and content type
             "inside/progress", "inside/surprise", "inside/tip",
             "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
             "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
-            "peer/learner", "peer/network", "peer/optimizer", "peer/outer", "peer/patience",
-            "peer/peer", "peer/protocol", "peer/session", "peer/sha256", "peer/text",
-            "peer/trainee", "peer/training_worker", "peer/update", "peer/uplink", "peer/windows",
-            "peer/words", "peer/worker", "peer/workers")))}}
+            "peer/learner", "peer/network", "peer/offers", "peer/optimizer", "peer/outer",
+            "peer/patience", "peer/peer", "peer/protocol", "peer/session", "peer/sha256",
+            "peer/text", "peer/trainee", "peer/training_worker", "peer/update", "peer/uplink",
+            "peer/windows", "peer/words", "peer/worker", "peer/workers")))}}
 WORKERS = ("/page/peer/worker.js", "/page/peer/training_worker.js")  # that compile the kernels
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes

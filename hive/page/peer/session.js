@@ -13,6 +13,7 @@ import { Errands } from "./errands.js";
 import { GltchError, require } from "./errors.js";
 import { Fragments } from "./fragments.js";
 import { jobFrom } from "./job.js";
+import { Offers } from "./offers.js";
 import {
   ProtocolError, VERSION, checkVersions, demand, possession, proof,
 } from "./protocol.js";
@@ -72,8 +73,7 @@ export class PeerSession {
   /** @type {Task | null} */
   task = null;
   progress = new Progress(); // what no update was made of yet
-  /** @type {Outgoing[]} */
-  outgoing = []; // in order, each of another part of the weights
+  offers = new Offers();
   latest = -1; // version that the round of its latest update starts from
   left = 0; // tokens of updates that did not count
   failures = 0; // of training, in a row
@@ -114,7 +114,7 @@ export class PeerSession {
 
   /** Tokens of which updates were made, but none that counted, as far as it knows. */
   get carried() {
-    return this.outgoing.reduce((sum, one) => sum + one.work.tokens, this.left);
+    return this.left + this.offers.tokens;
   }
 
   /** Its host makes one step after the other. */
@@ -219,12 +219,12 @@ export class PeerSession {
     if (job.described !== this.network.job?.described) {
       this.network = unbuilt(job);
       this.held = NOTHING;
-      this.outgoing = [];
+      this.offers.updates = [];
       this.startAnew();
     }
-    if (this.outgoing.length && welcome.token) { // offered by another peer, it might count twice
+    if (this.offers.updates.length && welcome.token) { // by another peer, they might count twice
       this.say("given up", "an update, because another process is the peer that made it");
-      this.giveUp(this.outgoing);
+      this.giveUp(this.offers.updates);
     }
     this.settleCounted(welcome.counted);
     if (this.network.built) this.takePart();
@@ -275,7 +275,7 @@ export class PeerSession {
 
   /** Or first hear what becomes of the last update. */
   goOn() {
-    if (!this.awaits(this.held.version)) this.report();
+    if (!this.offers.awaited(this.held.version)) this.report();
   }
 
   /** The connection is gone; perhaps because the run is over.
@@ -443,9 +443,7 @@ export class PeerSession {
     const taken = this.download.take();
     if (!taken) return;
     const { wanted, receiver } = taken;
-    for (const one of this.outgoing) { // while this peer fetched, it listened to nothing else
-      one.offered += this.now.steady - wanted.since;
-    }
+    this.offers.wait(this.now.steady - wanted.since);
     wanted.then(receiver.result());
   }
 
@@ -525,7 +523,7 @@ export class PeerSession {
       this.held = NOTHING; // never train from weights that nobody else has
     }
     const last = said.version - (said.type === "commit" ? 1 : 0);
-    if (!this.awaits(last) && !(taskFollows && this.held.hash)) {
+    if (!this.offers.awaited(last) && !(taskFollows && this.held.hash)) {
       this.report(); // or first hear what becomes of the last update
     }
   }
@@ -542,10 +540,10 @@ export class PeerSession {
   /** Make steps from the weights of this round, and offer what comes out.
    * @param {Train} said */
   onTrain({ version, weights, quota, seconds, step, total, window }) {
-    const { held, network, outgoing } = this;
+    const { held, network, offers: { updates } } = this;
     const known = version === held.version && weights === held.hash;
-    if (!known || outgoing.length >= network.inFlight) return;
-    this.latest = Math.max(version - 1, ...outgoing.map((one) => one.version));
+    if (!known || updates.length >= network.inFlight) return;
+    this.latest = Math.max(version - 1, ...updates.map((one) => one.version));
     const most = quota + (network.overlap ? AHEAD : 0);
     this.task = { base: held, quota, most, seconds, began: this.now.steady };
     this.do("task", [step, total, window]);
@@ -584,7 +582,7 @@ export class PeerSession {
       const { task, held, network } = this, version = Math.max(held.version, this.latest + 1);
       if (task && network.overlap && task.base === held && this.progress.steps >= task.quota
         && !this.busy && !this.talk.inbox.length && version < held.version + network.inFlight
-        && !this.outgoing.some((one) => this.samePart(one, version + 1))) {
+        && !this.offers.holds(this.partOf(version))) {
         this.makeUpdate(task.base, version);
       }
     });
@@ -620,7 +618,8 @@ export class PeerSession {
     this.figures.speed = progress.speed;
     progress.tokens += this.left;
     this.left = 0;
-    this.outgoing.push(new Outgoing(version, base, codec, update, sequences, progress));
+    this.offers.updates.push(
+      new Outgoing(version, base, codec, update, sequences, this.partOf(version), progress));
     if (!this.talk.waits("finished")) this.offerOn(overlap);
   }
 
@@ -628,14 +627,6 @@ export class PeerSession {
    * @param {number} version */
   partOf(version) {
     return this.network.fragments.ofRound(version + 1);
-  }
-
-  /** Does this round change what an update is of?
-   * @param {Outgoing} one
-   * @param {number} number */
-  samePart(one, number) {
-    const { fragments } = this.network;
-    return fragments.index(one.version + 1) === fragments.index(number);
   }
 
   /** Training may do so a few times: it begins again from the hive's weights.
@@ -658,54 +649,26 @@ export class PeerSession {
     this.task = null;
     this.left = 0;
     this.progress = new Progress();
-    for (const one of this.outgoing) one.lastChance = true;
+    for (const one of this.offers.updates) one.lastChance = true;
   }
 
   /** All updates, each when the one before is on the wire. */
   offerAgain() {
-    for (const one of this.outgoing) one.told = false;
+    this.offers.beginAgain();
     this.offerOn(false);
   }
 
-  /** What is not offered yet, as far as what comes before is on the wire. `follows`: do not wait
-   * until it is wanted.
+  /** Or later, as soon as it takes part again.
    * @param {boolean} follows */
   offerOn(follows) {
-    for (const one of this.outgoing) {
-      if (!one.told) this.makeOffer(one, follows);
-      if (!one.sent) break;
-    }
-  }
-
-  /** Or later, as soon as it takes part again.
-   * @param {Outgoing} one
-   * @param {boolean} follows */
-  makeOffer(one, follows) {
     if (this.talk.phase !== "taking part") return;
-    this.tell(one.offer(this.now.steady, follows));
-    if (follows) this.upload(one, 0);
+    this.effects.push(...this.offers.goOn(this.now.steady, follows));
   }
 
-  /** @param {Outgoing} one
-   * @param {number} offset */
-  upload(one, offset) {
-    one.offered = Infinity;
-    one.sent = true;
-    this.effects.push({ type: "upload", blob: one.blob, content: one.update, offset });
-  }
-
-  /** Upload the offered update, from where an interrupted transfer stopped.
-   * @param {Send} said */
-  onSend({ blob, offset }) {
-    this.outgoing.forEach((one, place) => {
-      if (one.blob !== blob || !(one.eager || !one.sent)) return;
-      if (one.eager) { // they were dropped, too
-        for (const later of this.outgoing.slice(place + 1)) later.told = false;
-      }
-      one.eager = false; // it had to wait
-      this.upload(one, offset);
-      this.offerOn(this.network.overlap);
-    });
+  /** @param {Send} said */
+  onSend(said) {
+    this.effects.push(...this.offers.send(said));
+    this.offerOn(this.network.overlap);
   }
 
   /** All of it is on the wire.
@@ -714,9 +677,7 @@ export class PeerSession {
   uploaded(blob, now) {
     return this.react(now, () => {
       this.talk.heardAt = now.steady;
-      for (const one of this.outgoing) {
-        if (one.sent && one.blob === blob) one.offered = now.steady;
-      }
+      this.offers.uploaded(blob, now.steady);
     });
   }
 
@@ -724,7 +685,7 @@ export class PeerSession {
    * @param {Verdict} said */
   onVerdict({ version, verdict, reason }) {
     demand(["accepted", "late", "rejected"].includes(verdict), "There is no such verdict.");
-    const judged = this.outgoing.find((one) => one.version === version);
+    const judged = this.offers.of(version);
     if (!judged) return;
     if (verdict === "accepted") {
       judged.sent = true;
@@ -739,36 +700,27 @@ export class PeerSession {
     this.offerOn(this.network.overlap);
   }
 
-  /** Is there an update of which it will hear, for the round from this version or before?
-   * @param {number} version */
-  awaits(version) {
-    return this.outgoing.some((one) => one.version <= version);
-  }
-
   /** And all that is carried, but for what else is on its way: none of it may come again.
    * @param {Outgoing[]} updates */
   giveUp(updates) {
     for (const one of [...updates]) this.settle(one, false);
-    const kept = this.outgoing.map((one) => this.partOf(one.version));
-    this.do("forget", [this.network.fragments.parts.filter((part) => !kept.includes(part))]);
+    this.do("forget", [this.network.fragments.parts.filter((part) => !this.offers.holds(part))]);
     this.left = 0;
   }
 
   /** Updates of this peer counted in these.
    * @param {number[]} rounds */
   settleCounted(rounds) {
-    for (const one of [...this.outgoing]) {
-      if (rounds.some((number) => number > one.version && this.samePart(one, number))) {
-        this.settle(one, true);
-      }
+    for (const one of [...this.offers.updates]) {
+      if (one.countedIn(rounds, this.network.fragments)) this.settle(one, true);
     }
   }
 
   /** @param {Outgoing} one
    * @param {boolean} counted */
   settle(one, counted) {
-    this.do("settle", [counted, this.partOf(one.version)]);
-    this.outgoing = this.outgoing.filter((other) => other !== one);
+    this.do("settle", [counted, one.part]);
+    this.offers.updates = this.offers.updates.filter((other) => other !== one);
     if (counted || one.lastChance) return;
     this.left += one.work.tokens;
     if (this.held.hash) this.rebase(one.version + 1); // it is kept in the error feedback now
@@ -776,7 +728,7 @@ export class PeerSession {
 
   /** @param {Status} said */
   onStatus({ peers, val_loss }) {
-    if (this.outgoing.some((one) => this.now.steady - one.offered > SILENCE_SECONDS)) {
+    if (this.offers.unheard(this.now.steady - SILENCE_SECONDS)) {
       this.offerAgain(); // nobody ever said what became of it
     }
     this.figures.peers = peers;

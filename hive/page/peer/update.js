@@ -3,6 +3,7 @@
 
 import { nameOf } from "./protocol.js";
 
+/** @import { Fragments, Part } from "./fragments.js" */
 /** @import { Told } from "./messages.d.ts" */
 
 /** The hive's weights, as this peer has them.
@@ -70,16 +71,26 @@ export class Outgoing {
    * @param {string} codec
    * @param {Uint8Array} update
    * @param {number} sequences in a step
+   * @param {Part} part of the weights
    * @param {Progress} work with the tokens of earlier updates that did not count */
-  constructor(version, base, codec, update, sequences, work) {
+  constructor(version, base, codec, update, sequences, part, work) {
     this.version = version;
     this.base = base.version;
     this.weights = base.hash;
     this.codec = codec;
     this.update = update;
     this.sequences = sequences;
+    this.part = part;
     this.work = work;
     this.blob = nameOf(update);
+  }
+
+  /** In one of these its peer counted, by what is written down.
+   * @param {number[]} rounds
+   * @param {Fragments} fragments */
+  countedIn(rounds, fragments) {
+    return rounds.some((number) => (
+      number > this.version && fragments.ofRound(number).start === this.part.start));
   }
 
   /** What is told of it now; `follows`: all of it comes at once.
