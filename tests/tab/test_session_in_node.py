@@ -2,9 +2,12 @@
 recorded in the simulator, are played to it word by word."""
 import json
 import math
+import os
 import subprocess
+import sys
 import unicodedata
 from functools import partialmethod
+from pathlib import Path
 
 import hand
 import pytest
@@ -149,6 +152,21 @@ def test_a_second_process_gives_up_its_update_as_in_python(play):
     peer.meet()
     peer.welcome(token="8" * 64)
     assert "answered do forget" in play()
+
+
+def test_what_the_tests_of_pythons_session_say_is_answered_as_in_python(play, tmp_path):
+    """They are run once more, recorded."""
+    file = tmp_path / "by hand.json"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "recorder", "-p", "no:cacheprovider",
+               *(f"tests/session/test_{name}.py" for name in ("peer_session", "overlap"))]
+    tests = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=str(tests.parent), stdout=subprocess.PIPE, encoding="utf-8",
+                          env={**os.environ, "RECORDED": str(file), "PYTHONPATH": os.pathsep.join(
+                              map(str, (tests.parent, tests, tests / "tab")))})
+    assert done.returncode == 0, done.stdout
+    Recorded.conversations[:] = json.loads(file.read_text())
+    assert len(Recorded.conversations) > 100
+    assert play() >= {"heard gone", "answered leave", "brokeDown", "wake", "failed"}
 
 
 # Python and node know different versions of Unicode, and both know the first.
