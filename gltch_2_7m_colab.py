@@ -396,7 +396,7 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
     picks each from the logits (B, V) and the text so far.
 
     Positions are learned, and there are only block_size of them. When they are used up, the newest
-    `keep` characters move to the first ones, and what was cached for the old ones is computed anew:
+    `keep` characters move to the first ones, and what was cached for the old is computed again:
     a small `keep` forgets more, a large one is used up sooner.
     """
     size = decoder.model.config.block_size
@@ -1067,8 +1067,6 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
                          "save it as UTF-8 and try again.") from None
-    except DAMAGE as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
         text.detach()  # do not close the stream: standard input stays open
 
@@ -1106,9 +1104,18 @@ def files_in(folder: Path) -> List[Path]:
              if path.is_file() and not is_hidden(path.relative_to(folder).parts)]
     return only_texts(str(folder), files, is_text_file)
 
+# %% [markdown]
+# **unpacking.** Turns what a damaged archive leads to into a sentence.
 
-DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
-          zlib.error)  # what unpacking can fail with
+# %%
+@contextlib.contextmanager
+def unpacking(name: str) -> Iterator[None]:
+    """Turns what a damaged archive leads to into a sentence."""
+    try:
+        yield
+    except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
+            ) as error:
+        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
 
 # %% [markdown]
 # **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a
@@ -1126,7 +1133,8 @@ class Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
+        with unpacking(self.name):
+            content = self.stream.read(len(buffer))
         self.left[0] -= len(content)
         require(self.left[0] >= 0, f"{self.name} unpacks to more than {MOST_BYTES >> 20:,} MB, "
                 "which is all that is taken of such a file: unpack it yourself.")
@@ -1166,11 +1174,8 @@ def unpacked(name: str, stream: Any) -> Iterator[Tuple[str, Any]]:
     if start[:2] == b"\x1f\x8b":
         yield name, Unpacked(name, gzip.GzipFile(fileobj=stream), [MOST_BYTES])
     elif start[:4] == b"PK\3\4":
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                yield from members_in(name, archive)
-        except DAMAGE as error:
-            raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        with unpacking(name), zipfile.ZipFile(stream) as archive:
+            yield from members_in(name, archive)
     else:
         yield name, stream
 
@@ -2461,7 +2466,7 @@ def open_origin(name: Optional[str] = None) -> Origin:
 
 
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
-            saved: Optional[Dict[str, Any]], origin: Optional[Origin], reference: int
+            saved: Optional[Dict[str, Any]], reference: int, origin: Optional[Origin] = None
             ) -> Tuple[FastTrainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
     require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
@@ -2534,7 +2539,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     folder = Path("runs") / name
     if resume is not None:
         saved, config, recipe, folder = resumed(resume, recipe)
-    trainer, run = prepare(config, recipe, corpus, folder, saved, origin, reference)
+    trainer, run = prepare(config, recipe, corpus, folder, saved, reference, origin)
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:

@@ -145,7 +145,7 @@ async def serve(peers: int, folder: Path) -> None:
 
 
 def long_journal(folder: Path, rounds: int) -> None:
-    """A journal of so many rounds, written past its own slow and careful ways."""
+    """A journal with this many rounds, written without its usual care, which is slow."""
     with contextlib.closing(Journal(folder)) as journal:
         journal.start({}, b"\0" * 4)
     with contextlib.closing(sqlite3.connect(str(folder / "journal.db"))) as db, db:

@@ -94,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"for the dashboard, and for peers at /hive (default: {DASHBOARD_PORT}; 0: any)")
     add("--allow-host", nargs="+", default=[], metavar="NAME", help="names the dashboard may be "
         "called, besides localhost and addresses in digits (.example.org: all below it)")
+    add("--no-browsers", action="store_true", help="let no web browser train along")
     add("--tls-cert", metavar="FILE", help="certificate (PEM): both ports speak TLS, https and wss")
     add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
     add("--trusted-proxy", nargs="+", default=[], metavar="ADDRESS", help="where a proxy or tunnel "
@@ -235,7 +236,8 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
 
 def first_version(job: Job, origin: Optional[Origin]) -> str:
     """SHA-256 of the weights with which this job begins from an origin, "" if it cannot."""
-    fits = origin is None or same_shape(origin.network.config, job.config)
+    fits = origin is None or (same_shape(origin.network.config, job.config)
+                              and job.characters.startswith(origin.vocabulary.characters))
     return protocol.name_of(first_weights(job, origin)) if fits else ""
 
 
@@ -296,7 +298,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
             facts = HiveFacts(coordinator, port)
             publishing = asyncio.ensure_future(facts.publish())
             coordinator.watch(publishing)
-            web = Web(facts, names, coordinator.serve, door)
+            web = Web(facts, names, coordinator.serve, door, not args.no_browsers)
             async with pages(web, port=args.dashboard_port, **settings) as page:
                 announce(coordinator, args, port, page, secure)
                 try:

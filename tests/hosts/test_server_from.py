@@ -113,13 +113,15 @@ def test_the_same_command_goes_on(hive, finished, french):
     assert hive()[0] == job
 
 
-@pytest.mark.parametrize("other", ["another network", "another shape", "none at first"])
-def test_another_origin_is_refused_when_a_run_goes_on(hive, finished, text_file, other):
+@pytest.mark.parametrize("other", ["another network", "another shape", "another alphabet",
+                                   "none at first"])
+def test_another_origin_is_refused_when_a_run_goes_on(hive, finished, text_file, french, other):
     begun = () if other == "none at first" else ("--from", finished)
     _, _, journal = hive(*begun, "--data", text_file, *(() if begun else ("--size", "1m")))
     journal.close()
     shape = replace(TINY, n_layer=1) if other == "another shape" else TINY
-    train(shape, replace(RECIPE, seed=9), load_corpus([str(text_file)]), name="other")
+    text = french if other == "another alphabet" else text_file
+    train(shape, replace(RECIPE, seed=9), load_corpus([str(text)]), name="other")
     with pytest.raises(GltchError, match="was started with another --from: leave it out"):
         hive("--from", "other")
 

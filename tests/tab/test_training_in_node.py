@@ -68,9 +68,10 @@ def a_learner(model, recipe, ids, codec, beta):
     TrainConfig(batch_size=6, warmup=3), TrainConfig(batch_size=6, warmup=0, cooldown=0.0),
     TrainConfig(batch_size=6, optimizer="adamw"), TrainConfig(batch_size=6, optimizer="sgd"),
 ], ids=["muon", "muon at the full rate", "adamw", "sgd"])
-def test_steps_and_updates_of_several_rounds_are_those_of_pytorch(ask, recipe):
+@pytest.mark.parametrize("workers", [1, 4])
+def test_steps_and_updates_of_several_rounds_are_those_of_pytorch(ask, recipe, workers):
     model, ids = a_network(SMALL), a_text(700)
-    learner, parts = a_learner(model, recipe, ids, "fp32", 0.9), Fragments(9_000, 3).parts
+    learner = a_learner(model, recipe, ids, "fp32", 0.9)
     tasks = [{"step": 0, "total": None, "window": 5, "steps": 4, "part": 0},
              {"step": 40, "total": 50, "window": 900, "steps": 2, "part": 1, "rebased":
               base64_of(to_bytes(flatten(a_network(SMALL, seed=4))))},
@@ -79,7 +80,7 @@ def test_steps_and_updates_of_several_rounds_are_those_of_pytorch(ask, recipe):
     answers, = ask("rounds", [{
         "config": asdict(SMALL), "recipe": asdict(recipe), "codec": "fp32", "beta": 0.9,
         "weights": base64_of(to_bytes(flatten(model))), "ids": ids[: len(ids) * 9 // 10].tolist(),
-        "fragments": 3, "tasks": tasks}])
+        "fragments": 3, "workers": workers, "tasks": tasks}])
     start = before = flatten(model)
     for task, answer in zip(tasks, answers):
         part = parts[task["part"]]

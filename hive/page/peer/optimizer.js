@@ -98,13 +98,35 @@ export function partsOf(config, recipe) {
   });
 }
 
+/** How much work it is to move a part, roughly.
+ * @param {Part} part */
+function workOf({ rows, columns, rule }) {
+  return rows * columns * (rule.how === "muon" ? Math.min(rows, columns) : 1);
+}
+
+/** Shares the parts out among workers, so that all have about the same work: the largest first,
+ * each to who has least.
+ * @param {Part[]} parts
+ * @param {number} workers
+ * @returns {Part[][]} by worker, in the order of the vector */
+export function sharesOf(parts, workers) {
+  const shares = Array.from({ length: workers }, () => (
+    { work: 0, parts: /** @type {Part[]} */ ([]) }));
+  for (const part of [...parts].sort((a, b) => workOf(b) - workOf(a))) {
+    const least = shares.reduce((a, b) => (b.work < a.work ? b : a));
+    least.parts.push(part);
+    least.work += workOf(part);
+  }
+  return shares.map((share) => share.parts.sort((a, b) => a.at - b.at));
+}
+
 export class Optimizer {
   made = 0; // steps
 
   /** @param {Network} network
    * @param {Recipe} recipe
    * @param {Part[]} parts that this one moves */
-  constructor(network, recipe, parts = partsOf(network.config, recipe)) {
+  constructor(network, recipe, parts) {
     this.kernels = network.kernels;
     this.recipe = recipe;
     this.parts = parts;

@@ -3,15 +3,17 @@
 import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";
 
+import { Crew } from "../../../hive/page/peer/crew.js";
 import { ErrorFeedback } from "../../../hive/page/peer/feedback.js";
 import { decode } from "../../../hive/page/peer/codec.js";
 import { Fragments } from "../../../hive/page/peer/fragments.js";
 import { load } from "../../../hive/page/peer/kernels.js";
-import { Learner, Trainer } from "../../../hive/page/peer/learner.js";
+import { Learner } from "../../../hive/page/peer/learner.js";
 import { Network } from "../../../hive/page/peer/network.js";
 import { lrFactor } from "../../../hive/page/peer/optimizer.js";
 import { applyUpdate } from "../../../hive/page/peer/outer.js";
 import { bytesOf, hex, hmac, sha256 } from "../../../hive/page/peer/sha256.js";
+import { Trainee } from "../../../hive/page/peer/trainee.js";
 import { Windows } from "../../../hive/page/peer/windows.js";
 import { cleanName, shown } from "../../../hive/page/peer/words.js";
 
@@ -61,18 +63,22 @@ function gradients({ config, weights, ids, targets, pieces }) {
 }
 
 /** The updates of a peer's rounds: each some steps, then what is taken of a part. */
-function rounds({ config, recipe, weights, ids, codec, beta, fragments, tasks }) {
-  const network = networkOf(config, weights);
-  const windows = new Windows(ids, config.block_size, recipe.seed);
-  const learner = new Learner(new Trainer(network, recipe, windows), codec, beta);
-  const { parts } = new Fragments(network.parameters, fragments);
-  return tasks.map(({ step, total, window, steps, part, rebased }) => {
+async function rounds({ config, recipe, weights, ids, codec, beta, fragments, workers, tasks }) {
+  const members = Array.from({ length: workers }, (_, number) => new Trainee(
+    { config, recipe, ids, number, of: workers, seed: new Uint32Array([1, 2, 3, number]) }));
+  const crew = new Crew(config, recipe, floats(weights), members.map((trainee) => (
+    { ask: async (question) => structuredClone(trainee.answer(structuredClone(question))) })));
+  const learner = new Learner(crew, codec, beta);
+  const { parts } = new Fragments(crew.weights.length, fragments), answers = [];
+  for (const { step, total, window, steps, part, rebased } of tasks) {
     learner.begin(step, total, window);
-    const losses = Array.from({ length: steps }, () => learner.trainer.trainStep());
+    const losses = [];
+    while (losses.length < steps) losses.push(await crew.trainStep());
     const update = learner.take(parts[part]);
     if (rebased) learner.rebase(floats(rebased), parts[part]);
-    return { losses, update: base64(update), weights: base64(network.weights) };
-  });
+    answers.push({ losses, update: base64(update), weights: base64(crew.weights) });
+  }
+  return answers;
 }
 
 const SUBJECTS = {
@@ -86,4 +92,4 @@ const SUBJECTS = {
 
 await load(readFileSync(new URL("../../../hive/page/peer/kernels.wasm", import.meta.url)));
 const questions = JSON.parse(readFileSync(0, "utf8"));
-console.log(JSON.stringify(questions.map(SUBJECTS[process.argv[2]])));
+console.log(JSON.stringify(await Promise.all(questions.map(SUBJECTS[process.argv[2]]))));

@@ -2,12 +2,13 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { before, test } from "node:test";
 
+import { Crew } from "../../../hive/page/peer/crew.js";
 import { GltchError } from "../../../hive/page/peer/errors.js";
 import { load, start } from "../../../hive/page/peer/kernels.js";
-import { Learner, Trainer } from "../../../hive/page/peer/learner.js";
+import { Learner } from "../../../hive/page/peer/learner.js";
 import { Network, parametersOf } from "../../../hive/page/peer/network.js";
-import { partsOf, tensorsOf } from "../../../hive/page/peer/optimizer.js";
-import { Windows } from "../../../hive/page/peer/windows.js";
+import { partsOf, sharesOf, tensorsOf } from "../../../hive/page/peer/optimizer.js";
+import { Trainee } from "../../../hive/page/peer/trainee.js";
 
 const CONFIG = { vocab_size: 11, block_size: 16, n_layer: 2, n_head: 2, n_embd: 16, dropout: 0 };
 const RECIPE = { batch_size: 4, optimizer: "muon", learning_rate: null, head_learning_rate: 0.003,
@@ -21,12 +22,21 @@ function fill(to) {
   for (let i = 0; i < to.length; i++) to[i] = ((i * 7919) % 1000) / 1000 - 0.5;
 }
 
-function trainer({ config = {}, recipe = {} } = {}) {
-  const network = new Network({ ...CONFIG, ...config });
-  fill(network.weights);
-  network.seed(new Uint32Array([1, 2, 3, 4]));
-  const text = Uint8Array.from({ length: 500 }, (_, i) => (i * i) % CONFIG.vocab_size);
-  return new Trainer(network, { ...RECIPE, ...recipe }, new Windows(text, CONFIG.block_size, 7));
+const IDS = Uint8Array.from({ length: 500 }, (_, i) => (i * i) % CONFIG.vocab_size);
+
+function trainee({ number = 0, of = 1, dropout = 0 } = {}) {
+  return new Trainee({ config: { ...CONFIG, dropout }, recipe: RECIPE, ids: IDS, number, of,
+    seed: new Uint32Array([1, 2, 3, 4]) });
+}
+
+function crewOf(workers, options) {
+  const weights = new Float32Array(parametersOf(CONFIG));
+  fill(weights);
+  const members = Array.from({ length: workers }, (_, number) => {
+    const one = trainee({ ...options, number, of: workers });
+    return { ask: async (question) => structuredClone(one.answer(structuredClone(question))) };
+  });
+  return new Crew(CONFIG, RECIPE, weights, members);
 }
 
 test("a network that the kernels cannot train is refused with a sentence", () => {
@@ -73,7 +83,8 @@ test("each has its optimizer and rate: matrices of the blocks by Muon, the rest 
 
 test("dropout leaves out its part of what the branches add, by the seed", () => {
   const loss = (limit, seed) => {
-    const { network, windows } = trainer();
+    const { network, windows } = trainee();
+    fill(network.weights);
     network.seed(new Uint32Array(seed));
     windows.fill(network.ids, network.targets, 0, 4);
     return network.learn(4, 1 / 64, limit);
@@ -85,9 +96,11 @@ test("dropout leaves out its part of what the branches add, by the seed", () => 
 });
 
 test("with dropout, gradients are the slopes of the loss under the same mask", () => {
-  const { network, windows } = trainer();
+  const { network, windows } = trainee();
+  fill(network.weights);
   const loss = () => {
     network.seed(new Uint32Array([9, 8, 7, 6]));
+    network.forgetGradients();
     windows.fill(network.ids, network.targets, 0, 4);
     return network.learn(4, 1 / 64, 128); // half of it
   };
@@ -107,30 +120,46 @@ test("with dropout, gradients are the slopes of the loss under the same mask", (
   }
 });
 
-test("a loss that is not finite is told, and moves nothing", () => {
-  const made = trainer();
-  made.network.weights[0] = NaN;
-  const earlier = made.network.weights.slice();
-  assert.throws(() => made.trainStep(), /The loss became NaN at step 1\.$/);
-  assert.deepEqual(made.network.weights, earlier);
-  assert.equal(made.step, 0);
+test("a loss that is not finite is told, and moves nothing", async () => {
+  const crew = crewOf(2);
+  crew.weights[0] = NaN;
+  const earlier = crew.weights.slice();
+  await assert.rejects(crew.trainStep(), /The loss became NaN at step 1\.$/);
+  assert.deepEqual(crew.weights, earlier);
+  assert.equal(crew.step, 0);
 });
 
-test("learning goes on: the loss of a text that repeats falls", () => {
-  const made = trainer({ config: { dropout: 0.1 } });
-  const losses = Array.from({ length: 60 }, () => made.trainStep());
+test("learning goes on: the loss of a text that repeats falls", async () => {
+  const crew = crewOf(1, { dropout: 0.1 }), losses = [];
+  while (losses.length < 60) losses.push(await crew.trainStep());
   assert.ok(losses.at(-1) < 0.6 * losses[0], `${losses[0]} ${losses.at(-1)}`);
 });
 
-test("progress that was not taken comes with later updates", () => {
-  const learner = new Learner(trainer(), "fp32", 1);
+test("workers share texts and parameters, and learn what one alone would", async () => {
+  const shares = sharesOf(partsOf(CONFIG, RECIPE), 3);
+  assert.deepEqual(shares.flat().sort((a, b) => a.at - b.at), partsOf(CONFIG, RECIPE));
+  const alone = crewOf(1), three = crewOf(3), begin = alone.weights.slice();
+  for (let step = 0; step < 3; step++) {
+    const [one, other] = [await alone.trainStep(), await three.trainStep()];
+    assert.ok(Math.abs(one / other - 1) < 1e-5, `${one} ${other}`);
+  }
+  const distance = (a, b) => Math.hypot(...a.map((w, i) => w - b[i]));
+  assert.ok(distance(alone.weights, three.weights) < 1e-3 * distance(alone.weights, begin));
+});
+
+test("more workers than texts are no harm", async () => {
+  assert.ok(Number.isFinite(await crewOf(6).trainStep()));
+});
+
+test("progress that was not taken comes with later updates", async () => {
+  const learner = new Learner(crewOf(1), "fp32", 1);
   const whole = { start: 0, stop: learner.anchor.length };
   const begin = learner.anchor.slice();
   learner.begin(0, null, 0);
-  learner.trainer.trainStep();
-  const trained = learner.trainer.weights.slice();
+  await learner.crew.trainStep();
+  const trained = learner.crew.weights.slice();
   learner.load(begin);
-  assert.deepEqual(learner.trainer.weights, begin);
+  assert.deepEqual(learner.crew.weights, begin);
   const update = new Float32Array(learner.take(whole).slice().buffer);
   assert.deepEqual(update, begin.map((w, i) => w - trained[i]));
 });
