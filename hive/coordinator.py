@@ -34,7 +34,7 @@ from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
 from hive.session.work import EVALUATIONS, UPDATES
-from hive.text import TEXT
+from hive.text import TEXT, given_bytes
 
 
 class Coordinator:
@@ -50,7 +50,8 @@ class Coordinator:
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
             token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
-            text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
+            text=functools.partial(given_bytes, job, folder / TEXT), key=key, pace=pace,
+            least=least)
         self.events = Events(secrets.token_hex(8), time.time)
         self.progress = Progress()
         self.connections: Dict[int, Connection] = {}

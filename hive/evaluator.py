@@ -60,6 +60,6 @@ def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,
                folder: Path) -> Dict[str, Any]:
     """A finished network that `gltch_2_7m.py sample` and the others open."""
     return {"config": asdict(job.config), "recipe": asdict(job.recipe),
-            "vocabulary": job.characters, "text": job.text,
+            "vocabulary": job.characters, "text": job.source,
             "paths": [str((folder / TEXT).resolve())], "step": step, "val_loss": val_loss,
             "ema": model.state_dict()}

@@ -66,7 +66,7 @@ from hive.session import protocol
 from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS, require_announceable
 from hive.session.rounds import Pace
-from hive.text import TEXT, corpus_of
+from hive.text import TEXT, corpus_of, training_bytes, whole_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "gltch-hive", __file__
@@ -149,7 +149,7 @@ def check_options(args: argparse.Namespace) -> None:
     tls.load(args.tls_cert, args.tls_key)
 
 
-def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
+def new_job(args: argparse.Namespace, corpus: Corpus) -> Job:
     config, recipe, reference = PRESETS[args.size or "2.7m"]
     config = replace(config, vocab_size=len(corpus.vocabulary))
     if args.dropout is not None:
@@ -165,21 +165,21 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int) -> Job:
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
+    given_text = training_bytes(corpus)
     return Job(secrets.token_hex(8), args.size or "2.7m", args.sync or "diloco", config, recipe,
-               sync, limits, corpus.vocabulary.characters, corpus.digest, text_bytes)
+               sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),
+               len(given_text), corpus.digest)
 
 
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
     corpus = load_corpus(args.data or ())
-    content = b"".join(corpus.vocabulary.decode(part.tolist()).encode()
-                       for part in corpus.ids.split(1 << 18))
-    job = new_job(args, corpus, len(content))
+    job = new_job(args, corpus)
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
     require_announceable(job)
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
-    write_atomically(folder / TEXT, lambda file: file.write(content))
+    write_atomically(folder / TEXT, lambda file: file.write(whole_bytes(corpus)))
     torch.manual_seed(job.recipe.seed)
     journal.start(job.as_json(), to_bytes(flatten(GLTCH(job.config))))
     return job, corpus
@@ -200,7 +200,7 @@ def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job
 
 
 def settings_of(job: Job) -> Dict[str, Any]:
-    return {**asdict(job.recipe), **asdict(job.limits), "data": job.text, "size": job.size,
+    return {**asdict(job.recipe), **asdict(job.limits), "data": job.source, "size": job.size,
             "sync": job.mode, "dropout": job.config.dropout, "codec": job.sync.up,
             "inner_steps": job.sync.inner_steps}
 

@@ -149,7 +149,7 @@ class HiveFacts:
                 f"{number}.")
         result, step = self.archive.at(number)
         job, val_loss = session.job, self.archive.evaluation(number)
-        about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
+        about = {"vocabulary": job.characters, "text": job.source, "hive": job.hive,
                  "round": number, "step": step}
         if val_loss is not None:
             about["val_loss"] = val_loss

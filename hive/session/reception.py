@@ -95,8 +95,8 @@ class Reception:
         address, nonce, _ = self.strangers[number]
         try:
             protocol.check_hello(hello, self.key, nonce)
-            demand(hello["text"] in (None, self.job.text), "The peer brought another text than the "
-                   "one this hive trains on: leave out --data, and it gets the right one.")
+            demand(hello["text"] in (None, self.job.source), "The peer brought another text than "
+                   "the one this hive trains on: leave out --data, and it gets the right one.")
             peer, name, token, token_hash = self._identify(hello, name, nonce, here)
             self._check_record(peer, now)
             if peer not in known:
