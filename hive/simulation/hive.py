@@ -31,6 +31,7 @@ from hive.session.peer_session import PeerSession
 from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
 from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
+from hive.simulation.attackers import Attacker, Companions, attackers_of
 from hive.simulation.host import Host
 from hive.simulation.settings import Settings
 from hive.simulation.table import Row, Summary
@@ -179,6 +180,8 @@ class PeerHost(Host):
 
     def __init__(self, hive: Simulation, number: int, slow: bool):
         super().__init__(hive.clock)
+        self.attack = ""  # of which kind; empty: it is honest
+        self.attacker: Optional[Attacker] = None
         self.hive, settings = hive, hive.settings
         self.name, self.address = f"peer-{number}", f"host-{number}"
         self.rng = random.Random(f"{hive.seed} {self.name}")
@@ -308,7 +311,8 @@ class PeerHost(Host):
 
     def say(self, said: effects.Tell) -> None:
         if self.connection:
-            self.hive.send(self.connection.up, said.message)
+            message = self.attacker.says(said.message) if self.attacker else said.message
+            self.hive.send(self.connection.up, message)
 
     def upload(self, upload: effects.Upload) -> None:
         if self.connection:
@@ -324,8 +328,11 @@ class PeerHost(Host):
     def begin(self, job: Job, text: bytes) -> int:
         self.lose_unsettled()
         self.job = job
-        worker = self.hive.task.worker(self.rng.randrange(2**31))
+        worker: Any = self.hive.task.worker(self.rng.randrange(2**31))
         count = len(self.hive.task.start)
+        if self.attack:
+            worker = self.attacker = Attacker(worker, self.attack, self.hive.companions,
+                                              self.rng.randrange(2**31))
         self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
         return count
 
@@ -334,6 +341,8 @@ class PeerHost(Host):
         held = self.session.held
         made = self.hive.once((held.hash, codec, update, part.start),
                               lambda: apply_update(weights, codec, update, part))
+        if self.attacker:
+            self.attacker.saw(held.version + 1, part, weights[part] - made[0][part])
         self.hive.disagreements += made[1] != self.hive.coordinator.journal.at(held.version + 1)[0]
         return made
 
@@ -450,7 +459,11 @@ class Simulation:
         self.coordinator = self.make_coordinator(journal)
         slow = set(self.rng.sample(range(settings.peers),
                                    round(settings.stragglers * settings.peers)))
+        kinds = attackers_of(settings.attacks, settings.peers)
+        self.companions = Companions(self.seed)
         self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
+        for peer, kind in zip(reversed(self.peers), kinds):
+            peer.attack = kind
 
     def open_journal(self) -> Journal:
         return Journal(None)
