@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Optional, Protocol, Tuple
+from typing import Any, Callable, Dict, List, Optional, Protocol, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.learning.fragments import Fragments
 from hive.session import messages, protocol
 from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
 from hive.session.evaluation import Evaluation
-from hive.session.intake import Delivery, Early, Intake
+from hive.session.intake import Delivery, Early, Intake, weighted_mean
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Found, Library
 from hive.session.links import Link, Links
-from hive.session.protocol import Message, ProtocolError, Receiver, demand
+from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
 from hive.session.record import Made, Record
 from hive.session.reply import Reply
@@ -388,7 +388,7 @@ class CoordinatorSession:
         for one in missed:
             if one.update not in self.library:
                 self._remember(one.update, self.ledger.update(one.number)[1])
-            self.reply.add(Send(link.number, commit_message(one, one.number in counted, follows)))
+            self.reply.add(Send(link.number, one.commit(one.number in counted, follows)))
             if follows:
                 link.unasked += 1
                 self._give(link, one.update, Found("update", self.library.updates[one.update]), 0)
@@ -636,7 +636,7 @@ class CoordinatorSession:
             if link.unasked == MOST_UNASKED:
                 self.rounds.fell_behind(peer)
         self._begin_round(record.number, record.result)
-        said = {(one, other): commit_message(made, one, other)
+        said = {(one, other): made.commit(one, other)
                 for one in (False, True) for other in (False, True)}
         for peer, link in self.links.peers.items():
             link.fetched.pop(name, None)  # an update may be the same as an earlier one
@@ -648,10 +648,7 @@ class CoordinatorSession:
         self.reply.show(
             "committed", version=record.number, step=record.step, total=self.run.total,
             loss=record.loss, opened=record.opened, committed=record.committed,
-            contributions=[{
-                "peer": c.peer, "name": c.name, "steps": c.steps, "tokens": c.tokens,
-                "loss": c.loss, "bytes": c.bytes, "verdict": c.verdict, "reason": c.reason,
-            } for c in record.contributions])
+            contributions=[c.shown for c in record.contributions])
         costs = self.worth.judge(self.standing, self.links.peers.values())
         if costs:
             self.reply.say("slower", costs)
@@ -666,30 +663,6 @@ class CoordinatorSession:
 
     def about(self, link: Link) -> Member:
         """A peer, for the dashboard."""
-        known = self.standing.contributors[link.peer]
-        state, steps, quota = self.doing(link)
-        return {
-            "peer": link.peer, "name": link.identity.name, "device": link.identity.device,
-            "kind": known["kind"], "state": state, "steps": steps, "quota": quota,
-            "speed": link.speed, "training": link.training, "limit": link.limit,
-            "joined": link.joined, "share": self.standing.share(link.peer),
-            "tokens": known["tokens"], "counted": known["counted"], "late": known["late"],
-            "rejected": known["rejected"], "reason": known["reason"]}
-
-
-def commit_message(made: Made, counted: bool, follows: bool = False) -> Message:
-    return {"type": "commit", "version": made.number, "weights": made.result, "codec": made.codec,
-            "step": made.step, "update": made.update, "bytes": made.bytes, "counted": counted,
-            "follows": follows}
-
-
-def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
-    """Mean of (value, weight) pairs, NaN when there are none."""
-    known = list(pairs)
-    total = sum(weight for _, weight in known)
-    return sum(value * weight for value, weight in known) / total if total else math.nan
-
-
-def told(value: float) -> Optional[float]:
-    """As messages tell it: None if it is not finite, or larger than any loss."""
-    return value if abs(value) <= 1e6 else None
+        state, _, quota = self.doing(link)
+        return link.about(self.standing.contributors[link.peer], self.standing.share(link.peer),
+                          state, quota)

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 from hive.session import messages
 from hive.session.links import Lap, Link
@@ -132,3 +132,10 @@ class Intake:
         """Seconds of the round so far, at most as long as it was planned: a machine that slept did
         not train, and the clock on the wall may be set."""
         return min(0.0 if self.opened is None else now - self.opened, longest)
+
+
+def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:
+    """Mean of (value, weight) pairs, NaN when there are none."""
+    known = list(pairs)
+    total = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / total if total else math.nan

@@ -8,7 +8,7 @@ from typing import Deque, Dict, NamedTuple, Optional
 from hive.session import messages, protocol
 from hive.session.effects import Moment
 from hive.session.reception import Arrival, Identity
-from hive.session.schema import Limit
+from hive.session.schema import Known, Limit, Member, PeerState
 from hive.session.standing import RECENT
 
 BUSY = 0.9  # of its time a peer trains that nothing but its device holds up
@@ -72,6 +72,16 @@ class Link:
 
     def _part(self, seconds: float) -> float:
         return min(1.0, seconds / max(sum(lap.passed for lap in self.laps), 1e-3))
+
+    def about(self, known: Known, share: float, state: PeerState, quota: int) -> Member:
+        """Its peer, for the dashboard."""
+        return {
+            "peer": self.peer, "name": self.identity.name, "device": self.identity.device,
+            "kind": known["kind"], "state": state, "steps": self.steps, "quota": quota,
+            "speed": self.speed, "training": self.training, "limit": self.limit,
+            "joined": self.joined, "share": share, "tokens": known["tokens"],
+            "counted": known["counted"], "late": known["late"], "rejected": known["rejected"],
+            "reason": known["reason"]}
 
     def offers(self, said: messages.Offer, now: float) -> None:
         """An update is on its way."""

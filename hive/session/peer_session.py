@@ -52,19 +52,11 @@ class About(NamedTuple):
     recall: Callable[[str], Optional[Identity]]
 
 
-class Plan(NamedTuple):
-    """What the network is to be built for, and the weights to go on from."""
-
-    job: Job
-    described: Any  # the same, as the coordinator told it
-    held: Held
-
-
 class Network(NamedTuple):
-    """What was built for a job; None: it is being built."""
+    """What is trained."""
 
-    job: Optional[Job] = None
-    described: Any = None
+    job: Optional[Job] = None  # None: nothing yet
+    built: bool = False  # otherwise it has to be, and anew if training broke down
     parameters: int = 0
     codec: str = ""  # of its updates
     fragments: Fragments = Fragments(0, 1)  # of its weights
@@ -211,49 +203,55 @@ class PeerSession:
         if welcome["token"]:  # a new identity; otherwise this peer is the one it was
             self.identity = Identity(welcome["token"], name)
             self.effects.append(effects.Keep(welcome["token"], name))
-        described = welcome["job"]
-        if self.network.job is None or self.network.described != described:
-            self.begin(Plan(Job.from_json(described), described, NOTHING))
-            return
+        job = Job.from_json(welcome["job"])
+        if job != self.network.job:
+            self.network, self.held = Network(job), NOTHING
+            self.outgoing.clear()
+            self.start_anew()
         if self.outgoing and welcome["token"]:  # offered by another peer, it might count twice
             self.say("given up", "an update, because another process is the peer that made it")
             self.give_up(self.outgoing)
         self.settle_counted(welcome["counted"])
-        self.take_part()
-
-    def begin(self, plan: Plan) -> None:
-        """Get the text, from the cache if it was here before, and build the network anew."""
-        self.network = Network()
-        self.do("text", plan.job, then=partial(self.on_text, plan))
-
-    def on_text(self, plan: Plan, content: Optional[bytes]) -> None:
-        if content is None:
-            self.fetch(plan.job.text, plan.job.text_bytes, partial(self.build, plan))
+        if self.network.built:
+            self.take_part()
         else:
-            self.build(plan, content)
+            self.begin(job)
 
-    def build(self, plan: Plan, content: Optional[bytes]) -> None:
-        self.do("begin", plan.job, content or b"", then=partial(self.built, plan))
+    def begin(self, job: Job) -> None:
+        """Get the text, from the cache if it was here before, and build the network anew."""
+        self.do("text", job, then=partial(self.on_text, job))
 
-    def built(self, plan: Plan, parameters: int) -> None:
-        job, self.held = plan.job, plan.held
+    def on_text(self, job: Job, content: Optional[bytes]) -> None:
+        if content is None:
+            self.fetch(job.text, job.text_bytes, partial(self.build, job))
+        else:
+            self.build(job, content)
+
+    def build(self, job: Job, content: Optional[bytes]) -> None:
+        self.do("begin", job, content or b"", then=partial(self.on_built, job))
+
+    def on_built(self, job: Job, parameters: int) -> None:
         sequences = self.about.batch_size or job.recipe.batch_size
         fragments = Fragments(parameters, job.sync.fragments)
-        self.network = Network(job, plan.described, parameters, job.sync.up, fragments,
-                               job.sync.overlap, min(job.sync.in_flight, len(fragments)), sequences)
-        self.start_anew()
+        self.network = Network(job, True, parameters, job.sync.up, fragments, job.sync.overlap,
+                               min(job.sync.in_flight, len(fragments)), sequences)
         self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
                  f"{shown(job.mode, 20)}, {sequences} sequences a step")
+        if self.held.hash:  # training broke down
+            self.do("load", self.held.weights)
         if self.talk.phase is Phase.JOINING:
             self.take_part()
-        else:  # after training broke down
-            self.do("load", self.held.weights)
-            self.report()
+        else:
+            self.go_on()
 
     def take_part(self) -> None:
         self.talk.take_part()
         self.say("joined", f"{self.about.server} as {self.identity.name}")
         self.offer_again()
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Or first hear what becomes of the last update."""
         if not self.awaits(self.held.version):
             self.report()
 
@@ -304,6 +302,9 @@ class PeerSession:
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""
+        job, built, *_ = self.network
+        if job and not built and self.talk.phase is Phase.TAKING_PART and not self.busy:
+            self.begin(job)
         while self.talk.inbox and self.talk.phase is Phase.TAKING_PART and not self.busy:
             said = self.talk.inbox.popleft()
             # Where there is something to do, the connection is a good one.
@@ -376,7 +377,7 @@ class PeerSession:
 
     def report(self) -> None:
         """Tell which weights this peer holds; the coordinator sends a task or what is missing."""
-        if self.talk.phase is Phase.TAKING_PART:
+        if self.talk.phase is Phase.TAKING_PART and self.network.built:
             self.tell("ready", version=self.held.version, weights=self.held.hash or None,
                       batch_size=self.network.sequences)
 
@@ -517,20 +518,20 @@ class PeerSession:
     @told
     def broke_down(self, error: GltchError, now: Moment) -> None:
         """Training may do so a few times: it begins again from the hive's weights."""
-        self.task = None
         self.start_anew()
         self.failures += 1
         if self.failures >= MOST_FAILURES:
             raise error
         self.say("trouble", f"{error} Starting again from the hive's weights.")
-        job, described, *_ = self.network
-        self.network = Network()
-        if job and self.talk.phase is Phase.TAKING_PART:
-            self.begin(Plan(job, described, self.held))
+        self.network = self.network._replace(built=False)
+        self.take_turns()
 
     def start_anew(self) -> None:
-        self.outgoing.clear()
-        self.latest, self.left, self.progress = -1, 0, Progress()
+        """Nothing is left of what was trained but the updates that are on their way: of each part
+        one, for the news of it are told by the round, and must not be taken for another's."""
+        self.task, self.left, self.progress = None, 0, Progress()
+        for one in self.outgoing:
+            one.last_chance = True
 
     def offer_again(self) -> None:
         """All updates, each when the one before is on the wire."""
@@ -614,7 +615,7 @@ class PeerSession:
     def settle(self, one: Outgoing, counted: bool) -> None:
         self.do("settle", counted, self.part_of(one.version))
         self.outgoing.remove(one)
-        if not counted:
+        if not counted and not one.last_chance:
             self.left += one.work.tokens
             if self.held.hash:  # it is kept in the error feedback now
                 self.rebase(one.version + 1)

@@ -12,7 +12,7 @@ import hmac
 import json
 import struct
 import unicodedata
-from typing import Any, Dict, Iterator, NamedTuple, Protocol
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Protocol
 
 from gltch_2_7m import GltchError
 from hive.network.words import INVISIBLE
@@ -108,7 +108,8 @@ class Several(NamedTuple):
 
 
 SECONDS = Number(0, 1e9)
-LOSS = Maybe(Number(-1e6, 1e6))  # None: not measured, or not finite
+MOST_LOSS = 1e6  # nats
+LOSS = Maybe(Number(-MOST_LOSS, MOST_LOSS))  # None: not measured, or not finite
 
 MESSAGES: Dict[str, Dict[str, Field]] = {
     # The handshake. Each side proves that it has the key without showing it.
@@ -282,3 +283,8 @@ def clean_name(name: str, otherwise: str) -> str:
     short = " ".join(kept.split())[:NAME_LENGTH].strip()
     seen = any(unicodedata.category(c)[0] not in "MZ" for c in short)  # marks need a letter
     return short if seen else otherwise
+
+
+def told(value: float) -> Optional[float]:
+    """As messages tell it: None if it is not finite, or larger than any loss."""
+    return value if abs(value) <= MOST_LOSS else None

@@ -2,7 +2,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
+
+from hive.session.protocol import Message
 
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
@@ -20,6 +22,13 @@ class Contribution:
     bytes: int  # uploaded
     verdict: str  # "counted", "late" or "rejected"
     reason: str = ""  # for a person
+
+    @property
+    def shown(self) -> Dict[str, Any]:
+        """On the dashboard."""
+        return {"peer": self.peer, "name": self.name, "steps": self.steps, "tokens": self.tokens,
+                "loss": self.loss, "bytes": self.bytes, "verdict": self.verdict,
+                "reason": self.reason}
 
 
 @dataclass(frozen=True)
@@ -47,3 +56,9 @@ class Made(NamedTuple):
     update: str  # SHA-256
     bytes: int  # of the update
     step: int
+
+    def commit(self, counted: bool, follows: bool) -> Message:
+        """What the peer is told."""
+        return {"type": "commit", "version": self.number, "weights": self.result,
+                "codec": self.codec, "step": self.step, "update": self.update, "bytes": self.bytes,
+                "counted": counted, "follows": follows}

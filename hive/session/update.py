@@ -73,6 +73,7 @@ class Outgoing:
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
     sent: bool = False  # since it was offered
     eager: bool = False  # sent along with its first offer
+    last_chance: bool = False  # no error feedback keeps it any more
 
     def __post_init__(self) -> None:
         self.blob = protocol.name_of(self.update)

@@ -72,7 +72,7 @@ def kill_peer(hive: FaultyHive) -> None:
 def kill_peer_and_cache(hive: FaultyHive) -> None:
     """Sometimes because its disk is full, and then there is no cache for a while."""
     peer = somebody(hive)
-    peer.kept = None
+    peer.kept, peer.has_text = None, not hive.text
     if hive.trouble.more.random() < 0.3:
         peer.full_until = hive.clock.now + 300.0
     peer.die("killed without its cache")
@@ -87,12 +87,19 @@ def kill_when_kept(hive: FaultyHive) -> None:
 
 
 def clone(hive: FaultyHive) -> None:
-    """Somebody starts a second process with the same identity."""
+    """Somebody starts a second process with the same identity, sometimes just as the first has an
+    update on its way and loses its connection: then the second may be there first."""
     if len(hive.peers) == MOST_PEERS:
         return
     hive.trouble.cover("two processes with one token")
     hive.truth.cloned = True
     first = somebody(hive)
+    more = hive.trouble.more
+    if more.random() < 0.5:
+        first = more.choice([one for one in hive.peers if one.session.outgoing] or [first])
+        if first.connection:
+            hive.trouble.cover("a second process came as the first lost its connection")
+            first.cut(more.choice((0.0, 0.0, UNNOTICED_SECONDS)), at_once=more.random() < 0.7)
     peer = Peer(hive, len(hive.peers), first)
     peer.step_seconds = first.step_seconds  # of the same machine
     hive.peers.append(peer)

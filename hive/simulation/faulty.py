@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Union
+from typing import Any, Callable, Dict, List, Optional, Set, Union
 
 import torch
 
@@ -22,6 +22,7 @@ from hive.session.coordinator_session import (
     REMEMBERED_UPDATES,
 )
 from hive.session.effects import Do, Moment
+from hive.session.job import Job
 from hive.session.peer_session import Identity, PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
@@ -39,6 +40,7 @@ RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned awa
 MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
+WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
 
 
 class Killed(Exception):
@@ -183,7 +185,8 @@ class Coordinator(CoordinatorHost):
         if connection:
             down = connection.down
             size = self.session.uploads.size
-            most = (MOST_TRANSFERS * max(4 * self.session.run.parameters, size)
+            largest = max(4 * self.session.run.parameters, size, len(self.hive.text))
+            most = (MOST_TRANSFERS * largest
                     + MOST_UNASKED * size)
             said = down.waiting - down.blobs
             must(said <= MOST_WAITING + REMEMBERED_UPDATES
@@ -251,11 +254,15 @@ class Peer(PeerHost):
     def __init__(self, hive: FaultyHive, number: int, original: Optional[Peer] = None):
         self.trouble, self.truth = hive.trouble, hive.truth
         self.kept: Optional[Identity] = original.kept if original else None
+        self.has_text: bool = original.has_text if original else not hive.text
         super().__init__(hive, number, slow=False)
+        self.slow_work["text"] = self.read_text
         self.fuse = -1
         self.asleep = self.set_by = self.full_until = 0.0
         self.nonsense = self.breakdown = False  # of the next training
         self.lots: List[Lot] = []  # not settled
+        self.sent: Dict[int, str] = {}  # updates on their way, by where their part begins
+        self.left_behind: Set[Lot] = set()  # in those that no error feedback keeps any more
         self.untaken = 0  # tokens of which no update was made yet
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
         self.held: Any = None  # what was checked
@@ -304,7 +311,8 @@ class Peer(PeerHost):
         if self.connection:
             self.cut(self.trouble.noticed(), at_once=False)
             self.hang_up()
-        self.lose_unsettled(why)
+        self.lose(self.lots, why)
+        self.sent.clear()
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
         self.trouble.until(self.clock.now + away)
@@ -315,13 +323,30 @@ class Peer(PeerHost):
         self.hang_up()
         raise Killed("turned away")
 
-    def lose_unsettled(self, why: str = "rejected") -> None:
-        for lot in self.lots:
+    def lose(self, lots: List[Lot], why: str) -> None:
+        for lot in lots:
             lot.fate = lot.fate or why
-        self.lots, self.untaken = [], 0
-        self.moves.zero_()
+        self.lots = [lot for lot in self.lots if lot not in lots]
+
+    def lose_all_but_travelling(self, why: str) -> None:
+        travelling = self.travelling
+        self.lose([lot for lot in self.lots if lot not in travelling], why)
+
+    @property
+    def travelling(self) -> Set[Lot]:
+        """What is in updates of which nobody told what became."""
+        return {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
+
+    def read_text(self, job: Job) -> Optional[bytes]:
+        return self.hive.text if self.has_text else None
 
     # Connections
+
+    def hang_up(self) -> None:
+        begun = self.session.download.partial
+        if self.connection and begun and begun.blob == name_of(self.hive.text):
+            self.trouble.cover("text that broke off on its way")
+        super().hang_up()
 
     def cut(self, coordinator: float, at_once: bool) -> None:
         """The connection breaks. The coordinator finds it dead after so many seconds; this peer is
@@ -397,8 +422,13 @@ class Peer(PeerHost):
 
     # The books
 
-    def begin(self, job: Any, text: bytes) -> int:
-        self.lose_unsettled("training broke down")
+    def begin(self, job: Job, text: bytes) -> int:
+        must(text == self.hive.text, f"{self.name} trains on another text")
+        if not self.has_text:
+            self.trouble.cover("text fetched by a peer")
+            self.has_text = self.clock.now >= self.full_until
+        self.untaken = 0
+        self.moves.zero_()
         return super().begin(job, text)
 
     def task(self, step: int, total: Optional[int], window: int) -> None:
@@ -414,7 +444,8 @@ class Peer(PeerHost):
         if self.breakdown:
             self.breakdown = False
             self.trouble.cover("training broke down")
-            self.lose_unsettled("training broke down")
+            self.lose_all_but_travelling("training broke down")
+            self.left_behind = self.travelling
             raise GltchError("The loss became nan.")
         worker = self.learner.worker
         before = worker.weights
@@ -433,40 +464,37 @@ class Peer(PeerHost):
         update = super().make_update(part)
         if nonsense:
             self.truth.nonsense.add(name_of(update))
-        travelling = {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
+        blob = self.sent[part.start] = name_of(update)
         self.lots.append(Lot(self.untaken))
-        self.untaken = 0
-        self.truth.made(name_of(update), [lot for lot in self.lots if lot not in travelling],
-                        self.name)
+        self.untaken, travelling = 0, self.travelling
+        self.truth.made(blob, [lot for lot in self.lots if lot not in travelling], self.name)
         return update
 
     def settle(self, counted: bool, part: slice) -> None:
         self.changed = True
         codec, update = self.learner.feedback.sent.get(part.start, ("", b""))
-        blob = name_of(update)
-        if not codec:
-            pass  # it is told again
-        elif counted:
+        blob = self.sent.pop(part.start)
+        made_of = self.truth.made_of[blob]
+        if counted:
             mistaken = blob not in self.truth.counted
             must(not mistaken or self.truth.cloned, "a peer was told that an update "
                            "counted which is not in the journal")
-            for lot in self.truth.made_of[blob] if mistaken else ():
+            for lot in made_of if mistaken else ():
                 lot.fate = lot.fate or "taken for those of another process with the same token"
-            self.lots = [lot for lot in self.lots if lot not in self.truth.made_of[blob]]
-            moves = self.moves[part]
-            moves -= decode(codec, update, len(moves))
+            self.lots = [lot for lot in self.lots if lot not in made_of]
+            if codec:  # otherwise training broke down
+                moves = self.moves[part]
+                moves -= decode(codec, update, len(moves))
         else:
             self.refused = blob
+            self.lose([lot for lot in made_of if lot in self.left_behind], "training broke down")
         super().settle(counted, part)
 
     def forget(self, parts: List[slice]) -> None:
         self.changed = True
         super().forget(parts)
         self.refused = ""  # whether it counts does not matter any more
-        kept = [lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]]
-        for lot in self.lots:
-            lot.fate = lot.fate or ("" if lot in kept else "rejected")
-        self.lots = [lot for lot in self.lots if lot in kept]
+        self.lose_all_but_travelling("rejected")
         for part in parts:
             self.moves[part] = self.learner.worker.moved(self.learner.worker.anchor, part)
 
@@ -488,14 +516,14 @@ class Peer(PeerHost):
              f"{self.name} carries {session.carried} tokens and should carry {carried}")
         must(len(session.talk.inbox) <= MOST_KEPT, "an inbox is too full")
         begun = session.download.partial
-        must(begun is None or len(begun.content) <= 4 * len(self.moves),
+        must(begun is None or len(begun.content) <= max(4 * len(self.moves), len(self.hive.text)),
              "a download is too long")
         if self.changed and not session.work.under_way:
             self.changed = False
             self.check_moves()
 
     def check_moves(self) -> None:
-        if self.session.network.job:  # otherwise it is about to begin anew
+        if self.session.network.built:  # otherwise it is about to begin anew
             worker = self.learner.worker
             kept = self.learner.feedback.residual + worker.moved(worker.anchor)
             must(torch.allclose(kept, self.moves, atol=1e-4, equal_nan=True),
@@ -519,7 +547,7 @@ class FaultyHive(Simulation):
         self.touched: Dict[Union[Coordinator, Peer], None] = {}  # in order, since the last check
         draw = self.trouble.dice
         # from the end of the coordinator's work to its news
-        self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7))
+        self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7, 2.0))
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
         self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
         self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
@@ -528,6 +556,9 @@ class FaultyHive(Simulation):
         overlap = ways.random() < OVERLAPPING
         fragments = ways.choice((1, 2, 3)) if overlap else 1
         in_flight = ways.randint(1, fragments) if overlap else 1
+        library = random.Random(f"{seed} text")
+        if library.random() < WITHOUT_TEXT:
+            self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
             peers=peers, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,

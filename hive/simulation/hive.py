@@ -23,12 +23,12 @@ from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
 from hive.learning.worker import Learner
 from hive.session import effects
-from hive.session.coordinator_session import CoordinatorSession, told
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Do
 from hive.session.job import Job, Limits
 from hive.session.patience import Patience
 from hive.session.peer_session import PeerSession
-from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, unpack
+from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, told, unpack
 from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
 from hive.simulation.attackers import Attacker, Companions, attackers_of
@@ -89,7 +89,7 @@ class CoordinatorHost(Host):
         self.session = CoordinatorSession(
             hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
-            token=hive.token, pack_weights=to_bytes, text=lambda: b"",
+            token=hive.token, pack_weights=to_bytes, text=lambda: hive.text,
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
@@ -201,7 +201,7 @@ class PeerHost(Host):
             effects.End: self.end,
             effects.Say: lambda said: None})
         self.slow_work.update({
-            "text": lambda name: b"", "begin": self.begin, "apply": self.apply,
+            "text": lambda job: hive.text, "begin": self.begin, "apply": self.apply,
             "whole": self.whole, "task": self.task, "take": self.make_update, "settle": self.settle,
             "forget": self.forget, "load": lambda weights: self.learner.load(weights),
             "rebase": lambda weights, part: self.learner.rebase(weights, part)})
@@ -326,8 +326,6 @@ class PeerHost(Host):
     # Slow work
 
     def begin(self, job: Job, text: bytes) -> int:
-        self.lose_unsettled()
-        self.job = job
         worker: Any = self.hive.task.worker(self.rng.randrange(2**31))
         count = len(self.hive.task.start)
         if self.attack:
@@ -353,14 +351,17 @@ class PeerHost(Host):
         self.learner.feedback.settle(counted, part)
         if counted:
             self.unsettled = self.session.carried + self.session.progress.tokens
+        else:
+            self.count_lost()
 
     def forget(self, parts: List[slice]) -> None:
         self.learner.feedback.forget(parts)
+        self.count_lost()
+
+    def count_lost(self) -> None:
+        """What was trained and is not carried any more."""
         kept = self.session.carried + self.session.progress.tokens
         self.lost, self.unsettled = self.lost + self.unsettled - kept, kept
-
-    def lose_unsettled(self) -> None:
-        self.lost, self.unsettled = self.lost + self.unsettled, 0
 
     # Training: one step after the other
 
@@ -385,6 +386,7 @@ class PeerHost(Host):
             loss = self.make_step()
         except GltchError as error:
             self.tell("broke_down", error)
+            self.count_lost()
             return
         self.trained, self.unsettled = self.trained + worker.tokens, self.unsettled + worker.tokens
         self.seconds += self.lap
@@ -426,6 +428,7 @@ class Simulation:
 
     chunk_bytes = CHUNK_BYTES
     message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
+    text = b""  # as peers fetch it that do not have it; all have what is trained on
 
     def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
         torch.set_num_threads(settings.threads)
@@ -443,7 +446,8 @@ class Simulation:
         if replace(limits, target_loss=None) == Limits():
             limits = replace(limits, steps=self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
-                       self.task.recipe, self.sync, limits, self.task.alphabet, self.task.text, 0)
+                       self.task.recipe, self.sync, limits, self.task.alphabet, name_of(self.text),
+                       len(self.text))
         journal = self.open_journal()
         journal.start(self.job.as_json(), to_bytes(self.task.start))
         self.made: OrderedDict[Any, Tuple[Tensor, str]] = OrderedDict()  # the latest weights

@@ -27,7 +27,6 @@ from gltch_2_7m import (
 )
 from hive.learning.codec import WHOLE, flatten, replaced, unflatten
 from hive.learning.worker import Worker
-from hive.session.protocol import name_of
 
 
 class RealTask:
@@ -37,7 +36,7 @@ class RealTask:
                  network: Optional[Config] = None, dropout: Optional[float] = None):
         config, usual, self.reference = PRESETS[size]
         self.corpus = load_corpus(data)
-        self.alphabet, self.text = self.corpus.vocabulary.characters, self.corpus.digest
+        self.alphabet = self.corpus.vocabulary.characters
         self.config = replace(network or config, vocab_size=len(self.alphabet))
         if dropout is not None:
             self.config = replace(self.config, dropout=dropout)
@@ -66,7 +65,7 @@ class SyntheticTask:
 
     reference = 500  # steps
     config = Config(vocab_size=2, block_size=1, n_layer=1, n_head=1, n_embd=2)  # as good as any
-    alphabet, text = "ab", name_of(b"")
+    alphabet = "ab"
 
     def __init__(self, count: int, recipe: Dict[str, Any], noise: int = 1_000_003):
         self.recipe = TrainConfig(**{"optimizer": "sgd", **recipe})

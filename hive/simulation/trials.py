@@ -16,7 +16,7 @@ ON_DISK = 10  # one of so many runs has its journal in a real folder, the others
 EXPECTED = (  # to have happened in a thousand runs
     "a peer suspended for an hour", "a peer suspended for minutes",
     "a peer's cache could not be written", "a while between the end of work and its news",
-    "all back at once",
+    "a second process came as the first lost its connection", "all back at once",
     "all peers suspended for an hour", "all peers suspended for minutes", "an update of nonsense",
     "bit flipped in a chunk", "bit flipped in a message",
     "clock of a peer set by a day", "clock of the coordinator set by a day", "coordinator killed",
@@ -29,7 +29,8 @@ EXPECTED = (  # to have happened in a thousand runs
     "out of order", "peer killed",
     "peer killed without its cache", "peer suspended for some rounds", "peer turned away",
     "second connection of a peer", "some peers suspended for an hour",
-    "some peers suspended for minutes", "training broke down", "twice",
+    "some peers suspended for minutes", "text fetched by a peer",
+    "text that broke off on its way", "training broke down", "twice",
     "two processes with one token", "update that came rounds late")
 
 

@@ -229,14 +229,69 @@ def test_after_a_long_absence_the_whole_weights_come_and_what_was_made_stays(han
 
 # --- What else may happen -------------------------------------------------------------------------
 
-def test_training_that_breaks_down_gives_up_the_update_that_is_on_its_way(hand):
+def test_an_update_on_its_way_may_count_although_training_broke_down_behind_it(hand):
     offer(hand, ahead=1)
-    ready, = hand.break_down()
+    assert hand.break_down() == [], "it hears first what becomes of that update"
+    assert hand.learned == ["begin", "load"] and not hand.session.training
+    assert hand.session.carried == 4 * 64 and hand.session.progress.steps == 0
+    assert hand.commit(update=ROUND, counted=True, follows=True) == []
+    assert hand.give(ROUND) == [] and hand.session.held[:2] == (1, NEXT)
+    assert not hand.session.outgoing and hand.session.carried == 0
+
+
+def test_what_did_not_count_is_lost_when_training_broke_down_behind_it(hand):
+    """The error feedback that kept it began anew."""
+    offer(hand, ahead=1)
+    hand.break_down()
+    ready, = hand.hear("verdict", version=0, verdict="late", reason="")
     assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 0, HASH)
     assert not hand.session.outgoing and hand.session.carried == 0
-    assert hand.session.progress.steps == 0 and not hand.session.training
-    assert hand.commit(update=ROUND, counted=True, follows=True) == []  # it counted all the same
-    assert hand.give(ROUND) == [] and hand.session.held[:2] == (1, NEXT)
+    hand.will_make(SECOND)
+    hand.train(quota=4)
+    told = [said for _ in range(4) for said in hand.step()]
+    assert (told[-1]["update"], told[-1]["tokens"]) == (hand.update, 4 * 64)
+
+
+def test_after_a_breakdown_no_update_is_taken_for_the_one_before(hand):
+    """The coordinator does not know of the breakdown, and a commit names no update: there must not
+    be two of the same part at once."""
+    offer(hand)
+    hand.break_down()
+    hand.train(quota=4)
+    assert not hand.session.training
+    hand.commit(update=ROUND, counted=True, follows=True)
+    hand.give(ROUND)
+    assert hand.session.carried == hand.session.progress.tokens == 0, "the first one counted"
+    hand.will_make(SECOND)
+    hand.train(version=1, weights=NEXT, quota=4)
+    told = [said for _ in range(4) for said in hand.step()]
+    assert (told[-1]["version"], told[-1]["update"]) == (1, hand.update)
+
+
+def test_who_loses_its_connection_after_a_breakdown_still_knows_its_updates_and_weights(hand):
+    offer(hand)
+    hand.slow.add("text")
+    hand.break_down()
+    hand.lose()
+    hand.meet()
+    hand.slow.clear()
+    again, = hand.welcome(OVERLAP)
+    assert (again["type"], again["update"]) == ("offer", hand.update)
+    assert hand.learned == ["begin", "load"] and hand.session.held[:2] == (0, HASH)
+    assert kinds(reconnect(hand, counted=[1])) == ["ready"]
+    assert hand.learned == ["begin", "load", "counted"] and hand.session.carried == 0
+
+
+def test_what_is_fetched_comes_first_when_training_breaks_down(hand):
+    """The text may have to be fetched, too, and a peer fetches one thing at a time."""
+    hand.train(quota=4)
+    fetch, = hand.commit(update=ROUND)
+    hand.cache.clear()
+    assert hand.break_down() == []
+    fetch, = hand.give(ROUND)
+    assert (fetch["type"], fetch["blob"]) == ("fetch", OVERLAP.text)
+    ready, = hand.give(TEXT)
+    assert (ready["version"], ready["weights"]) == (1, NEXT)
 
 
 def test_silence_is_noticed_while_training(hand):

@@ -17,11 +17,11 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from hive.journal import Journal
-from hive.session import coordinator_session
-from hive.session.coordinator_session import CoordinatorSession, commit_message
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Close
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import Receiver
+from hive.session.record import Made
 from hive.session.rounds import ACCEPTED, Rounds, Verdict
 from hive.session.uploads import Uploads
 from hive.session.work import SlowWork
@@ -106,6 +106,11 @@ def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSes
         on_welcome(session, welcome)
 
 
+def forget_what_travels(session: Any, start_anew: Any = PeerSession.start_anew) -> None:
+    start_anew(session)
+    session.outgoing.clear()
+
+
 def hold_anything(session: Any, said: Any, follows: bool, result: Any,
                   hold: Any = PeerSession.hold) -> None:
     hold(session, {**said, "weights": result[1]}, follows, result)
@@ -119,8 +124,8 @@ def two_connections(session: Any, number: int, code: int, reason: str = "",
         session.reply.add(Close(number, code, reason))
 
 
-def always_counted(*values: Any) -> Any:
-    return commit_message(*values[:-1], True)
+def always_counted(made: Any, counted: bool, follows: bool, commit: Any = Made.commit) -> Any:
+    return commit(made, True, follows)
 
 
 def opened_without_looking(journal: Any, *values: Any, begin: Any = Journal.__init__) -> None:
@@ -145,7 +150,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         ((SlowWork, "write", told_before_the_journal),)),
     "all counted": Sabotage(
         "every peer hears \"counted\" with every commit",
-        ((coordinator_session, "commit_message", always_counted),)),
+        ((Made, "commit", always_counted),)),
     "accepted is counted": Sabotage(
         "a peer takes the verdict \"accepted\" for \"counted\", before the commit",
         ((PEER, "on_verdict", take_accepted_for_counted),)),
@@ -178,6 +183,10 @@ SABOTAGES: Dict[str, Sabotage] = {
         "a peer that gets a new identity offers the update of the old one again (a mistake that "
         "was found this way)",
         ((PEER, "on_welcome", keep_update_of_another),)),
+    "breakdown forgets": Sabotage(
+        "a peer whose training broke down forgets its updates that are on their way (a mistake "
+        "that was found this way)",
+        ((PEER, "start_anew", forget_what_travels),)),
     "silence": Sabotage(
         "a peer never notices that its coordinator has gone silent",
         ((PEER, "deadline", property(lambda session: math.inf)),)),
