@@ -19,9 +19,10 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gltch_2_7m import Corpus, GltchError, Progress
 from hive.books import Books
-from hive.evaluator import Evaluator
+from hive.evaluator import Evaluator, Prober, core_seconds
 from hive.journal import Journal
 from hive.learning.codec import to_bytes
+from hive.learning.probe import TextGround
 from hive.network.outbox import Connection
 from hive.network.sockets import Frame, Socket
 from hive.session import effects, protocol
@@ -33,7 +34,7 @@ from hive.session.links import Link
 from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
-from hive.session.work import EVALUATIONS, UPDATES
+from hive.session.work import EVALUATIONS, PROBES, UPDATES
 from hive.text import TEXT, given_bytes
 
 
@@ -44,20 +45,23 @@ class Coordinator:
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
         self.job, self.journal, self.folder, self.key = job, journal, folder, key
-        self.books, evaluator = Books(job, journal), Evaluator(job, journal, corpus, folder)
+        self.books = Books(job, journal, secrets.randbits(63))
+        evaluator = Evaluator(job, journal, corpus, folder)
+        ground = TextGround(job.config, corpus.train, corpus.validation, job.recipe.seed)
+        prober = Prober(ground, self.books.outer.fragments, core_seconds)
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
             token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
             text=functools.partial(given_bytes, job, folder / TEXT), key=key, pace=pace,
-            least=least)
+            least=least, probing=True)
         self.events = Events(secrets.token_hex(8), time.time)
         self.progress = Progress()
         self.connections: Dict[int, Connection] = {}
         self.numbers = itertools.count(1)  # for connections
         self.bytes_up = self.bytes_down = 0  # of connections that are gone
-        self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS)}
+        self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS, PROBES)}
         self.over: asyncio.Future[None]  # made in the event loop
         self.packed: Dict[int, str] = {}  # messages of one answer, by their identity in memory
         self.timer: Optional[asyncio.TimerHandle] = None
@@ -70,6 +74,7 @@ class Coordinator:
         self.tasks: Dict[str, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
             "combine": self.books.combine, "keep": self.books.keep,
+            "undo": self.books.undo, "probe": prober.probe,
             "snapshot": self.books.snapshot, "evaluate": evaluator.evaluate,
             "keep_evaluation": evaluator.keep_evaluation,
             "keep_checkpoint": evaluator.keep_checkpoint}

@@ -4,8 +4,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Dict, NamedTuple, Tuple
 
-from hive.session.protocol import Message
-
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
 
@@ -32,6 +30,18 @@ class Contribution:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """What was found of a peer, and when: with these alone it can be told why it was set aside."""
+
+    peer: str  # empty: of the run
+    kind: str  # "seen", "probed", "aside", "back", "banned", "pardoned" or "undone"
+    version: int  # that the update was to lead to, or that was the newest
+    score: float  # of the peer from then on, from 0 to 1
+    reason: str  # for a person
+    numbers: Dict[str, Any]  # what was measured
+
+
+@dataclass(frozen=True)
 class Record:
     """One committed round."""
 
@@ -39,12 +49,13 @@ class Record:
     base: str  # SHA-256 of the flat fp32 weights before, hexadecimal
     result: str  # ... and after
     codec: str  # name of the codec of `update`
-    update: bytes  # the encoded outer update, exactly as broadcast
+    update: bytes  # the encoded outer update, exactly as broadcast; or the version it returns to
     step: int  # global step after this round
     loss: float  # token-weighted training loss, nats per character; NaN if nothing was measured
     opened: float  # unix seconds
     committed: float
     contributions: Tuple[Contribution, ...]
+    judgements: Tuple[Judgement, ...] = ()  # of this round and earlier ones, since the last record
 
 
 class Made(NamedTuple):
@@ -57,7 +68,7 @@ class Made(NamedTuple):
     bytes: int  # of the update
     step: int
 
-    def commit(self, counted: bool, follows: bool) -> Message:
+    def commit(self, counted: bool, follows: bool) -> Dict[str, Any]:
         """What the peer is told."""
         return {"type": "commit", "version": self.number, "weights": self.result,
                 "codec": self.codec, "step": self.step, "update": self.update, "bytes": self.bytes,

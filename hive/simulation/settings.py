@@ -33,6 +33,8 @@ class Settings:
     stragglers: float = option(0.0, float, "share of the peers that are ten times slower")
     attackers: Tuple[str, ...] = option((), str, "peers that harm, like flip:0.25 noise:0.1 "
                                         "(kinds: simulation/attackers.py)")
+    undefended: bool = option(False, bool, "the plain mean of what peers send: no update is "
+                              "compared with others or tried, and nobody set aside")
     spread: float = option(0.3, float, "of speeds and links (standard deviation of the logarithm)")
     step_seconds: float = option(0.5, float, "virtual time of a step on a middling peer")
     uplink: Optional[float] = option(None, float, "MB/s (default: 1; synthetic: as much less as "

@@ -717,7 +717,8 @@ def test_a_late_joiner_catches_up_is_killed_comes_back_as_itself_and_says_goodby
     identity = busy.member("guest")["peer"]
     cache = here.folder / "machines" / "guest" / "gltch" / "hive"
     texts = [path.read_bytes() for path in cache.glob("*.txt")]
-    assert texts == [(busy.run / "text.txt").read_bytes()] == [here.text.read_bytes()]
+    whole = (busy.run / "text.txt").read_bytes()  # ASCII: a byte is a character
+    assert texts == [whole[: len(whole) * 9 // 10]] and whole == here.text.read_bytes()
 
     guest.kill()
     busy.left("guest")
