@@ -1,13 +1,14 @@
 import js from "@eslint/js";
 
-const NODE = ["process", "console", "URL", "TextEncoder", "setTimeout", "clearTimeout"];
+const NODE = ["process", "console", "URL", "TextEncoder", "setTimeout", "clearTimeout",
+  "structuredClone"];
 
 export default [
   { ignores: ["**/.venv/", "build/", "runs/"] },
   js.configs.recommended,
   { files: ["hive/**/*.js"], rules: { "no-undef": "off" } }, // tsc knows the browser's names
   {
-    files: ["tests/page/*.js"],
+    files: ["tests/page/**/*.js"],
     languageOptions: { globals: Object.fromEntries(NODE.map((name) => [name, "readonly"])) },
   },
   {

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 import codecs
 import contextlib
+import gzip
 import hashlib
 import html
 import importlib
@@ -35,8 +36,10 @@ import signal
 import threading
 import time
 import zipfile
+import zlib
 from collections import deque
 from dataclasses import asdict, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Deque, Sequence, Set
 from torch.utils.checkpoint import checkpoint
@@ -301,15 +304,15 @@ class Windows:
         require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
                 f"the network takes {size + 1}: use a longer text.")
         self.ids, self.size, self.seed = ids, size, seed
-        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less leaves room for the offset
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less than fit, to shift them
         self.epoch, self.starts = -1, torch.empty(0)
 
     def start(self, index: int) -> int:
         epoch, position = divmod(index, self.per_epoch)
         if epoch != self.epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            room = min(self.size, len(self.ids) - self.per_epoch * self.size)
-            offset = torch.randint(room, (1,), generator=generator)
+            room = min(self.size, len(self.ids) - self.per_epoch * self.size)  # to shift in
+            offset = torch.randint(room, (1,), generator=generator)  # elsewhere in each epoch
             order = torch.randperm(self.per_epoch, generator=generator)
             self.epoch, self.starts = epoch, offset + order * self.size
         return int(self.starts[position])
@@ -393,7 +396,8 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
     picks each from the logits (B, V) and the text so far.
 
     Positions are learned, and there are only block_size of them. When they are used up, the newest
-    `keep` characters get the first positions; what was cached with the old ones is useless then.
+    `keep` characters move to the first ones, and what was cached for the old is computed again:
+    a small `keep` forgets more, a large one is used up sooner.
     """
     size = decoder.model.config.block_size
     text, new = ids, ids[:, -size:]
@@ -447,29 +451,26 @@ def option(default: Any, rule: Rule, text: str) -> Any:
 class TrainConfig:
     """The training recipe. Raises GltchError for a value that makes no sense."""
 
-    steps: Optional[int] = option(None, COUNT, "train for this many steps (default: the full run; "
-                                  "on a CPU ten minutes of it)")
-    minutes: Optional[float] = option(None, ABOVE, "train for at most this long, cooldown included")
+    steps: Optional[int] = option(None, COUNT, "train for this many steps (default: the full run)")
+    minutes: Optional[float] = option(None, ABOVE, "train for at most this long (on a CPU: 10)")
     batch_size: int = option(64, COUNT, "sequences per step, over all processes")
     optimizer: str = option("muon", one_of("muon", "adamw", "sgd"),
-                            "of the matrices in the blocks (sgd: of everything)")
-    learning_rate: Optional[float] = option(None, ABOVE, "of the matrices in the blocks (default: "
-                                            "0.02 with muon, 0.001 with adamw, 0.1 with sgd)")
-    embedding_learning_rate: float = option(0.02, ABOVE, "of embeddings and layer norms (AdamW)")
-    head_learning_rate: float = option(0.003, ABOVE, "of the head (AdamW)")
-    weight_decay: float = option(0.1, DECAY, "decay of the matrices in the blocks")
-    warmup: int = option(20, FROM_ZERO, "steps of linear warm-up")
-    cooldown: float = option(0.6, PART, "last fraction of the run, linear from full rate to zero")
-    seed: int = option(1337, FROM_ZERO, "seed of everything random")
+                            "what moves the matrices in the blocks (sgd: moves everything)")
+    learning_rate: Optional[float] = option(None, ABOVE, "rate for the matrices in the blocks "
+                                            "(default: muon 0.02, adamw 0.001, sgd 0.1)")
+    embedding_learning_rate: float = option(0.02, ABOVE, "rate for embeddings and layer norms")
+    head_learning_rate: float = option(0.003, ABOVE, "rate for the head")
+    weight_decay: float = option(0.1, DECAY, "how fast the matrices in the blocks shrink")
+    warmup: int = option(20, FROM_ZERO, "first steps, in which the rates rise from zero")
+    cooldown: float = option(0.6, PART, "last part of the run, in which the rates fall to zero")
+    seed: int = option(1337, FROM_ZERO, "the same seed repeats everything random")
     eval_every: int = option(100, COUNT, "steps between evaluations; each writes a checkpoint")
     sample_every: int = option(500, FROM_ZERO, "steps between text samples, 0 for none")
     log_every: int = option(10, COUNT, "steps between points of the training curve")
     device: str = option("auto", TEXT, "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option(
-        "auto", one_of("auto", "fp32", "bf16", "fp16"), "of the matrix products")
+    precision: str = option("auto", one_of("auto", "fp32", "bf16", "fp16"), "number format")
     compile: bool = option(False, FLAG, "torch.compile the network (pays on long GPU runs)")
-    low_memory: bool = option(
-        False, FLAG, "less memory, same model: small micro-batches, recomputed activations")
+    low_memory: bool = option(False, FLAG, "the same model in less memory, but more slowly")
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -482,13 +483,15 @@ class TrainConfig:
         return self.learning_rate or {"muon": 0.02, "adamw": 0.001, "sgd": 0.1}[self.optimizer]
 
 # %% [markdown]
-# **lr_factor.** Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero.
+# **lr_factor.** Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero
+# at `total` steps.
 
 # %%
 def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
               cooling: Optional[Tuple[int, float]] = None) -> float:
-    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero. `cooling`
-    is the (step, fraction) at which it began to fall, if that was decided during the run."""
+    """Fraction of the full learning rate: linear warm-up, hold, linear cooldown to zero at `total`
+    steps. A run that is given minutes learns its total only on the way (None until then), and with
+    it `cooling`: the step from which the rate is to fall, and the fraction it had reached there."""
     warm = (step + 1) / recipe.warmup if step < recipe.warmup else 1.0
     if total is None or recipe.cooldown == 0:
         return warm
@@ -500,21 +503,23 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
 # %% [markdown]
 # ## The optimizer
 #
-# Muon for the matrices inside the blocks: momentum, then the nearest orthogonal matrix, so that an
-# update is equally strong in every direction. AdamW for the head, for embeddings, of which a batch
-# moves only the rows that it looks up, and for layer norms, which are vectors.
+# A matrix turns a vector, stretches it along perpendicular axes, and turns it again. The stretches,
+# its singular values, are a few large and many tiny ones in a gradient. Muon, for the matrices in
+# the blocks, makes them all about 1: the nearest orthogonal matrix, equally strong in every
+# direction. AdamW is for the rest: the head, embeddings, of which a batch moves only the rows that
+# it looks up, and layer norms, which are vectors.
 #
-# **plain_orthogonalize.** Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps with a
-# quintic polynomial, which push every singular value but 0 towards 1 and leave the singular vectors
-# unchanged.
+# **plain_orthogonalize.** Roughly the nearest orthogonal matrix, by matrix products alone (Newton-
+# Schulz): each step makes a singular value s into a s + b s^3 + c s^5, which brings all but 0
+# closer to 1.
 
 # %%
 QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.github.io/posts/muon)
 
 
 def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
-    """Roughly the nearest semi-orthogonal matrix: Newton-Schulz steps with a quintic polynomial,
-    which push every singular value but 0 towards 1 and leave the singular vectors unchanged."""
+    """Roughly the nearest orthogonal matrix, by matrix products alone (Newton-Schulz): each step
+    makes a singular value s into a s + b s^3 + c s^5, which brings all but 0 closer to 1."""
     tall = g.size(-2) > g.size(-1)
     x = (g.mT if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
@@ -551,11 +556,13 @@ class Muon(torch.optim.Optimizer):
                 if "momentum" not in self.state[p]:
                     self.state[p]["momentum"] = torch.zeros_like(p)
                 momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])
-                nesterov = p.grad.lerp(momentum, group["momentum"])
+                momentum.lerp_(p.grad, 1 - group["momentum"])  # a running mean of gradients,
+                nesterov = p.grad.lerp(momentum, group["momentum"])  # with more of the newest one
                 blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
                 by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
-        for (rows, cols), members in by_shape.items():  # all of one shape in one batch
+        # All of one shape in one batch. A tall update spreads its input over more outputs, each of
+        # which would change less: sqrt(rows / cols) makes up for that.
+        for (rows, cols), members in by_shape.items():
             updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
             parts = updates.split([len(blocks) for _, blocks, _ in members])
             for (p, _, group), update in zip(members, parts):
@@ -596,14 +603,13 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
 #
 # Show the network a batch, measure how surprised it is, nudge every weight to be less so; repeat.
 #
-# **mean_loss.** Mean loss in nats per character over all of ids, in non-overlapping windows of the
-# context length; deterministic.
+# **mean_loss.** Mean loss in nats per character over all of ids, cut into windows of the context
+# length.
 
 # %%
 @torch.inference_mode()
 def mean_loss(model: GLTCH, ids: Tensor) -> float:
-    """Mean loss in nats per character over all of ids, in non-overlapping windows of the context
-    length; deterministic."""
+    """Mean loss in nats per character over all of ids, cut into windows of the context length."""
     size, device, total = model.config.block_size, model.head.weight.device, 0.0
     at_once, was_training = max(1, 8192 // size), model.training
     model.eval()  # without dropout
@@ -619,8 +625,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-rate, or use "
-            "--precision fp32")
+UNSTABLE = "the last checkpoint is kept; lower --learning-rate, or use --precision fp32"
 
 # %% [markdown]
 # **Trainer.** Everything that changes during training, and the step that changes it.
@@ -629,10 +634,8 @@ UNSTABLE = ("training stopped and the last checkpoint is kept; lower --learning-
 class Trainer:
     """Everything that changes during training, and the step that changes it.
 
-    Random numbers depend on the seed and the step alone, and the order of the text on the seed. So
-    `step` is all that a resumed run needs to match an uninterrupted one exactly. Part II has a
-    trainer for any machine, which computes the same gradients faster.
-    """
+    The order of the text and all noise follow from the seed and the number of the step, so a run
+    that is resumed matches one that never stopped exactly."""
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
                  device: Any = "cpu", products: torch.dtype = torch.float32, *,
@@ -683,8 +686,9 @@ class Trainer:
         self.update()
         self.step += 1
         self.losses.append(loss)
-        # At the full rate the weights jitter, and a mean of the last 100 steps is better; it covers
-        # fewer steps as the rate falls (and at the beginning, when there are no more).
+        # At the full rate the weights jitter, and a mean of the last 100 steps is better. It covers
+        # fewer as the rate falls, and never more than about a tenth of the steps so far: at first
+        # the weights still go a long way.
         blend = max(1 / (1 + 100 * factor), 1 - (self.step + 1) / (self.step + 10))
         with torch.no_grad():
             for mean, parameter in zip(self.ema.parameters(), self.model.parameters()):
@@ -720,7 +724,7 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # ## Faster, and the same
 #
-# Forms of the lesson's operations that are equal to them up to rounding. They take their place.
+# Faster forms of the lesson's operations, equal to them up to rounding, which take their place.
 #
 # **fast_attention.** `plain_attention` where T is 1 or S.
 #
@@ -728,13 +732,13 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # **fast_orthogonalize.** A step multiplies x by a factor that depends on gram = x x^T alone.
 #
-# **steps_factor.** What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of
+# **steps_factor.** What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2 for
 # each.
 
 # %%
 def fast_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:  # (B, nh, T, hs), (B, nh, S, hs)
-    """`plain_attention` where T is 1 or S. PyTorch's fused attention is the fast one, except for
-    bf16 on a CPU: its backward pass there takes several times as long as two matrix products."""
+    """`plain_attention` where T is 1 or S. PyTorch's fused attention is faster, except for bf16 on
+    a CPU, where its backward pass takes several times as long as two matrix products."""
     B, nh, T, hs = q.shape
     if not (q.device.type == "cpu" and q.dtype == torch.bfloat16):
         return F.scaled_dot_product_attention(q, k, v, is_causal=T > 1)
@@ -769,7 +773,7 @@ def fast_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (N, rows, co
 
 
 def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tensor:
-    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2, of each."""
+    """What several Newton-Schulz steps multiply a matrix by: a + b gram + c gram^2 for each."""
     a, b, c = steps[0]
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=-2, dim2=-1).add_(a)
@@ -811,12 +815,12 @@ class FastDecoder(Decoder):
         return x
 
 # %% [markdown]
-# **recompute_activations.** Trade time for memory: every block forgets its activations, and
-# computes them again for the backward pass.
+# **recompute_activations.** Trade time for memory: every block forgets its activations and computes
+# them again for the backward pass.
 
 # %%
 def recompute_activations(model: GLTCH) -> None:
-    """Trade time for memory: every block forgets its activations, and computes them again for the
+    """Trade time for memory: every block forgets its activations and computes them again for the
     backward pass."""
     for block in model.blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
@@ -827,13 +831,15 @@ def recompute_activations(model: GLTCH) -> None:
 # The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
 # see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
 #
-# **parameters_of.** Number of parameters, without building the network.
+# **same_shape.** Whether two networks differ only in what they are trained on and how.
 #
-# **parameter_table.** (component, shape, parameters) for each part, all blocks in one row.
+# **size_of.** The size with this shape, if there is one.
+#
+# **parameters_of.** Number of parameters, without building the network.
 
 # %%
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
-CPU_MINUTES = 10.0  # what a run without a GPU takes unless told otherwise
+CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -855,13 +861,26 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
 }
 
 
+def same_shape(config: Config, other: Config) -> bool:
+    """Whether two networks differ only in what they are trained on and how."""
+    return replace(config, vocab_size=other.vocab_size, dropout=other.dropout) == other
+
+
+def size_of(config: Config) -> Optional[str]:
+    """The size with this shape, if there is one."""
+    return next((size for size, (shape, *_) in PRESETS.items() if same_shape(shape, config)), None)
+
+
 def parameters_of(config: Config) -> int:
     """Number of parameters, without building the network."""
     width = config.n_embd
     block = 12 * width * width + 4 * width
     return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
 
+# %% [markdown]
+# **parameter_table.** (component, shape, parameters) for each part, all blocks in one row.
 
+# %%
 def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
     """(component, shape, parameters) for each part, all blocks in one row."""
     config = model.config
@@ -883,7 +902,7 @@ def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
 # %% [markdown]
 # ## Words for people, files on a disk
 #
-# Both may go wrong without harm: nobody listens, or the disk is full.
+# Both may fail without harm: because nobody listens, or because the disk is full.
 #
 # **Unwritable.** A file cannot be written now; it may work later, once there is room for it.
 
@@ -897,7 +916,7 @@ class Unwritable(GltchError):
 #
 # **show.** Write to stderr, for a person.
 #
-# **say.** Everything meant for a person goes to stderr, once; stdout carries data only.
+# **say.** Tell a person, once, by stderr; stdout carries only data.
 #
 # **writing.** Turns a full disk or a forbidden folder into a sentence.
 
@@ -916,7 +935,7 @@ def discard(stream: Any) -> None:
 
 def show(text: str) -> None:
     """Write to stderr, for a person. If the reader has left (`| head`), the terminal is closed or
-    the disk is full, these words are lost and nothing else: what goes on is worth more."""
+    the disk is full, these words are lost and the program goes on."""
     if sys.stderr is None:  # closed from the start
         return
     try:
@@ -927,7 +946,7 @@ def show(text: str) -> None:
 
 
 def say(*words: object) -> None:
-    """Everything meant for a person goes to stderr, once; stdout carries data only."""
+    """Tell a person, once, by stderr; stdout carries only data."""
     if os.environ.get("RANK", "0") == "0":
         show(" ".join(map(str, words)) + "\n")
 
@@ -968,11 +987,15 @@ def write_atomically(path: Path, write: Callable[[Any], Any], mode: int = 0o666)
             if temporary.exists():
                 temporary.unlink()
 
+
+def write_whole(path: Path, content: bytes) -> None:
+    write_atomically(path, lambda file: file.write(content))
+
 # %% [markdown]
 # ## Where the text comes from
 #
-# Files, folders, standard input, Tiny Shakespeare, or what every Python brings along. A text is
-# read and encoded piece by piece, so that a large one takes little memory.
+# Files, folders, archives, addresses on the web, standard input, Tiny Shakespeare, or what every
+# Python brings along. A text is read and encoded piece by piece: a large one takes little memory.
 #
 # **encode_chunks.** Encode a text piece by piece, by table look-up, never holding it whole as a
 # string.
@@ -984,6 +1007,9 @@ SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2d
 SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
 CHUNK = 1 << 18  # characters decoded at a time
+MOST_BYTES = 1 << 30  # of a download, and of what a .gz or .zip file unpacks to
+DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
+          zlib.error)  # what unpacking such a file can raise
 
 
 def narrowest(size: int) -> torch.dtype:
@@ -1026,13 +1052,15 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     return ids, characters, digest.hexdigest()
 
 # %% [markdown]
-# **read_chunks.** Decode a binary stream as UTF-8, any line ends.
+# **read_chunks.** Decode a binary stream as UTF-8, with any line ends.
+#
+# **only_texts.** The texts among the files of a folder or an archive.
 #
 # **files_in.** The text files below a folder, sorted; hidden and binary ones are passed over.
 
 # %%
 def read_chunks(name: str, stream: Any) -> Iterator[str]:
-    """Decode a binary stream as UTF-8, any line ends. Raises GltchError for what is not text."""
+    """Decode a binary stream as UTF-8, with any line ends. Raises GltchError if it is not text."""
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
@@ -1041,13 +1069,14 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
                          "save it as UTF-8 and try again.") from None
+    except DAMAGE as error:
+        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
-        text.detach()  # closing a stream is up to who opened it; standard input stays open
+        text.detach()  # do not close the stream: standard input stays open
 
 
-def is_text(path: Path) -> bool:
-    with opened(path) as file:
-        start = file.read(4096)
+def is_text(stream: Any) -> bool:
+    start = stream.read(4096)
     try:  # a character cut in half at the end of the sample is no error
         codecs.getincrementaldecoder("utf-8")().decode(start, final=len(start) < 4096)
     except UnicodeDecodeError:
@@ -1055,33 +1084,165 @@ def is_text(path: Path) -> bool:
     return b"\0" not in start
 
 
+def is_text_file(path: Path) -> bool:
+    with opened(path) as file:
+        return is_text(file)
+
+
+def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) -> List[Any]:
+    """The texts among the files of a folder or an archive. Says how many are left out."""
+    texts = [file for file in files if readable(file)]
+    if len(texts) < len(files):
+        say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
+    require(bool(texts), f"There are no text files in {place}.")
+    return texts
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
 def files_in(folder: Path) -> List[Path]:
     """The text files below a folder, sorted; hidden and binary ones are passed over."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()
-             and not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    texts = [path for path in files if is_text(path)]
-    if len(texts) < len(files):
-        say(f"text      {len(files) - len(texts)} files in {folder} are not UTF-8 text: left out")
-    return texts
+    files = [path for path in sorted(folder.rglob("*"))
+             if path.is_file() and not is_hidden(path.relative_to(folder).parts)]
+    return only_texts(str(folder), files, is_text_file)
+
+# %% [markdown]
+# **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a
+# small file can unpack to more than any disk holds.
+
+# %%
+class Unpacked(io.RawIOBase):
+    """A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a small
+    file can unpack to more than any disk holds."""
+
+    def __init__(self, name: str, stream: Any, left: List[int]):
+        self.name, self.stream, self.left = name, stream, left  # [bytes], shared in an archive
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self.stream.read(len(buffer))
+        self.left[0] -= len(content)
+        require(self.left[0] >= 0, f"{self.name} unpacks to more than {MOST_BYTES >> 20:,} MB, "
+                "which is all that is taken of such a file: unpack it yourself.")
+        buffer[: len(content)] = content
+        return len(content)
+
+# %% [markdown]
+# **members_in.** (name, stream) of each text in a zip file, sorted by name; nothing is written to
+# the disk.
+#
+# **unpacked.** (name, stream) of the text in a file, or of the texts in it if it is a .gz or .zip
+# file.
+#
+# **texts_of.** (name, stream) of every text that a path, an address or "-" stands for.
+
+# %%
+def members_in(name: str, archive: zipfile.ZipFile) -> Iterator[Tuple[str, Any]]:
+    """(name, stream) of each text in a zip file, sorted by name; nothing is written to the disk."""
+    def readable(entry: zipfile.ZipInfo) -> bool:
+        if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED,
+                                                              zipfile.ZIP_DEFLATED):
+            return False  # encrypted, or packed in a way that few programs know
+        with archive.open(entry) as stream:
+            return is_text(stream)
+
+    left = [MOST_BYTES]
+    entries = sorted((entry for entry in archive.infolist() if not entry.is_dir()
+                      and not is_hidden(entry.filename.split("/"))), key=lambda one: one.filename)
+    for entry in only_texts(name, entries, readable):
+        with archive.open(entry) as stream:
+            yield f"{entry.filename} in {name}", Unpacked(name, stream, left)
+
+
+def unpacked(name: str, stream: Any) -> Iterator[Tuple[str, Any]]:
+    """(name, stream) of the text in a file, or of the texts in it if it is a .gz or .zip file."""
+    start = stream.peek(4)
+    if start[:2] == b"\x1f\x8b":
+        yield name, Unpacked(name, gzip.GzipFile(fileobj=stream), [MOST_BYTES])
+    elif start[:4] == b"PK\3\4":
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                yield from members_in(name, archive)
+        except DAMAGE as error:
+            raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+    else:
+        yield name, stream
+
+
+def is_address(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def texts_of(name: str) -> Iterator[Tuple[str, Any]]:
+    """(name, stream) of every text that a path, an address or "-" stands for."""
+    if name == "-":
+        yield "standard input", sys.stdin.buffer
+        return
+    path = fetched(name) if is_address(name) else Path(name)
+    require(path.exists(), f"There is no file or folder {name!r}.")
+    for file in files_in(path) if path.is_dir() else [path]:
+        with opened(file) as stream:
+            yield from unpacked(name if is_address(name) else str(file), stream)
 
 
 def read_paths(paths: Sequence[str]) -> Iterator[str]:
     last = "\n"
-    for name in paths:
-        require(name == "-" or Path(name).exists(), f"There is no file or folder {name!r}.")
-        files = files_in(Path(name)) if Path(name).is_dir() else [Path(name)]
-        require(bool(files), f"The folder {name!r} holds no text files.")
-        for path in files:
+    for path in paths:
+        for name, stream in texts_of(path):
             if not last.endswith("\n"):
                 yield "\n"  # a new file begins a new line
-            stdin = name == "-"
-            with contextlib.nullcontext(sys.stdin.buffer) if stdin else opened(path) as stream:
-                for last in read_chunks("standard input" if stdin else str(path), stream):
-                    yield last
+            for last in read_chunks(name, stream):
+                yield last
 
 
 def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gltch"
+
+# %% [markdown]
+# **download.** The content of an address, piece by piece.
+#
+# **fetched.** The file that an address was downloaded to, now or for an earlier run.
+
+# %%
+def download(url: str) -> Iterator[bytes]:
+    """The content of an address, piece by piece. Raises GltchError if anything goes wrong."""
+    try:
+        import requests
+    except ImportError:
+        raise GltchError(f"{url} could not be downloaded: the package requests is missing "
+                         "(pip install requests).") from None
+    progress, size = Progress(), 0
+    try:
+        with requests.get(url, stream=True, timeout=(4, 15)) as reply:  # to connect, to read
+            reply.raise_for_status()
+            announced = int(reply.headers.get("Content-Length") or 0)
+            for piece in reply.iter_content(1 << 16):
+                size += len(piece)
+                require(max(size, announced) <= MOST_BYTES, f"{url} is larger than "
+                        f"{MOST_BYTES >> 20:,} MB: download it yourself.")
+                progress.line(size / max(size, announced), f"download  {size / 1e6:.1f} MB")
+                yield piece
+            whole = size == announced or not announced or "Content-Encoding" in reply.headers
+            require(whole, f"{url} could not be downloaded: it broke off after {size:,} bytes.")
+    except (requests.RequestException, ValueError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = f"it answers {status}" if status else type(error).__name__
+        raise GltchError(f"{url} could not be downloaded: {reason}.") from None
+    finally:
+        progress.end()
+
+
+def fetched(url: str) -> Path:
+    """The file that an address was downloaded to, now or for an earlier run. It is read as text
+    and never run."""
+    path = cache_folder() / "texts" / hashlib.sha256(url.encode()).hexdigest()
+    if not path.exists():
+        write_atomically(path, lambda file: file.writelines(download(url)))
+    return path
 
 # %% [markdown]
 # **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
@@ -1098,23 +1259,18 @@ def tiny_shakespeare() -> Optional[bytes]:
     if hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256:
         return content
     try:
-        import requests
-        reply = requests.get(SHAKESPEARE_URL, timeout=(4, 15))  # seconds to connect, to read
-        reply.raise_for_status()
-    except ImportError:
-        say("text      no download: the package requests is missing (pip install requests)")
+        content = b"".join(download(SHAKESPEARE_URL))
+    except GltchError as error:
+        say(f"text      {error}")
         return None
-    except requests.RequestException as error:
-        say(f"text      Tiny Shakespeare could not be downloaded ({type(error).__name__})")
-        return None
-    if hashlib.sha256(reply.content).hexdigest() != SHAKESPEARE_SHA256:
+    if hashlib.sha256(content).hexdigest() != SHAKESPEARE_SHA256:
         say("text      what was downloaded is not Tiny Shakespeare: its SHA-256 differs")
         return None
     try:
-        write_atomically(path, lambda file: file.write(reply.content))
+        write_whole(path, content)
     except GltchError as error:
         say(f"text      not kept for next time: {error}")
-    return reply.content
+    return content
 
 
 def builtin_text() -> str:
@@ -1132,6 +1288,9 @@ def builtin_text() -> str:
 # %% [markdown]
 # **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
 # built-in prose.
+#
+# **in_the_numbers_of.** The same text in the numbers of another vocabulary, to which its new
+# characters are added.
 #
 # **text_of.** Where the text of a checkpoint was found.
 
@@ -1153,12 +1312,22 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         source = "the prose of Python's language reference (built in; --data for your own)"
         chunks, known = iter([builtin_text()]), known or SHAKESPEARE_CHARACTERS
     else:
-        given = [path if path == "-" else os.path.abspath(path) for path in given]
+        given = [path if path == "-" or is_address(path) else os.path.abspath(path)
+                 for path in given]
         names = ", ".join("standard input" if path == "-" else path for path in given)
         source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
     require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
+
+
+def in_the_numbers_of(vocabulary: Vocabulary, corpus: Corpus) -> Corpus:
+    """The same text in the numbers of another vocabulary, to which its new characters are added."""
+    new = vocabulary.unknown(corpus.vocabulary.characters)
+    wider = Vocabulary(vocabulary.characters + "".join(new))
+    number = wider.encode(corpus.vocabulary.characters).to(narrowest(len(wider)))
+    ids = torch.cat([number[part.long()] for part in corpus.ids.split(CHUNK)])
+    return replace(corpus, ids=ids, vocabulary=wider)
 
 
 def text_of(state: Dict[str, Any]) -> List[str]:
@@ -1182,7 +1351,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
         seen = logits.gather(1, recent)
         logits = logits.scatter(1, recent, torch.where(
             seen > 0, seen / repetition_penalty, seen * repetition_penalty))
-    if temperature >= 1e-6:  # what limits the choice goes by the chances at this temperature
+    if temperature >= 1e-6:  # the limits below apply to the chances at this temperature
         logits, temperature = logits / temperature, 1.0
     if top_k is not None and top_k < logits.size(-1):
         logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -math.inf)
@@ -1203,7 +1372,7 @@ def choose(logits: Tensor, recent: Tensor, temperature: float, top_k: Optional[i
 #
 # **start_ids.** The encoded prompt; with an empty one the model starts as after a line end.
 #
-# **known_part.** The prompt without the characters the model never saw, which a warning names.
+# **known_part.** The prompt without the characters the model never saw; a warning names them.
 
 # %%
 def generate_ids(model: GLTCH, ids: Tensor, length: int, *, temperature: float = 0.8,
@@ -1242,7 +1411,7 @@ def start_ids(model: GLTCH, vocabulary: Vocabulary, prompt: str) -> Tensor:  # (
 
 
 def known_part(vocabulary: Vocabulary, prompt: str) -> str:
-    """The prompt without the characters the model never saw, which a warning names."""
+    """The prompt without the characters the model never saw; a warning names them."""
     unknown = vocabulary.unknown(prompt)
     if unknown:
         say(f"warning: the model never saw {', '.join(map(repr, unknown))}: left out")
@@ -1289,15 +1458,15 @@ def generate_batch(model: GLTCH, vocabulary: Vocabulary, prompt: str, count: int
 # A checkpoint is everything a run needs to go on as if it had never stopped, in one file that is
 # replaced whole or not at all. Nothing is ever unpickled: files hold tensors and plain values.
 #
-# **find_checkpoint.** The checkpoint meant by a file, a run's folder, or nothing (the newest run
-# under runs/).
+# **find_checkpoint.** The checkpoint meant by a file, a run's folder or name, or nothing (the
+# newest run).
 
 # %%
 FORMAT = "gltch-checkpoint-1"
 ITEM_BYTES = {"Float": 4, "Double": 8, "Half": 2, "BFloat16": 2, "Long": 8, "Int": 4, "Bool": 1}
 KNOWN_NAMES = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2",
                *(f"torch {kind}Storage" for kind in ITEM_BYTES)}  # all that a checkpoint refers to
-MOST_VALUES = 1_000_000  # in a checkpoint; that of the largest preset takes some 25,000
+MOST_VALUES = 1_000_000  # in a checkpoint; the largest preset's has some 25,000
 MOST_HEADER = 32 << 20  # bytes of the JSON in front of a safetensors file
 
 
@@ -1306,14 +1475,14 @@ def save_checkpoint(path: Path, state: Dict[str, Any]) -> None:
 
 
 def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
-    """The checkpoint meant by a file, a run's folder, or nothing (the newest run under runs/)."""
+    """The checkpoint meant by a file, a run's folder or name, or nothing (the newest run)."""
     if not name:
         found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
         require(bool(found), "There is no run under runs/ yet: start one with the "
                              "command train, or name a checkpoint.")
         newest = max(found, key=lambda path: path.stat().st_mtime).parent
         return next(newest / choice for choice in choices if (newest / choice).exists())
-    path = Path(name)
+    path = Path(name) if Path(name).exists() else Path("runs", name)
     if path.is_dir():
         inside = [path / choice for choice in choices if (path / choice).exists()]
         require(bool(inside), f"The folder {name!r} holds no {' or '.join(choices)}.")
@@ -1324,10 +1493,10 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
 # %% [markdown]
 # **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.
 #
-# **renamed.** The weights by the names of today: 0.1.0 did not say which matrices of a block belong
-# to attention and which to feed-forward.
+# **renamed.** The weights by today's names: 0.1.0 did not say which matrices of a block belong to
+# attention and which to feed-forward.
 #
-# **because.** The reason in parentheses, if it is one for people.
+# **because.** The reason in parentheses, if it is meant for people.
 
 # %%
 def read_checkpoint(path: Path) -> Dict[str, Any]:
@@ -1356,8 +1525,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
 
 
 def renamed(weights: Any) -> Any:
-    """The weights by the names of today: 0.1.0 did not say which matrices of a block belong to
-    attention and which to feed-forward."""
+    """The weights by today's names: 0.1.0 did not say which matrices of a block belong to attention
+    and which to feed-forward."""
     parts = {"qkv": "attention", "projection": "attention", "up": "feed_forward",
              "down": "feed_forward"}
     return {re.sub(r"^(blocks\.\d+)\.(qkv|projection|up|down)\.",
@@ -1366,19 +1535,19 @@ def renamed(weights: Any) -> Any:
 
 
 def because(error: Exception) -> str:
-    """The reason in parentheses, if it is one for people."""
+    """The reason in parentheses, if it is meant for people."""
     return f" ({str(error).rstrip('.')})" if isinstance(error, GltchError) else ""
 
 # %% [markdown]
-# **check_archive.** Before PyTorch opens a .pt file: is all there that it promises?
+# **check_archive.** Before PyTorch opens a .pt file: does it hold everything that it promises?
 #
 # **storages_in.** Key and bytes of every storage in a pickle, which is looked through, never
 # unpickled.
 
 # %%
 def check_archive(path: Path) -> None:
-    """Before PyTorch opens a .pt file: is all there that it promises? PyTorch would believe it,
-    take the memory, and read beyond the end. Raises GltchError if not."""
+    """Before PyTorch opens a .pt file: does it hold everything that it promises? PyTorch would
+    believe it, take the memory, and read beyond the end. Raises GltchError if not."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         stored = all(entry.compress_type == zipfile.ZIP_STORED
@@ -1425,17 +1594,18 @@ def storages_in(content: bytes) -> Iterator[Tuple[str, int]]:
 
 # %% [markdown]
 # **check_values.** Raises GltchError for lists within lists that never end, and for a tensor that
-# repeats what is in the file so as to seem larger: a copy of it would take the memory.
+# repeats the values in the file to seem larger, since a copy of it would take the memory.
 #
-# **intact.** Turns whatever a checkpoint with missing or strange contents leads to into a sentence.
+# **intact.** Turns any error that missing or strange contents of a checkpoint cause into a
+# sentence.
 #
-# **look_into.** All of a checkpoint, once it is clear that its parts fit together: a network may be
-# built of it, and takes no more memory than the file has bytes.
+# **look_into.** All of a checkpoint, after a check that its parts fit together: a network built
+# from it takes no more memory than the file has bytes.
 
 # %%
 def check_values(state: Any) -> None:
-    """Raises GltchError for lists within lists that never end, and for a tensor that repeats what
-    is in the file so as to seem larger: a copy of it would take the memory."""
+    """Raises GltchError for lists within lists that never end, and for a tensor that repeats the
+    values in the file to seem larger, since a copy of it would take the memory."""
     rest = [state]
     for _ in range(MOST_VALUES):
         if not rest:
@@ -1451,7 +1621,7 @@ def check_values(state: Any) -> None:
 
 @contextlib.contextmanager
 def intact(path: Path) -> Iterator[None]:
-    """Turns whatever a checkpoint with missing or strange contents leads to into a sentence."""
+    """Turns any error that missing or strange contents of a checkpoint cause into a sentence."""
     try:
         yield
     except (GltchError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError,
@@ -1465,8 +1635,8 @@ KINDS: Dict[str, Any] = {"config": dict, "vocabulary": str, "text": str, "step":
 
 
 def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
-    """All of a checkpoint, once it is clear that its parts fit together: a network may be built of
-    it, and takes no more memory than the file has bytes."""
+    """All of a checkpoint, after a check that its parts fit together: a network built from it takes
+    no more memory than the file has bytes."""
     state = read_checkpoint(path)
     with intact(path):
         for name, kind in KINDS.items():
@@ -1480,20 +1650,20 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
     return state, config, vocabulary
 
 # %% [markdown]
-# **check_weights.** Raises GltchError unless these are the tensors of such a network, of so many
-# bytes at most.
+# **check_weights.** Raises GltchError unless these are the tensors of such a network, with at most
+# `most_bytes`.
 #
 # **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
 # vocabulary.
 #
-# **load.** The network and vocabulary in a checkpoint or run folder (default: the newest run).
+# **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
 #
-# **optional.** A package that only safetensors files need.
+# **optional.** A package that only this needs.
 
 # %%
 def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
-    """Raises GltchError unless these are the tensors of such a network, of so many bytes at most.
-    A network of any size can be announced; it is not built to find out."""
+    """Raises GltchError unless these are the tensors of such a network, with at most `most_bytes`.
+    A file can announce a network of any size, so none is built to find out."""
     sizes = [(weight.numel(), weight.element_size()) for weight in weights.values()]
     require(sum(items * size for items, size in sizes) <= most_bytes, "its weights overlap")
     found = sum(items for items, _ in sizes)
@@ -1522,33 +1692,63 @@ def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabul
 
 
 def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
-    """The network and vocabulary in a checkpoint or run folder (default: the newest run).
+    """The network and vocabulary in a checkpoint or run (default: the newest one).
 
     Raises GltchError when there is none."""
     return open_checkpoint(path)[1:]
 
 
-def optional(module: str) -> Any:
-    """A package that only safetensors files need."""
+def optional(module: str, what: str = "safetensors files", packages: str = "safetensors numpy"
+             ) -> Any:
+    """A package that only this needs."""
     try:
         return importlib.import_module(module)
     except ImportError:
-        raise GltchError(f"safetensors files need the package {module.split('.')[0]}: "
-                         "pip install safetensors numpy") from None
+        raise GltchError(f"{what} need the package {module.split('.')[0]}: "
+                         f"pip install {packages}") from None
 
 # %% [markdown]
-# **export.** Write the averaged weights as safetensors, with config and vocabulary in the metadata.
+# **exporters.** The module gltch_export.py, which nothing else in this file needs.
+#
+# **packed.** Weights as the content of a safetensors file.
+#
+# **export.** Write the averaged weights of a checkpoint in one of the EXPORTS.
 
 # %%
-def export(name: Optional[str], output: Path) -> None:
-    """Write the averaged weights as safetensors, with config and vocabulary in the metadata."""
+def exporters() -> Any:
+    """The module gltch_export.py, which nothing else in this file needs."""
+    require(bool(find_spec("gltch_export")), "--to transformers and --to onnx need gltch_export.py "
+            "next to gltch_2_7m.py: clone the whole project.")
+    return importlib.import_module("gltch_export")
+
+
+def packed(weights: Dict[str, Tensor], **about: str) -> bytes:
+    """Weights as the content of a safetensors file."""
+    optional("numpy")  # safetensors writes through it
+    content: bytes = optional("safetensors.torch").save(weights, {"format": "pt", **about})
+    return content
+
+
+# By format: the usual output, and a function from the network and its metadata (JSON) to the files
+# that are written there.
+EXPORTS: Dict[str, Tuple[str, Callable[[GLTCH, str], Dict[str, bytes]]]] = {
+    "safetensors": ("model.safetensors", lambda model, about: {
+        "": packed(model.state_dict(), gltch=about)}),
+    "transformers": ("model-transformers", lambda model, about: exporters().transformers_files(
+        model, json.loads(about)["vocabulary"], packed)),
+    "onnx": ("model.onnx", lambda model, about: {"": exporters().onnx_file(
+        model, about, optional("onnx", "ONNX files", "onnx"))}),
+}
+
+
+def export(name: Optional[str], output: Path, to: str = "safetensors") -> None:
+    """Write the averaged weights of a checkpoint in one of the EXPORTS. A safetensors or ONNX file
+    has config and vocabulary in its metadata."""
     state, model, _ = open_checkpoint(name)
     kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
-    about = {key: state[key] for key in kept}
-    optional("numpy")  # safetensors writes through it
-    content = optional("safetensors.torch").save(
-        model.state_dict(), {"format": "pt", "gltch": json.dumps(about)})
-    write_atomically(output, lambda file: file.write(content))
+    about = json.dumps({key: state[key] for key in kept})
+    for part, content in EXPORTS[to][1](model, about).items():
+        write_whole(output / part, content)
 
 # %% [markdown]
 # ## What a run shows and keeps
@@ -1577,13 +1777,13 @@ class Progress:
 
     def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
              elapsed: float, left: float, always: bool) -> None:
-        part = elapsed / (elapsed + left) if total else 0.0  # of the time: it never falls much
+        part = elapsed / (elapsed + left) if total else 0.0  # of the time, which hardly ever falls
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
 
     def line(self, part: float, line: str, always: bool = False) -> None:
-        """Show how large a part is done and what there is to say, in place of what was shown."""
+        """Show how much is done and a line of text, in place of what was shown before."""
         due = time.monotonic() - self.last >= (0.2 if self.live else 10)
         if not self.shown or not (due or always):
             return
@@ -1606,8 +1806,14 @@ class Progress:
 
     def say(self, text: str) -> None:
         """Lines of their own below the live one."""
+        self.end()
         if self.shown:
-            show("\n" * self.unfinished + text + "\n")
+            show(text + "\n")
+
+    def end(self) -> None:
+        """Leave the live line as it is: what comes next goes below it."""
+        if self.unfinished:
+            show("\n")
         self.unfinished = False
 
 # %% [markdown]
@@ -1620,16 +1826,16 @@ class Run:
     def __init__(self, folder: Path, writes: bool = True):
         self.folder, self.writes = folder, writes
         self.points: List[Dict[str, Any]] = []
-        self.logged, self.log_bytes = 0, 0  # points in the log, and how long it is with them
+        self.logged, self.log_bytes = 0, 0  # points in the log, and its length with them
         self.saved: Optional[int] = None  # the step that last.pt holds
-        self.lost_best: Set[int] = set()  # evaluations of which best.pt could not be written
+        self.lost_best: Set[int] = set()  # evaluations whose best.pt could not be written
         self.warned: Set[str] = set()  # since the last evaluation
         self.tell: Callable[[str], object] = say
-        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # told each new point
+        self.watch: Callable[[Dict[str, Any]], object] = lambda point: None  # gets each new point
 
     def start(self, resumed_step: Optional[int]) -> None:
-        """Begin the log anew, or keep it up to the step of the checkpoint that is resumed: what
-        came later will happen again."""
+        """Begin an empty log, or keep the old one up to the step of the checkpoint that is resumed:
+        later points will be made again."""
         if not self.writes:
             return
         path, step = self.folder / "log.jsonl", -1 if resumed_step is None else resumed_step
@@ -1642,12 +1848,12 @@ class Run:
         for abandoned in self.folder.glob(".*.tmp"):  # left by a kill in the middle of a write
             abandoned.unlink()
         content = "".join(json.dumps(point) + "\n" for point in self.points).encode()
-        write_atomically(path, lambda file: file.write(content))
+        write_whole(path, content)
         self.logged, self.log_bytes, self.saved = len(self.points), len(content), resumed_step
 
     def attempt(self, write: Callable[[], object]) -> bool:
-        """Was it written? A full disk is no reason to lose what is being learned: training goes
-        on, and the file is written the next time."""
+        """Was it written? A full disk is no reason to stop learning: training goes on, and the file
+        is written the next time."""
         try:
             write()
             return True
@@ -1692,11 +1898,10 @@ class Run:
     def plot(self) -> None:
         if self.writes:
             svg = loss_plot(self.points, self.folder.name)
-            self.attempt(lambda: write_atomically(
-                self.folder / "loss.svg", lambda file: file.write(svg.encode())))
+            self.attempt(partial(write_whole, self.folder / "loss.svg", svg.encode()))
 
     def close(self, trainer: FastTrainer) -> None:
-        """At the end, keep what is not kept yet. Raises Unwritable if that is impossible."""
+        """At the end, save what is not saved yet. Raises Unwritable if that is impossible."""
         if not self.writes or self.saved == trainer.step:
             return
         self.warned.clear()
@@ -1766,13 +1971,12 @@ def loss_plot(points: List[Dict[str, Any]], title: str) -> str:
 # `FastTrainer` makes the lesson's steps on the device that is there, alone or with other processes;
 # `train` decides how long, and keeps what matters.
 #
-# **Runtime.** Where the arithmetic happens: device, precision, and which of how many processes this
-# is.
+# **Runtime.** Where the arithmetic happens: device, precision, number of this process and of all.
 
 # %%
 @dataclass
 class Runtime:
-    """Where the arithmetic happens: device, precision, and which of how many processes this is."""
+    """Where the arithmetic happens: device, precision, number of this process and of all."""
 
     device: torch.device
     precision: str = "fp32"
@@ -1794,12 +1998,12 @@ class Runtime:
         return (total / self.world).tolist()
 
     def barrier(self) -> None:
-        """Every process waits here for all others."""
+        """Every process waits here for all the others."""
         if self.world > 1:
             torch.distributed.barrier()
 
 # %% [markdown]
-# **pick_device.** auto is the fastest present.
+# **pick_device.** The device; auto is the fastest one.
 #
 # **pick_precision.** auto is bf16 where the hardware has it (GPUs before Ampere only emulate it),
 # else fp16 on a GPU and fp32 elsewhere.
@@ -1808,7 +2012,7 @@ class Runtime:
 
 # %%
 def pick_device(name: str) -> torch.device:
-    """auto is the fastest present. Raises GltchError for a device that is not there."""
+    """The device; auto is the fastest one. Raises GltchError for a device that is not there."""
     mps = torch.backends.mps.is_available()
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "mps" if mps else "cpu")
@@ -1851,11 +2055,11 @@ def start_runtime(recipe: TrainConfig) -> Runtime:
     return Runtime(device, pick_precision(recipe.precision, device), rank, world)
 
 # %% [markdown]
-# **evaluate.** The mean loss over all of ids, of which each process takes a part of whole windows.
+# **evaluate.** The mean loss over all of ids; each process evaluates a part, in whole windows.
 
 # %%
 def evaluate(model: GLTCH, ids: Tensor, runtime: Runtime) -> float:
-    """The mean loss over all of ids, of which each process takes a part of whole windows."""
+    """The mean loss over all of ids; each process evaluates a part, in whole windows."""
     size, count = model.config.block_size, len(ids) - 1
     share = -(-count // (size * runtime.world)) * size  # rounded up
     first = runtime.rank * share
@@ -1933,11 +2137,16 @@ class FastTrainer(Trainer):
         return self.val_loss
 
     def set_length(self, total: int, cool: bool) -> None:
-        """The run ends after `total` steps. If it is to `cool`, the rate falls from where it is."""
+        """The run ends after `total` steps; with `cool`, the rate falls from here on."""
         if cool:
             held = replace(self.recipe, warmup=0)
             self.cooling = self.step, lr_factor(self.step, self.total, held, self.cooling)
         self.total = total
+
+    def begin_as(self, network: GLTCH) -> None:
+        """Start from what another network has learned; see `take_over`."""
+        take_over(self.model, network)
+        self.ema.load_state_dict(self.model.state_dict())
 
     def state(self) -> Dict[str, Any]:
         return {
@@ -1970,6 +2179,17 @@ class FastTrainer(Trainer):
         for name in ("step", "total", "losses", "seconds", "val_loss"):
             setattr(self, name, state[name])
         self.cooling = state.get("cooling")  # a run of 0.1.0 never decided on it
+
+# %% [markdown]
+# **take_over.** Give a new model the weights of a network of its shape.
+
+# %%
+@torch.no_grad()
+def take_over(model: GLTCH, network: GLTCH) -> None:
+    """Give a new model the weights of a network of its shape. For characters that only the model
+    knows, which come last, the rows of embedding and head stay as `init_weights` made them."""
+    for new, old in zip(model.parameters(), network.parameters()):
+        new[: len(old)] = old
 
 # %% [markdown]
 # **Interrupts.** Ctrl-C (or a polite kill) asks for a stop after the current step; a second one
@@ -2007,15 +2227,15 @@ class Interrupts:
             signal.signal(number, handler)
 
 # %% [markdown]
-# **StepTimer.** Turns minutes into a number of steps, from the speed of the latest ones: first when
-# a few have been timed, then when the cooldown is due, and in it whenever half of what was left is
+# **StepTimer.** Turns minutes into a number of steps, by the speed of the latest ones: first when a
+# few have been timed, then when the cooldown is due, and in it whenever half of what was left is
 # over.
 
 # %%
 class StepTimer:
-    """Turns minutes into a number of steps, from the speed of the latest ones: first when a few
+    """Turns minutes into a number of steps, by the speed of the latest ones: first when a few
     have been timed, then when the cooldown is due, and in it whenever half of what was left is
-    over. Knows no clock: it is told what one says."""
+    over. It knows no clock; the caller passes the time in."""
 
     def __init__(self, recipe: TrainConfig, eval_seconds: float, total: Optional[int] = None,
                  cooling: bool = False):
@@ -2029,7 +2249,7 @@ class StepTimer:
         self.timed, self.elapsed = 0, 0.0
 
     def add(self, seconds: float, step: int, elapsed: float) -> Optional[Tuple[int, bool]]:
-        """Note one step; (total, whether to cool) when the length is to be decided, or again."""
+        """Note one step. Returns (total, whether to cool) when it is time to decide the length."""
         self.note(seconds, step, elapsed)
         left = max(0.0, self.seconds - elapsed - self.eval_seconds)  # the last evaluation
         if step == self.total or not self.due(step, elapsed, left):
@@ -2054,11 +2274,11 @@ class StepTimer:
             self.recent.popleft()
 
     def each(self) -> float:
-        """Seconds a step takes lately, with its part of an evaluation."""
+        """Seconds that a step has lately taken, with its share of an evaluation."""
         return sum(self.recent) / len(self.recent) + self.eval_seconds / self.eval_every
 
     def left(self, step: int) -> float:
-        """Seconds that the run still takes."""
+        """Seconds until the run ends."""
         budget = max(0.0, self.seconds - self.elapsed)  # also if no step was timed lately
         return budget if self.total is None else min(budget, (self.total - step) * self.each())
 
@@ -2079,13 +2299,13 @@ class StepTimer:
                 or step + 1 > self.look * (self.total or self.most))
 
 # %% [markdown]
-# **Follower.** Follows what `learn` tells: times the steps, decides how long the run is, logs the
-# points, keeps checkpoints, shows how far it is.
+# **Follower.** Follows what `learn` yields: times the steps, decides how long the run is, logs the
+# points, saves checkpoints, shows the progress.
 
 # %%
 class Follower:
-    """Follows what `learn` tells: times the steps, decides how long the run is, logs the points,
-    keeps checkpoints, shows how far it is."""
+    """Follows what `learn` yields: times the steps, decides how long the run is, logs the points,
+    saves checkpoints, shows the progress."""
 
     def __init__(self, trainer: FastTrainer, run: Run, interrupts: Interrupts):
         self.trainer, self.run, self.interrupts = trainer, run, interrupts
@@ -2136,7 +2356,7 @@ class Follower:
                      seconds=round(self.trainer.seconds, 1))
 
     def evaluated(self, loss: float) -> None:
-        """Log, draw, and keep a checkpoint. Only what is wrong with the weights ends the run."""
+        """Log, draw, and save a checkpoint. Only damaged weights end the run."""
         trainer, run = self.trainer, self.run
         run.warned.clear()
         require(math.isfinite(loss), f"The validation loss became {loss} at step {trainer.step}: "
@@ -2185,13 +2405,13 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 
 
 def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
-    """What a checkpoint goes on with: its state, shape, recipe and folder. Where it computes may be
-    another place than before."""
+    """What a checkpoint goes on with: its state, shape, recipe and folder. It may go on on another
+    device than before."""
     path = find_checkpoint(name, ("last.pt",))
     saved, config, _ = look_into(path)
     if "optimizers" not in saved:
         raise GltchError(f"{path} holds a finished network only: it cannot resume; start "
-                         f"another run{unfinished()}.")
+                         f"another run from it with --from {path}{unfinished()}.")
     changes = {key: getattr(recipe, key) for key in ("device", "precision")
                if getattr(recipe, key) != "auto"}
     with intact(path):
@@ -2202,37 +2422,71 @@ def unfinished() -> str:
     """Where --resume can go on instead, in words; "" when there is no such run."""
     found = Path("runs").glob("*/last.pt")
     for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True):
-        with contextlib.suppress(GltchError):  # a damaged one is nothing to advise
+        with contextlib.suppress(GltchError):  # nobody wants to go on with a damaged one
             saved = read_checkpoint(path)
             if "optimizers" in saved and saved.get("step") != saved.get("total"):
                 return f", or go on with --resume {path.parent}"
     return ""
 
 # %% [markdown]
+# **Origin.** A finished network that a new run begins with.
+
+# %%
+class Origin(NamedTuple):
+    """A finished network that a new run begins with."""
+
+    state: Dict[str, Any]  # all of its checkpoint
+    network: GLTCH
+    vocabulary: Vocabulary
+
+    def introduce(self, corpus: Corpus) -> str:
+        """In words: where it comes from, and which characters of the corpus it does not know."""
+        new = self.vocabulary.unknown(corpus.vocabulary.characters)
+        more = f" and {len(new) - 20} more" if len(new) > 20 else ""
+        return (f"from      {self.state['path']}, step {self.state['step']}; new characters: "
+                + (" ".join(map(repr, new[:20])) + more if new else "none"))
+
+# %% [markdown]
+# **open_origin.** The network that a run, its folder or a checkpoint holds (default: the newest
+# run).
+#
 # **prepare.** Check everything and say what will be trained, before anything is written.
 
 # %%
+def open_origin(name: Optional[str] = None) -> Origin:
+    """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
+    return Origin(*open_checkpoint(name))
+
+
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
-            saved: Optional[Dict[str, Any]], reference: int) -> Tuple[FastTrainer, Run]:
+            saved: Optional[Dict[str, Any]], origin: Optional[Origin], reference: int
+            ) -> Tuple[FastTrainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
     require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
             f"{folder}: continue it with --resume {folder}, or choose another --name.")
     runtime = start_runtime(recipe)
-    corpus = corpus or load_corpus(text_of(saved) if saved else ())
+    before = saved or origin and origin.state
+    corpus = corpus or load_corpus(text_of(before) if before else ())
     number = int(corpus.digest[:4], 16)
     require(runtime.mean(number) == [number], "The processes found different texts: use --data.")
+    require(saved is None or saved["text"] == corpus.digest, "This run was trained on another text "
+            f"({', '.join(saved['paths'] if saved else ())}): give the same one with --data.")
+    if before is not None:
+        corpus = in_the_numbers_of(Vocabulary(before["vocabulary"]), corpus)
     planned = plan_length(recipe, reference, runtime.device)
     config = replace(config, vocab_size=len(corpus.vocabulary))
     trainer = FastTrainer(config, planned, corpus, runtime)
     if saved is not None:
-        require(saved["text"] == corpus.digest, "This run was trained on another text "
-                f"({', '.join(saved['paths'])}): give the same one with --data.")
         with intact(folder / "last.pt"):
             trainer.load_state(saved)
         if trainer.step == trainer.total:
-            raise GltchError(f"The run in {folder} is complete: start another one"
-                             f"{unfinished()}.")
+            raise GltchError(f"The run in {folder} is complete: start another one, from its network"
+                             f" with --from {folder}{unfinished()}.")
+    if origin is not None:
+        trainer.begin_as(origin.network)
     announce(trainer, folder, saved is not None)
+    if origin is not None:
+        say(origin.introduce(corpus))
     if planned.minutes != recipe.minutes:
         say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
             f"--steps {reference}, any other: --minutes")
@@ -2257,22 +2511,28 @@ def announce(trainer: FastTrainer, folder: Path, resumes: bool) -> None:
 # %%
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
-          resume: Optional[str] = None, reference: int = REFERENCE_STEPS,
+          resume: Optional[str] = None, origin: Optional[Origin] = None,
+          reference: int = REFERENCE_STEPS,
           watch: Optional[Callable[[FastTrainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
-    or checkpoint and brings its own config and recipe. Raises GltchError for what cannot be done.
+    or checkpoint and brings its own config and recipe. `origin` is a network to begin with: it
+    brings its own shape, and its text unless there is a corpus. Raises GltchError for what cannot
+    be done.
     """
     saved: Optional[Dict[str, Any]] = None
-    config, recipe = config or Config(), recipe or TrainConfig()
+    config, recipe = config or (origin.network.config if origin else Config()), (
+        recipe or TrainConfig())
+    if origin is not None:
+        config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")
     require(name == Path(name).name and name != "..", f"--name is a folder's name under runs/, not "
             f"{name!r}.")
     folder = Path("runs") / name
     if resume is not None:
         saved, config, recipe, folder = resumed(resume, recipe)
-    trainer, run = prepare(config, recipe, corpus, folder, saved, reference)
+    trainer, run = prepare(config, recipe, corpus, folder, saved, origin, reference)
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:
@@ -2327,12 +2587,15 @@ print(f"{result.step} steps, validation loss {result.val_loss:.4f} when last mea
 # validation curve turns up again, it has begun to learn its own text by heart.
 
 # %%
-plot = result.folder / "loss.svg"
-if "get_ipython" in globals():  # in a notebook
-    from IPython.display import SVG, display
-    display(SVG(filename=str(plot)))
-else:
-    print(f"The loss is drawn in {plot}")
+def show_picture(what, path):
+    if "get_ipython" in globals():  # in a notebook
+        from IPython.display import SVG, display
+        display(SVG(filename=str(path)))
+    else:
+        print(f"The {what} is drawn in {path}")
+
+
+show_picture("loss", result.folder / "loss.svg")
 
 # %% [markdown]
 # ## Let it write
@@ -2362,6 +2625,92 @@ PROMPT = "The king said"
 TEMPERATURE = 0.8  # 0: always the likeliest character
 
 write(PROMPT, temperature=TEMPERATURE)
+
+# %% [markdown]
+# ## Look inside: what surprises it
+#
+# How well could the network have guessed a text? Its surprise at a character is minus the logarithm
+# (base 2) of the chance it gave that character, in bits: 0 if it was certain, 1 for a coin's toss.
+# Before training every character is a surprise of log2(vocabulary) bits. In the picture the darker a
+# character, the greater the surprise; point at one for its number.
+
+# %%
+TEXT = "ROMEO:\nTo be, or not to be: that is the question."
+
+
+def surprises(text):
+    """Bits for each character of a text, as if a line had just ended before it: (T,)."""
+    before, ids = (start_ids(result.model, result.vocabulary, part) for part in ("", text))
+    with torch.inference_mode():
+        logits = result.model(torch.cat([before, ids[:, :-1]], dim=1))  # (1, T, V)
+    return -logits.log_softmax(2).gather(2, ids[:, :, None]).flatten() / math.log(2)
+
+
+def surprise_picture(text, bits, columns=64):
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{10 * columns}" '
+           f'height="{24 * -(-len(text) // columns)}" font-family="monospace" font-size="15">']
+    for place, (character, surprise) in enumerate(zip(text, bits)):
+        x, y = 10 * (place % columns), 24 * (place // columns)
+        shown = html.escape({"\n": "↵", " ": "·"}.get(character, character))
+        out.append(f'<g><title>{shown} {surprise:.2f} bits</title><rect x="{x}" y="{y}" width="10" '
+                   f'height="22" fill="#d6336c" opacity="{min(0.9, surprise / 10):.2f}"/>'
+                   f'<text x="{x}" y="{y + 16}" fill="#808898">{shown}</text></g>')
+    return "\n".join([*out, "</svg>"])
+
+
+text = known_part(result.vocabulary, TEXT)[:config.block_size]
+bits = surprises(text)
+print(f"{bits.mean():.2f} bits per character; before training {math.log2(config.vocab_size):.2f}")
+picture = result.folder / "surprise.svg"
+picture.write_text(surprise_picture(text, bits.tolist()), encoding="utf-8")
+show_picture("surprise", picture)
+
+# %% [markdown]
+# ## Look inside: where it looks
+#
+# Attention is the only way by which one character learns of another. For every layer (rows) and head
+# (columns) a map: each line is a character of the text that looks, each column one that it looks at;
+# dark is much. Nothing right of the diagonal: that would be the future. A line parallel to the
+# diagonal looks back by a fixed distance, a column is a character that everything looks at.
+
+# %%
+def attention_maps(text):
+    """How each head spreads its attention: (layers, nh, T, T), each row adds to 1."""
+    maps = []
+
+    def look(attention, inputs):  # called before each attention, with what it is given
+        q, k, _ = attention.split(*inputs)  # (1, nh, T, hs)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (1, nh, T, T)
+        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        maps.append(scores.masked_fill(future, -math.inf).softmax(3)[0])
+
+    hooks = [block.attention.register_forward_pre_hook(look) for block in result.model.blocks]
+    with torch.inference_mode():
+        result.model(start_ids(result.model, result.vocabulary, text))
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(maps)
+
+
+def attention_picture(maps, size=100, gap=12):
+    layers, heads, T, _ = maps.shape
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{heads * (size + gap)}" '
+           f'height="{layers * (size + gap)}" fill="#0b62ba">']
+    for layer in range(layers):
+        for head in range(heads):
+            out.append(f'<g transform="translate({head * (size + gap)} {layer * (size + gap)}) '
+                       f'scale({size / T})"><title>layer {layer + 1}, head {head + 1}</title>'
+                       f'<path d="M0 0V{T}H{T}Z" opacity="0.08"/>')
+            for row, column in (maps[layer, head] > 0.03).nonzero().tolist():
+                out.append(f'<rect x="{column}" y="{row}" width="1" height="1" '
+                           f'opacity="{maps[layer, head, row, column]:.2f}"/>')
+            out.append("</g>")
+    return "\n".join([*out, "</svg>"])
+
+
+picture = result.folder / "attention.svg"
+picture.write_text(attention_picture(attention_maps(text).cpu()), encoding="utf-8")
+show_picture("attention", picture)
 
 # %% [markdown]
 # ## Keep it

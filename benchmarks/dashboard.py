@@ -7,7 +7,8 @@ The page and its server are the real ones; what they show is a simulated hive, i
 own, whose peers train, upload and download in rounds of two seconds, in pieces of 256 KiB as the
 protocol cuts them. Three things are measured, one after the other: the time the script takes for a
 frame of the network and the time from frame to frame, what the network writes in the visitor's
-browser (size 2.7m, random weights: the arithmetic is the same), and how long /api/history takes
+browser (size 2.7m, random weights: the arithmetic is the same) while "Look inside" is closed and
+while it follows the writing (of four texts the first warms up), and how long /api/history takes
 over a journal of many rounds. Headless Chromium draws without a GPU, on the same machine.
 """
 from __future__ import annotations
@@ -139,13 +140,13 @@ class Simulated:
 async def serve(peers: int, folder: Path) -> None:
     """The other process: prints its port, then lives until it is killed."""
     source = Simulated(peers, folder)
-    async with pages(Web(source), host="127.0.0.1", port=0, compression=None) as port:
+    async with pages(Web(source), host="127.0.0.1", port=0) as port:
         print(port, flush=True)
         await source.live()
 
 
 def long_journal(folder: Path, rounds: int) -> None:
-    """A journal of so many rounds, written past its own slow and careful ways."""
+    """A journal with this many rounds, written without its usual care, which is slow."""
     with contextlib.closing(Journal(folder)) as journal:
         journal.start({}, b"\0" * 4)
     with contextlib.closing(sqlite3.connect(str(folder / "journal.db"))) as db, db:
@@ -172,24 +173,18 @@ WATCH = """async (seconds) => {
   return { intervals: intervals.slice(1), times, seconds: (performance.now() - began) / 1000,
     transfers: network.transfers - transfers };
 }"""
-WRITE = """async ([characters, times]) => {
-  const worker = new Worker("page/chat/worker.js", { type: "module" });
-  let id = 0;
-  const ask = (message, last) => new Promise((resolve, reject) => {
-    id += 1;
-    worker.onmessage = ({ data }) => {
-      if (data.type === "error") reject(new Error(data.error));
-      if (data.type === last) resolve(data);
-    };
-    worker.postMessage({ ...message, id });
-  });
-  await ask({ type: "load", url: new URL("model.safetensors", location).href }, "loaded");
-  const speeds = [];
+WRITE = """async ([characters, times, open]) => {
+  const { chat, inside } = page, speeds = [];
+  inside.setFollowing(open);
+  chat.length.value = characters;
   for (let turn = 0; turn < times; turn++) {
-    speeds.push((await ask({ type: "write", prompt: "ROMEO:", length: characters, temperature: 0.8,
-      topK: null, seed: turn }, "written")).speed);
+    chat.clear.click();
+    chat.prompt.value = "ROMEO:";
+    chat.send();
+    while (chat.doing) await new Promise((resolve) => setTimeout(resolve, 20));
+    speeds.push(parseFloat(chat.meter.textContent.replace(",", "")));
   }
-  worker.terminate();
+  inside.shut();
   return speeds;
 }"""
 
@@ -226,6 +221,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=8.0, help="of watching frames")
     parser.add_argument("--rounds", type=int, default=100_000, help="in the journal")
+    parser.add_argument("--characters", type=int, default=1000, help="of each text")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
@@ -241,7 +237,8 @@ def main() -> None:
             port = int(server.stdout.readline())
             with browser(port) as page:
                 seen = page.evaluate(WATCH, arguments.seconds)
-                speeds = page.evaluate(WRITE, [1000, 4])[1:]  # the first one warms up
+                speeds = {name: page.evaluate(WRITE, [arguments.characters, 4, is_open])[1:]
+                          for name, is_open in (("closed", False), ("open", True))}
             asked = [history(port) for _ in range(10)]
         finally:
             server.kill()
@@ -252,8 +249,9 @@ def main() -> None:
     print(f"from frame to frame, ms   mean {statistics.mean(intervals):6.2f}   "
           f"95% {percentile(intervals, 0.95):6.2f}   99% {percentile(intervals, 0.99):6.2f}   "
           f"{1000 / statistics.mean(intervals):.1f} frames/s")
-    print(f"chat, characters/s        median {statistics.median(speeds):.0f}   "
-          f"least {min(speeds):.0f}")
+    for name, found in speeds.items():
+        print(f"chat, characters/s, panel {name:6}   median {statistics.median(found):.0f}   "
+              f"least {min(found):.0f}")
     print(f"/api/history, {arguments.rounds:,} rounds, ms   median {statistics.median(asked):.0f}"
           f"   most {max(asked):.0f}")
 

@@ -124,7 +124,7 @@ class Wire:
                 raise Cut
 
     async def ignore(self) -> None:
-        """Read, and think nothing of it, until the other side closes."""
+        """Read and ignore everything until the other side closes."""
         while await self.reader.read(1 << 18):
             pass
         raise Cut
@@ -160,7 +160,7 @@ class Attack:
     # Means
 
     async def every(self, rate: float) -> AsyncIterator[None]:
-        """Go on so many times a second, and never faster to catch up."""
+        """Go on this many times a second, and never faster to catch up."""
         moment = time.monotonic()
         while True:
             yield
@@ -271,7 +271,7 @@ class Attack:
 
     async def stream(self, name: str, port: int, path: str, begin: bytes, block: bytes,
                      rate: float) -> None:
-        """Whole frames at so many bytes a second."""
+        """Whole frames at this many bytes a second."""
         one = len(block) // 4096
         piece = block[: max(1, int(rate * TICK / one)) * one]
         async with self.connected(name, port, path) as wire:
@@ -358,7 +358,7 @@ class Attack:
         return [self.again(name, self.reject) for _ in range(4)]
 
     async def reject(self, name: str) -> None:
-        """Updates whose values are no numbers, one after the other."""
+        """Updates whose values are not numbers, one after another."""
         update = b"\xff" * CODECS["q4"].size(self.order.parameters)
         blob = hashlib.sha256(update).hexdigest()
         async with self.joined(name) as wire:
@@ -465,7 +465,7 @@ def raise_limit() -> None:
 
 
 async def serve() -> None:
-    """One order after the other; a line that says stop ends the one that is carried out."""
+    """One order after another; a line that says stop ends the current one."""
     loop = asyncio.get_running_loop()
 
     def listen() -> Any:

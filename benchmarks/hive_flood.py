@@ -182,7 +182,7 @@ class Flood:
 
     def phase(self, name: str, seconds: float, attacks: Optional[List[str]] = None,
               ports: Optional[Tuple[int, int]] = None) -> Phase:
-        """Watch for so long, while the attacker does what it is told, if anything; then a pause."""
+        """Watch for a while as the attacker carries out its order, if it has one; then a pause."""
         self.recover()
         watched = Process(self.server.process.pid)
         watched.forget_peak()

@@ -29,7 +29,7 @@ PARAMETERS = 20_000  # of the vector
 
 
 class Device(NamedTuple):
-    """A step takes `least` seconds, or `fixed` and so much for each sequence."""
+    """A step takes `least` seconds, or `fixed` and a bit for each sequence."""
 
     name: str
     least: float
@@ -110,7 +110,7 @@ def table(sync: str, batch_size: int, minutes: float) -> None:
 
 
 def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Dict[str, Any]:
-    """One process without a hive, with its own schedule, for so many minutes of its own time."""
+    """One process without a hive, with its own schedule, for `minutes` of its own time."""
     from gltch_2_7m import Config, FastTrainer, TrainConfig, load_corpus, start_runtime
     corpus = load_corpus()
     steps = math.floor(60 * minutes / step_seconds)
@@ -122,7 +122,7 @@ def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Di
 
 
 def learn(args: argparse.Namespace, rows: List[Dict[str, Any]]) -> None:
-    """Loss after so many minutes alone, and of hives that take a part of that time."""
+    """Loss after `minutes` alone, and of hives that take a part of that time."""
     import torch
     torch.set_num_threads(1)
     device = {"cpu": CPU, "t4": T4, "laptop": LAPTOP, "fast": FAST}[args.device]

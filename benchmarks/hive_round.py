@@ -76,7 +76,7 @@ START = ("import sys; sys.path.insert(0, {root!r}); from hive import server; "
 # --------------------------------------------------------------------------------------------------
 
 class Process:
-    """What /proc tells about a process."""
+    """What /proc says about a process."""
 
     def __init__(self, pid: int):
         self.folder = Path(f"/proc/{pid}")
@@ -187,7 +187,7 @@ class LightPeer:
         return b"".join(parts)
 
     async def join(self) -> None:
-        """Also when the coordinator wants so many new ones to come later."""
+        """Also when the coordinator tells some newcomers to come later."""
         from websockets.exceptions import ConnectionClosed
         while True:
             try:
@@ -209,7 +209,7 @@ class LightPeer:
         self.weights = await self.fetch(self.version["weights"])
 
     async def take_part(self, rounds: int) -> List[Sample]:
-        """Until so many commits have come. Returns what it saw at each."""
+        """Until this many commits have come. Returns what it saw at each."""
         connection = self.socket.transport.get_extra_info("socket")
         now = self.version
         for _ in range(rounds):

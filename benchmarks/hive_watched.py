@@ -170,9 +170,9 @@ class WatchedSession(PeerSession):
             "steps": update.work.steps, "loss": update.work.loss, "at": time.time(),
         }), file=self.diary, flush=True)
 
-    def make_offer(self, one: Outgoing, follows: bool) -> None:
-        self.note("made", one)
-        super().make_offer(one, follows)
+    def made(self, *values: Any) -> None:
+        super().made(*values)
+        self.note("made", self.offers.updates[-1])
 
     def settle(self, one: Outgoing, counted: bool) -> None:
         self.note("counted" if counted else "not counted", one)

@@ -131,22 +131,22 @@ def transformers_gpt2(corpus: Corpus, minutes: float) -> Trained:
             window = corpus.train[start: start + CONTEXT].long()
             return {"input_ids": window, "labels": window}
 
-    def trainer(steps: int) -> Trainer:
+    def trainer(steps: int) -> Tuple[nn.Module, Trainer]:
         model = GPT2LMHeadModel(GPT2Config(
             vocab_size=65, n_positions=128, n_embd=192, n_layer=6, n_head=6, bos_token_id=0,
             eos_token_id=0))
-        return Trainer(model, TrainingArguments(
+        return model, Trainer(model, TrainingArguments(
             "transformers", max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-3,
             lr_scheduler_type="cosine", warmup_steps=min(100, steps // 10), weight_decay=0.1,
             bf16=True, use_cpu=True, save_strategy="no", report_to="none", logging_steps=100,
             disable_tqdm=True), train_dataset=Text())
 
-    trial = trainer(12)
+    _, trial = trainer(12)
     began = time.monotonic()
     trial.train()
-    real = trainer(max(1, int(60 * minutes / (time.monotonic() - began) * 12)))
+    model, real = trainer(max(1, int(60 * minutes / (time.monotonic() - began) * 12)))
     real.train()
-    model = real.model.eval()
+    model.eval()
     return Trained(lambda ids: model(ids).logits, real.state.global_step, BATCH)
 
 

@@ -1,4 +1,4 @@
-"""A run's books: the outer step and the journal, which go on together and bring each other back."""
+"""A run's books: the outer step and the journal, which advance together and restore each other."""
 from __future__ import annotations
 
 from typing import List, Optional
@@ -30,7 +30,7 @@ class Books:
                            (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
 
     def update_bytes(self, number: int) -> int:
-        """Of what each peer sends for this round."""
+        """Bytes of what each peer sends for this round."""
         return CODECS[self.outer.sync.up].size(self.outer.fragments.values(number))
 
     def combine(self) -> Optional[Committed]:
@@ -63,7 +63,7 @@ def tensors_of(config: Config, count: int) -> List[int]:
 
 
 def applying(job: Job) -> Apply:
-    """How a round of this job leads to its weights."""
+    """The function that applies a round of this job to the weights before it."""
     def apply(weights: bytes, codec: str, update: bytes, number: int) -> bytes:
         before = from_bytes(weights)
         part = Fragments(len(before), job.sync.fragments).of_round(number)

@@ -1,4 +1,4 @@
-"""What a peer keeps for its next process: the texts of hives, and as whom they know it."""
+"""What a peer keeps for its next process: the texts of hives, and its identity in each."""
 from __future__ import annotations
 
 import hashlib
@@ -7,11 +7,11 @@ from typing import Optional
 
 from gltch_2_7m import GltchError, cache_folder, say, write_atomically
 from hive.session import protocol
-from hive.session.peer_session import Identity
+from hive.session.about import Identity
 
 
 def keep(path: Path, content: bytes, what: str) -> None:
-    """A peer can do without: where nothing can be written, it says so and goes on."""
+    """Write a file that a peer can do without: if that fails, it says so and goes on."""
     try:
         write_atomically(path, lambda file: file.write(content))
         path.chmod(0o600)

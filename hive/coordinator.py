@@ -1,8 +1,8 @@
 """The host of the coordinator's session: sockets, worker threads, clocks and files around it.
 
-What happens is told to the session, what it answers is done here, in order; no rule of the
-conversation is in this file. Everything slow runs in two worker threads, one for the updates, in
-order, and one for evaluations.
+This file tells the session what happens and does what it answers, in order; it holds no rule of
+the conversation. Everything slow runs in two worker threads: one for the updates, in order, and one
+for evaluations.
 """
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from hive.text import TEXT, given_bytes
 
 
 class Coordinator:
-    """A run: its session, and all that a session does not know. The worker threads only touch
-    the books and the evaluator, each from one thread."""
+    """A run: its session, and everything that a session does not know. The worker threads touch
+    only the books and the evaluator, each of them from one thread."""
 
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
@@ -79,10 +79,10 @@ class Coordinator:
             "keep_evaluation": evaluator.keep_evaluation,
             "keep_checkpoint": evaluator.keep_checkpoint}
 
-    # What happens is told to the session
+    # Telling the session what happens
 
     async def run(self) -> None:
-        """Until the run is over. When this is cancelled what there is is kept."""
+        """Until the run is over. If cancelled, it keeps what there is first."""
         self.over = asyncio.get_running_loop().create_future()
         try:
             self.follow(self.session.begin)
@@ -112,7 +112,7 @@ class Coordinator:
                 self.hear(number, connection, message)
         except ConnectionClosed:
             pass  # the usual end; the session says who it was
-        except Exception:  # a mistake of ours; it costs this connection, and nobody else would say
+        except Exception:  # our mistake; it costs this connection, and nobody else would report it
             self.say("mistake", traceback.format_exc().rstrip())
             raise
         finally:
@@ -145,7 +145,7 @@ class Coordinator:
         self.set_timer()
 
     def follow(self, told: Callable[..., List[Any]], *values: Any) -> None:
-        """The same where nobody else would hear what goes wrong."""
+        """The same where nobody else would notice an exception."""
         try:
             self.react(told, *values)
         except Exception as error:
@@ -173,7 +173,7 @@ class Coordinator:
         elif not work.cancelled():
             self.follow(self.session.done, ticket, work.result())
 
-    # What it wants done
+    # Doing what it answers
 
     def send(self, link: int, message: Dict[str, Any]) -> None:
         if id(message) not in self.packed:  # once, however many hear it
@@ -225,7 +225,7 @@ class Coordinator:
             self.over.set_exception(error)
 
     def watch(self, task: asyncio.Future[Any]) -> None:
-        """What goes wrong in this task ends the run too."""
+        """If this task fails, the run ends too."""
         def ended(_: asyncio.Future[Any]) -> None:
             error = None if task.cancelled() else task.exception()
             if error:

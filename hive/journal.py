@@ -56,7 +56,7 @@ OLDER = 1  # without judgements; a coordinator that goes on adds them
 WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
 DIGEST = hashlib.sha256().digest_size  # bytes
 
-# The updates have a table of their own: whoever reads the history never passes over their pages.
+# The updates have a table of their own, so that reading the history never touches their pages.
 SCHEMA = """
 CREATE TABLE run (description TEXT NOT NULL);
 CREATE TABLE versions (
@@ -94,7 +94,7 @@ FOR_NOW = ("database or disk is full", "disk I/O error", "unable to open databas
 
 # (weights, codec, update, number of the round) -> new weights
 Apply = Callable[[bytes, str, bytes, int], bytes]
-KEPT_EVERY = 100  # of the snapshots, the one of every so many rounds is kept
+KEPT_EVERY = 100  # rounds; the snapshots of these are kept
 
 
 OF_A_ROUND = [f.name for f in fields(Record)
@@ -566,7 +566,7 @@ class Journal:
 
     def _prune(self, every: int) -> None:
         last, present = self.last, set(self._present(WEIGHTS))
-        # Beyond the last version lies what a journal.db restored from a copy knows nothing of.
+        # Snapshots beyond the last version: this journal.db was restored from an older copy.
         kept = worth_keeping((number for number in present if number <= last), every)
         for number in present - kept:
             self.files.remove(file_of(number, WEIGHTS))
@@ -581,7 +581,7 @@ class Journal:
         return extra if hashlib.sha256(extra).digest() == digest else None
 
     def newest_extra(self) -> Tuple[int, bytes]:
-        """The newest version of which an intact extra is there, and the extra; (0, b"") if none."""
+        """The newest version with an intact extra, and the extra; (0, b"") if there is none."""
         for number in sorted(self._present(EXTRA), reverse=True):
             extra = self.extra(number) if number <= self.last else None
             if extra is not None:
@@ -697,7 +697,7 @@ class Journal:
         return [dict(zip(("round", "step", "val_loss", "text"), row)) for row in rows]
 
     def curve(self, first: int, last: int, points: int) -> Dict[str, Any]:
-        """The losses from round `first` to `last` in at most so many points, each for `every`
+        """The losses from round `first` to `last` in at most `points` points, each for `every`
         rounds in a row; evaluations alike, of several in one point the last. What the lists hold
         is told in docs/api.md."""
         every = max(1, math.ceil((last - first + 1) / points))
@@ -771,7 +771,7 @@ class Journal:
 
     def counted(self, peer: str) -> List[int]:
         """The latest rounds in which updates of this peer counted, all of the last 64 among them.
-        Kept in memory: who asks never waits for a disk."""
+        Kept in memory, so that nobody waits for a disk."""
         return sorted(self._counted.get(peer, {}).values())
 
     def _note_counted(self, rounds: Iterable[Tuple[str, int]]) -> None:
@@ -779,7 +779,7 @@ class Journal:
             self._counted.setdefault(peer, {})[number % LATELY] = number
 
     def recent_weights(self, count: int = 64) -> List[Tuple[float, int]]:
-        """(weight, tokens) of the latest so many counted contributions, newest first."""
+        """(weight, tokens) of the latest `count` counted contributions, newest first."""
         rows = self._query("SELECT weight, tokens FROM contributions WHERE verdict = 'counted' "
                            "ORDER BY number DESC, position DESC LIMIT ?", count)
         return [(number_or_nan(weight), tokens) for weight, tokens in rows]

@@ -1,4 +1,4 @@
-"""The key of a hive: who has it may join. Where it comes from, on either side."""
+"""The key of a hive, which lets its holder join, and where each side gets it."""
 from __future__ import annotations
 
 import argparse

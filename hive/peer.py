@@ -67,7 +67,7 @@ from hive.session.protocol import ProtocolError, pack, unpack
 from hive.text import corpus_of
 
 COMMAND = "gltch-peer", __file__
-LISTEN_SECONDS = 0.25  # then Ctrl-C is noticed
+LISTEN_SECONDS = 0.25  # at a time, so that Ctrl-C is noticed
 LEAVING = "Leaving"  # what Ctrl-C is answered with while no step is trained
 MOST_AT_ONCE = 256  # messages that are read between two steps
 
@@ -113,7 +113,7 @@ class Peer:
         self.trouble: Optional[Exception] = None  # what ends it
         self.end: Optional[effects.End] = None
 
-    # One connection after the other
+    # One connection after another
 
     def run(self) -> None:
         """Until the run is over. Raises Stopped after Ctrl-C, GltchError when nothing helps."""
@@ -208,7 +208,7 @@ class Peer:
             self.carry_out(self.session.uploaded(self.uplink.sent.popleft(), now()))
         if self.uplink.error and not self.trouble:
             while self.listen(0.0):
-                pass  # what was said before the line broke, the reason perhaps
+                pass  # what came before the line broke is still read: perhaps the reason
             self.trouble = self.trouble or self.uplink.error
 
     def listen(self, seconds: float) -> bool:
@@ -231,7 +231,7 @@ class Peer:
         return self.trouble is None
 
     def catch_up(self) -> None:
-        """Listen to what was said during a step."""
+        """Read what arrived during a step."""
         for _ in range(MOST_AT_ONCE):
             if not self.listen(0.0):
                 break
@@ -361,7 +361,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--key-file", metavar="FILE", help="file that holds the key of the hive")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     add("--dtype", default="auto", choices=("auto", "fp32", "bf16", "fp16"),
-        help="of the matrix products (default: auto)")
+        help="number format of the matrix products (default: auto)")
     add("--batch-size", type=int, help="sequences per step (default: what the hive says)")
     add("--low-memory", action="store_true", help="less memory, slower")
     add("--tls-ca", metavar="FILE", help="certificate to trust besides the system's, for wss://")

@@ -35,20 +35,29 @@ if __name__ == "__main__":
 import torch
 
 from gltch_2_7m import (
+    DATA_HELP,
+    FROM_HELP,
     GLTCH,
     PRESETS,
     Corpus,
     GltchError,
+    Origin,
     Parser,
     TrainConfig,
     Windows,
     called,
+    in_the_numbers_of,
     load_corpus,
+    origin_of,
     require,
+    same_shape,
     save_checkpoint,
     say,
+    size_of,
+    take_over,
+    text_of,
     typed,
-    write_atomically,
+    write_whole,
 )
 from hive.books import applying
 from hive.coordinator import Coordinator
@@ -91,19 +100,21 @@ def build_parser() -> argparse.ArgumentParser:
         "connects from: limits are for the addresses it forwards (X-Forwarded-For)")
     add("--name", default="hive", help="the run's folder under runs/ (default: hive)")
     add("--key-file", metavar="FILE", help="file with the key that peers must have (or HIVE_KEY)")
-    add("--data", nargs="+", metavar="PATH", help="text files, folders, or - for stdin")
+    add("--data", nargs="+", metavar="PATH", help=DATA_HELP)
+    add("--from", metavar="RUN", help=FROM_HELP)
     add("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     add("--dropout", type=float, help="dropout on the residual branches")
     add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
-    add("--codec", choices=list(CODECS), help="of the updates, both ways (default: by --sync)")
+    add("--codec", choices=list(CODECS),
+        help="format of the updates, both ways (default: what --sync brings)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
         help="the longest a round trains (default: 60)")
-    add("--min-peers", type=int, default=1, help="wait for so many before a round (default: 1)")
-    add("--steps", type=int, help="end after so many steps (default: the full run of the size)")
-    add("--rounds", type=int, help="end after so many rounds")
-    add("--minutes", type=float, help="end after so much training time")
+    add("--min-peers", type=int, default=1, help="wait for this many before a round (default: 1)")
+    add("--steps", type=int, help="end after this many steps (default: the full run of the size)")
+    add("--rounds", type=int, help="end after this many rounds")
+    add("--minutes", type=float, help="end after this much training time")
     add("--target-loss", type=float, help="end when the validation loss is this low")
     for f in fields(TrainConfig):
         if f.name in RECIPE_OPTIONS:
@@ -118,8 +129,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 RECIPE_OPTIONS = ("batch_size", "optimizer", "learning_rate", "embedding_learning_rate",
                   "head_learning_rate", "weight_decay", "warmup", "cooldown", "seed")
-FIXED = ("data", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds", "minutes",
-         "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
+FIXED = ("data", "from", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds",
+         "minutes", "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
 
 
 def runs_folder() -> Path:
@@ -133,7 +144,7 @@ def sampling(checkpoint: Path) -> str:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raises GltchError for what makes no sense."""
+    """Raises GltchError for options that make no sense."""
     for name in ("steps", "rounds", "inner_steps", "min_peers"):
         value = getattr(args, name)
         require(value is None or value >= 1, f"--{name.replace('_', '-')} must be at least 1, not "
@@ -149,9 +160,26 @@ def check_options(args: argparse.Namespace) -> None:
     tls.load(args.tls_cert, args.tls_key)
 
 
-def new_job(args: argparse.Namespace, corpus: Corpus) -> Job:
-    config, recipe, reference = PRESETS[args.size or "2.7m"]
-    config = replace(config, vocab_size=len(corpus.vocabulary))
+def text_to_learn(args: argparse.Namespace, origin: Optional[Origin]) -> Corpus:
+    """What --data names, or the text of the origin, in its numbers."""
+    if origin is None:
+        return load_corpus(args.data or ())
+    return in_the_numbers_of(origin.vocabulary, load_corpus(args.data or text_of(origin.state)))
+
+
+def first_weights(job: Job, origin: Optional[Origin]) -> bytes:
+    """Version 0: random, but for what an origin brings."""
+    torch.manual_seed(job.recipe.seed)
+    model = GLTCH(job.config)
+    if origin:
+        take_over(model, origin.network)
+    return to_bytes(flatten(model))
+
+
+def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) -> Job:
+    size = size_of(origin.network.config) if origin else args.size or "2.7m"
+    config, recipe, reference = PRESETS[size or "2.7m"]
+    config = replace(origin.network.config if origin else config, vocab_size=len(corpus.vocabulary))
     if args.dropout is not None:
         config = replace(config, dropout=args.dropout)
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS
@@ -166,37 +194,49 @@ def new_job(args: argparse.Namespace, corpus: Corpus) -> Job:
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
     given_text = training_bytes(corpus)
-    return Job(secrets.token_hex(8), args.size or "2.7m", args.sync or "diloco", config, recipe,
+    return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
                sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),
                len(given_text), corpus.digest)
 
 
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
-    corpus = load_corpus(args.data or ())
-    job = new_job(args, corpus)
+    origin = origin_of(args, runs_folder())
+    corpus = text_to_learn(args, origin)
+    job = new_job(args, corpus, origin)
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
     require_announceable(job)
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
-    write_atomically(folder / TEXT, lambda file: file.write(whole_bytes(corpus)))
-    torch.manual_seed(job.recipe.seed)
-    journal.start(job.as_json(), to_bytes(flatten(GLTCH(job.config))))
+    if origin:
+        say(origin.introduce(corpus))
+    write_whole(folder / TEXT, whole_bytes(corpus))
+    journal.start(job.as_json(), first_weights(job, origin))
     return job, corpus
 
 
 def go_on(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
-    """The run in the folder. Options that it was started with may be given again."""
+    """The run in the folder. The options that started it may be given again."""
     job = Job.from_json(journal.run or {})
     given = {name: getattr(args, name) for name in FIXED if getattr(args, name) is not None}
     if "data" in given:
         given["data"] = load_corpus(given["data"]).digest
     before = settings_of(job)
+    if "from" in given:
+        given["from"] = first_version(job, origin_of(args, runs_folder()))
+        before["from"], _ = journal.at(0)
     for name, value in given.items():
         require(value == before[name], f"The run in {folder} was started with another "
                 f"--{name.replace('_', '-')}: leave it out to go on, or start another run with "
                 "--name.")
     return job, corpus_of(job, (folder / TEXT).read_bytes())
+
+
+def first_version(job: Job, origin: Optional[Origin]) -> str:
+    """SHA-256 of the weights with which this job begins from an origin, "" if it cannot."""
+    fits = origin is None or (same_shape(origin.network.config, job.config)
+                              and job.characters.startswith(origin.vocabulary.characters))
+    return protocol.name_of(first_weights(job, origin)) if fits else ""
 
 
 def settings_of(job: Job) -> Dict[str, Any]:
@@ -218,7 +258,7 @@ def reachable_address(host: str) -> str:
 
 
 def require_free(host: str, option: str, port: int) -> None:
-    """Before anything is written: can we listen there? Raises GltchError."""
+    """Can we listen there? Asked before anything is written. Raises GltchError."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server(address[:2], family=family).close()
@@ -287,7 +327,7 @@ class Complaints:
 
 def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int,
              secure: Optional[tls.Tls]) -> None:
-    """Where the dashboard is and how to join. A key that the user made is not repeated."""
+    """Where the dashboard is and how to join, without repeating a key that the user made."""
     address = reachable_address(args.host)
     address = "localhost" if address in LOCAL else address
     hint = ""
@@ -307,10 +347,10 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
         f"{job.mode}, round {session.rounds.version}, step {session.run.step:,}")
     if not secure and args.host not in LOCAL:
-        say("warning   Nothing here is encrypted: whoever is on the way between this machine and a "
-            "peer can read the text, the weights and what brings a peer's identity back, and change"
-            " them (the key itself is never sent); use --tls-cert, or let only a proxy or tunnel "
-            "with TLS reach the hive (--host 127.0.0.1).")
+        say("warning   Nothing here is encrypted: anybody between this machine and a peer can read "
+            "and change the text, the weights and the token that stands for a peer's identity (the "
+            "key itself is never sent). Use --tls-cert, or let only a proxy or tunnel with TLS "
+            "reach the hive (--host 127.0.0.1).")
     if hint:
         say("warning   No peer trusts this certificate by itself: take the file to each and pass it"
             " with --tls-ca, as below. Browsers will ask.")
@@ -349,7 +389,7 @@ def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> 
 
 
 def start_over(journal: Journal, folder: Path) -> Journal:
-    """An empty journal in place of one without a single round."""
+    """Replace a journal without a single round by an empty one."""
     journal.close()
     for path in folder.glob("journal.db*"):
         path.unlink()
@@ -378,7 +418,8 @@ def run(args: argparse.Namespace) -> int:
                                   pace=pace, least=args.min_peers)
         session, done = coordinator.session, coordinator.session.run
         require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
-                f"Start another with --name, or let it write:\n{sampling(folder)}")
+                f"Start another with --name (from this network with --from {args.name}), or let it "
+                f"write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:
         journal.close()

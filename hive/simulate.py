@@ -58,7 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--faults", action="store_true",
                         help="instead: break the hive in every way, by --seed (see faults.py)")
     parser.add_argument("--seeds", type=int, default=1, metavar="X",
-                        help="with --faults: so many runs, from --seed on (default: 1)")
+                        help="with --faults: this many runs, from --seed on (default: 1)")
     return parser
 
 

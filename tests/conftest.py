@@ -1,6 +1,7 @@
 """What the tests share: a place without network, a small text, real processes, one trained run."""
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -195,6 +196,24 @@ def start(processes):
 @pytest.fixture
 def start_gltch(start):
     return lambda *arguments, **settings: start(sys.executable, PROGRAM, *arguments, **settings)
+
+
+@pytest.fixture(scope="session")
+def node(processes):
+    program = shutil.which("node")
+    if program is None:
+        sentence = "This test needs node: https://nodejs.org, or apt-get install nodejs."
+        if os.environ.get("CI") == "true":
+            pytest.fail(sentence, pytrace=False)
+        pytest.skip(sentence)
+    return program
+
+
+@pytest.fixture(scope="session")
+def ask(node):
+    """ask(subject, questions): what a browser's peer computes, by tests/page/peer/golden.js."""
+    from in_node import ask_node
+    return lambda subject, questions: ask_node(node, "golden.js", questions, subject)
 
 
 @pytest.fixture(scope="session")

@@ -69,12 +69,15 @@ print(f"{result.step} steps, validation loss {result.val_loss:.4f} when last mea
 
 Both curves fall while the network learns what holds for any text of this kind. Where the
 validation curve turns up again, it has begun to learn its own text by heart.""", """\
-plot = result.folder / "loss.svg"
-if "get_ipython" in globals():  # in a notebook
-    from IPython.display import SVG, display
-    display(SVG(filename=str(plot)))
-else:
-    print(f"The loss is drawn in {plot}")"""), ("""\
+def show_picture(what, path):
+    if "get_ipython" in globals():  # in a notebook
+        from IPython.display import SVG, display
+        display(SVG(filename=str(path)))
+    else:
+        print(f"The {what} is drawn in {path}")
+
+
+show_picture("loss", result.folder / "loss.svg")"""), ("""\
 ## Let it write
 
 One character after the other, each drawn from what the network thinks likely to come next. What
@@ -96,6 +99,84 @@ PROMPT = "The king said"
 TEMPERATURE = 0.8  # 0: always the likeliest character
 
 write(PROMPT, temperature=TEMPERATURE)"""), ("""\
+## Look inside: what surprises it
+
+How well could the network have guessed a text? Its surprise at a character is minus the logarithm
+(base 2) of the chance it gave that character, in bits: 0 if it was certain, 1 for a coin's toss.
+Before training every character is a surprise of log2(vocabulary) bits. In the picture the darker a
+character, the greater the surprise; point at one for its number.""", """\
+TEXT = "ROMEO:\\nTo be, or not to be: that is the question."
+
+
+def surprises(text):
+    \"\"\"Bits for each character of a text, as if a line had just ended before it: (T,).\"\"\"
+    before, ids = (start_ids(result.model, result.vocabulary, part) for part in ("", text))
+    with torch.inference_mode():
+        logits = result.model(torch.cat([before, ids[:, :-1]], dim=1))  # (1, T, V)
+    return -logits.log_softmax(2).gather(2, ids[:, :, None]).flatten() / math.log(2)
+
+
+def surprise_picture(text, bits, columns=64):
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{10 * columns}" '
+           f'height="{24 * -(-len(text) // columns)}" font-family="monospace" font-size="15">']
+    for place, (character, surprise) in enumerate(zip(text, bits)):
+        x, y = 10 * (place % columns), 24 * (place // columns)
+        shown = html.escape({"\\n": "↵", " ": "·"}.get(character, character))
+        out.append(f'<g><title>{shown} {surprise:.2f} bits</title><rect x="{x}" y="{y}" width="10" '
+                   f'height="22" fill="#d6336c" opacity="{min(0.9, surprise / 10):.2f}"/>'
+                   f'<text x="{x}" y="{y + 16}" fill="#808898">{shown}</text></g>')
+    return "\\n".join([*out, "</svg>"])
+
+
+text = known_part(result.vocabulary, TEXT)[:config.block_size]
+bits = surprises(text)
+print(f"{bits.mean():.2f} bits per character; before training {math.log2(config.vocab_size):.2f}")
+picture = result.folder / "surprise.svg"
+picture.write_text(surprise_picture(text, bits.tolist()), encoding="utf-8")
+show_picture("surprise", picture)"""), ("""\
+## Look inside: where it looks
+
+Attention is the only way by which one character learns of another. For every layer (rows) and head
+(columns) a map: each line is a character of the text that looks, each column one that it looks at;
+dark is much. Nothing right of the diagonal: that would be the future. A line parallel to the
+diagonal looks back by a fixed distance, a column is a character that everything looks at.""", """\
+def attention_maps(text):
+    \"\"\"How each head spreads its attention: (layers, nh, T, T), each row adds to 1.\"\"\"
+    maps = []
+
+    def look(attention, inputs):  # called before each attention, with what it is given
+        q, k, _ = attention.split(*inputs)  # (1, nh, T, hs)
+        scores = q @ k.transpose(2, 3) / math.sqrt(q.size(3))  # (1, nh, T, T)
+        future = torch.ones_like(scores, dtype=torch.bool).triu(1)
+        maps.append(scores.masked_fill(future, -math.inf).softmax(3)[0])
+
+    hooks = [block.attention.register_forward_pre_hook(look) for block in result.model.blocks]
+    with torch.inference_mode():
+        result.model(start_ids(result.model, result.vocabulary, text))
+    for hook in hooks:
+        hook.remove()
+    return torch.stack(maps)
+
+
+def attention_picture(maps, size=100, gap=12):
+    layers, heads, T, _ = maps.shape
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{heads * (size + gap)}" '
+           f'height="{layers * (size + gap)}" fill="#0b62ba">']
+    for layer in range(layers):
+        for head in range(heads):
+            out.append(f'<g transform="translate({head * (size + gap)} {layer * (size + gap)}) '
+                       f'scale({size / T})"><title>layer {layer + 1}, head {head + 1}</title>'
+                       f'<path d="M0 0V{T}H{T}Z" opacity="0.08"/>')
+            for row, column in (maps[layer, head] > 0.03).nonzero().tolist():
+                out.append(f'<rect x="{column}" y="{row}" width="1" height="1" '
+                           f'opacity="{maps[layer, head, row, column]:.2f}"/>')
+            out.append("</g>")
+    return "\\n".join([*out, "</svg>"])
+
+
+picture = result.folder / "attention.svg"
+picture.write_text(attention_picture(attention_maps(text).cpu()), encoding="utf-8")
+show_picture("attention", picture)"""), ("""\
 ## Keep it
 
 Colab forgets its files when it closes. The run is a folder under `runs/` in the Files panel on

@@ -22,7 +22,9 @@ from typing import Any, Dict, List
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("ada", "grace", "attic-box")
 PICTURES: Dict[str, Any] = {  # name: width, height, colours
-    "wide": (1440, 1960, "dark"), "light": (1440, 1960, "light"), "narrow": (390, 1900, "dark")}
+    "wide": (1440, 2180, "dark"), "light": (1440, 2180, "light"), "narrow": (390, 1900, "dark")}
+LOOKED_AT = 150  # the character of what it wrote that is looked into
+TEXT = "My lord, the king of France is a brown fox,\nand he will marry the queen tomorrow."
 
 
 def start(*command: Any, folder: str) -> subprocess.Popen[bytes]:
@@ -48,16 +50,43 @@ def take(page: int) -> None:
                                     color_scheme=scheme)
             tab.goto(f"http://localhost:{page}")
             tab.get_by_label("Your text").fill("ROMEO:")
-            tab.locator("#chat").get_by_label("Characters").fill("240")
+            tab.locator("#chat").get_by_label("Characters").fill("340")
             tab.get_by_role("button", name="Send").click()
             while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
                 time.sleep(0.2)
+            look_inside(tab)
+            if name == "wide":
+                take_inside(tab)
             tab.evaluate("scrollTo(0, 0)")
             while tab.evaluate("page.network.scene.particles.length < 10"):  # until much travels
                 time.sleep(0.02)
             tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
             tab.close()
         chromium.close()
+
+
+def look_inside(tab: Any) -> None:
+    tab.locator("#chat [data-shade]").nth(LOOKED_AT).click()
+    tab.locator("#inside .chances").wait_for()
+    tab.locator("#surprise textarea").fill(TEXT)
+    tab.get_by_role("button", name="Measure").click()
+    while tab.evaluate("!(page.surprise.now.bits + page.surprise.then.bits > 0)"):
+        time.sleep(0.2)
+
+
+def take_inside(tab: Any) -> None:
+    """The part of the page that looks into the network, with a version of a tenth of the way."""
+    slider = tab.locator("#surprise").get_by_label("Then: an earlier version")
+    slider.fill(str(tab.evaluate("page.surprise.time.last / 10 | 0")))
+    while tab.evaluate("page.surprise.progress.measured.size < 3"):
+        time.sleep(0.2)
+    box = tab.evaluate("""() => {
+        const [top, bottom] = ["chat", "surprise"].map((id) =>
+          document.getElementById(id).getBoundingClientRect());
+        return { x: 0, y: scrollY + top.top - 12, width: innerWidth,
+          height: bottom.bottom - top.top + 24 };
+    }""")
+    tab.screenshot(path=str(ROOT / "docs" / "dashboard-inside.png"), clip=box, full_page=True)
 
 
 def main() -> None:

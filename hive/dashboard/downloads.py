@@ -28,11 +28,11 @@ class Snapshot(NamedTuple):
 
 
 class Stored:
-    """A file that is closed when nobody holds this any more."""
+    """A file that closes itself once nobody uses it any more."""
 
     def __init__(self, file: IO[bytes]):
         self.file, self.size = file, file.seek(0, 2)
-        self.turn = threading.Lock()  # several downloads of it have one position between them
+        self.turn = threading.Lock()  # several downloads share its one position
         weakref.finalize(self, file.close)
 
     def piece(self, start: int) -> bytes:
@@ -42,7 +42,7 @@ class Stored:
 
 
 def open_stored(path: Path) -> Stored:
-    """A file as it is now, whatever takes its place meanwhile."""
+    """A file as it is now, even if another one replaces it meanwhile."""
     with contextlib.ExitStack() as stack:
         file: IO[bytes] = stack.enter_context(open(path, "rb"))
         if sys.platform == "win32":  # where an open file cannot be replaced: a copy
@@ -54,7 +54,7 @@ def open_stored(path: Path) -> Stored:
 
 
 class Full(Exception):
-    """So much is on its way that there is no room for other weights."""
+    """Too much is on its way: there is no room for other weights."""
 
 
 class Shelf:

@@ -80,7 +80,7 @@ class HiveFacts:
         peers = session.links.peers
         standing, rounds, run = session.standing, session.rounds, session.run
         speed = standing.speed if peers else 0.0
-        plan = rounds.plan if peers else None  # a round that nobody makes waits
+        plan = rounds.plan if peers else None  # without peers the round waits
         paused = session.work.unwritten.get("round", "")
         phase: Phase = ("paused" if paused else "finished" if run.finished
                  else "committing" if rounds.closed else "training" if plan else "waiting")
@@ -101,7 +101,7 @@ class HiveFacts:
             "speedup": speed / fastest.speed if fastest else None, **self.coordinator.transferred()}
 
     async def publish(self) -> None:
-        """Tell the pages what peers do as it changes, and once a second what was measured."""
+        """Tell the pages what peers do when it changes, and once a second what was measured."""
         session = self.coordinator.session
         told: Dict[str, Tuple[PeerState, int, int]] = {}
         before: Dict[str, Peer] = {}

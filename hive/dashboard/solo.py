@@ -247,7 +247,7 @@ class RunFacts:
 
 
 def thinned(kept: List[Kept]) -> List[Kept]:
-    """Leave out every other one when there are too many, but the first and the newest."""
+    """When there are too many, leave out every other one, but never the first or the newest."""
     size = 4 * len(kept[0].weights)
     if len(kept) <= min(MOST_SNAPSHOTS, max(2, MOST_BYTES // size)):
         return kept
@@ -255,7 +255,7 @@ def thinned(kept: List[Kept]) -> List[Kept]:
 
 
 class Dashboard:
-    """A context that keeps the page open, from the first run it is told to watch to its end."""
+    """A context that keeps the page open, from the first run it watches until its own end."""
 
     def __init__(self, port: int):
         require(0 <= port < 2**16, f"--dashboard must be a port from 0 to 65535, not {port}.")
@@ -290,7 +290,7 @@ class Dashboard:
 
     def hear(self, facts: RunFacts, point: Dict[str, Any]) -> None:
         """In the training thread."""
-        asked_for = point["kind"] == "eval" or self.web.pages  # by somebody who looks on
+        asked_for = point["kind"] == "eval" or self.web.pages  # somebody is watching
         weights = flatten(self.trainer.ema) if asked_for else None
         self.loop.call_soon_threadsafe(facts.hear, point, weights)
 

@@ -36,7 +36,7 @@ from hive.network.door import Door, Places, file_limit
 from hive.session.events import Events, finite
 from hive.session.schema import Everybody, State
 
-if TYPE_CHECKING:  # without websockets one may still read what is missing
+if TYPE_CHECKING:  # without websockets, a sentence still says what is missing
     from websockets.http11 import Request, Response
 
     from hive.network.guest import Guest
@@ -46,20 +46,28 @@ FILES = {  # address: file and content type
     "/": ("index.html", "text/html"), "/style.css": ("style.css", "text/css"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
     "/join_colab.ipynb": ("join_colab.ipynb", "application/json"),
+    "/page/peer/kernels.wasm": ("page/peer/kernels.wasm", "application/wasm"),
     **{f"/{name}.js": (f"{name}.js", "text/javascript") for name in (
         "hive", *(f"page/{name}" for name in (
             "page", "state", "connection", "figures", "peers", "contributors", "samples", "join",
             "dom", "format", "network/network", "network/scene", "network/layout",
             "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
             "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
-            "chat/worker", "chat/model", "chat/weights")))}}
+             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
+             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
+             "inside/progress", "inside/surprise", "inside/tip",
+             "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
+             "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
+             "peer/learner", "peer/network", "peer/optimizer", "peer/outer", "peer/protocol",
+             "peer/session", "peer/sha256", "peer/trainee", "peer/training_worker", "peer/update",
+             "peer/windows", "peer/words", "peer/workers")))}}
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
-REQUEST_SECONDS = 20.0  # for an answer to leave, besides the time its size takes
+REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected
 MOST_PAGES = 64  # that listen to the events
 MOST_DOWNLOADS = 16  # at a time; each holds a file and a piece of it
 MOST_WAITING = 64  # requests for the worker thread; a slow one takes a tenth of a second
-TRAVELLING_BYTES = 64 << 20  # of answers in memory, on their way to whoever reads slowly
+TRAVELLING_BYTES = 64 << 20  # of answers in memory, on their way to slow readers
 EVENTS_SECONDS = 0.05  # between two messages with events
 FAREWELL_SECONDS = 2.0  # for the pages to hear how it ended
 BUSY = "Too many ask at once, or you do; try again in a moment."
@@ -82,7 +90,7 @@ class Source(Protocol):
 
 
 class Web:
-    """The dashboard's port. `names` are the hosts it may be called besides the obvious ones, and
+    """The dashboard's port. `names` are the names it answers to besides the obvious ones, and
     `peers` takes over a WebSocket at /hive."""
 
     def __init__(self, source: Source, names: Iterable[str] = (),
@@ -166,8 +174,8 @@ class Web:
             connection, (HERE / name).read_bytes))
 
     def knows(self, host: str) -> bool:
-        """Is this one of our names? Against pages whose own name was made to point to us (DNS
-        rebinding); an address in digits is no name."""
+        """Is this one of our names? Another site could make its own name point to this machine to
+        read the page (DNS rebinding). An address in digits is safe."""
         found = re.fullmatch(r"(\[[^][]*\]|[^][:]*)(:\d*)?", host)
         name = found.group(1).strip("[]").rstrip(".").lower() if found else ""
         try:
@@ -178,7 +186,7 @@ class Web:
                 name.endswith(known) for known in self.names if known.startswith("."))
 
     async def read(self, connection: Guest, task: Callable[..., Any], *values: Any) -> Any:
-        """Off the event loop. What is not there becomes a 404."""
+        """Off the event loop. Something that is not there becomes a 404."""
         demand(self.waiting.take(connection, connection.address), 503, BUSY)
         try:
             return await asyncio.get_running_loop().run_in_executor(self.reading, task, *values)
@@ -192,7 +200,7 @@ class Web:
     # The addresses
 
     async def state(self, connection: Guest, query: Query) -> Reply:
-        """A large hive takes a while to describe: at most a tenth of the time goes into that."""
+        """Describing a large hive takes a while: at most a tenth of the time is spent on it."""
         began = time.monotonic()
         if began >= self.state_until:
             self.latest_state = as_json(self.source.state())
@@ -245,7 +253,7 @@ class Web:
         return Reply("application/octet-stream", headers=tag, file=file)
 
     def make(self, snapshot: Snapshot, connection: Guest) -> Stored:
-        """In the worker thread; whoever waited behind the same weights finds them made."""
+        """In the worker thread; a second request for the same weights finds them there."""
         demand(connection in self.downloads.taken, 503, "Nobody waits for this any more.")
         return self.shelf.find(snapshot)
 
@@ -259,8 +267,7 @@ class Web:
                      "are; try again in a moment.")
 
     async def stop(self) -> None:
-        """Pages hear how it ended; whoever still downloads, or does not read, will not hold it up.
-        """
+        """Tell the pages how it ended; slow readers and downloads do not delay that."""
         patience = time.monotonic() + FAREWELL_SECONDS
         while time.monotonic() < patience and any(
                 seq < self.source.events.seq for seq in self.pages.values()):

@@ -19,8 +19,8 @@ from hive.session.events import finite
 
 
 def header(config: Config, **about: Any) -> bytes:
-    """What precedes the flat weights of such a network. `about` goes into the metadata: vocabulary,
-    text and step are what a checkpoint needs, and val_loss if it is known and finite."""
+    """What precedes the flat weights of such a network. `about` goes into the metadata, of which a
+    checkpoint needs vocabulary, text and step, and val_loss if it is known and finite."""
     with torch.device("meta"):  # only names and shapes are needed
         model = GLTCH(config)
     known = {"format": CHECKPOINT, "config": asdict(config),

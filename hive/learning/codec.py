@@ -46,7 +46,7 @@ def from_bytes(content: bytes, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def pieces(model: nn.Module, part: slice) -> Iterator[Tensor]:
-    """All parameters behind one another, in the order of `model.parameters()`, are a vector (P,);
+    """All parameters one after another, in the order of `model.parameters()`, are a vector (P,);
     these are the pieces of a part of it, in the memory of the model."""
     begin = 0
     for parameter in model.parameters():
@@ -204,7 +204,7 @@ class Codec(Protocol):
     """One way to write a vector as bytes."""
 
     def size(self, count: int) -> int:
-        """Of so many values, in bytes."""
+        """Bytes of this many values."""
 
     def encode(self, vector: Tensor) -> bytes: ...
     def decode(self, content: bytes, count: int) -> Tensor: ...
@@ -271,7 +271,7 @@ class ErrorFeedback:
         self.residual.add_(update)
 
     def forget(self, parts: Iterable[slice] = (WHOLE,)) -> None:
-        """Nothing of what was left unsent of these parts may come any more."""
+        """Forget what was left unsent of these parts."""
         for part in parts:
             self.residual[part].zero_()
             self.sent.pop(part.start, None)

@@ -10,8 +10,8 @@ from hive.learning.codec import BLOCK
 
 
 class Fragments:
-    """So many values in `number` nearly equal parts; in fewer, if there are not as many blocks.
-    Borders lie between the blocks of the codecs."""
+    """A vector of `count` values in `number` nearly equal parts, or fewer if there are not enough
+    blocks. The borders are between blocks of the codecs."""
 
     def __init__(self, count: int, number: int):
         blocks = -(-count // BLOCK)

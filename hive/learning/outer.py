@@ -107,8 +107,8 @@ class Outer:
 
     def add(self, codec: str, content: bytes, weight: float, steps: int, by: str = "",
             late: bool = False) -> float:
-        """Count one peer's update of so many inner steps, no longer and no heavier than a few times
-        what is usual; without weight it is only looked at. Returns the weight that it counts with;
+        """Count one peer's update of `steps` inner steps, no longer and no heavier than a few times
+        the usual; without weight it is only looked at. Returns the weight that it counts with;
         raises Rejected."""
         if codec != self.sync.up:
             raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec!r}.")
@@ -164,7 +164,7 @@ class Outer:
             self.known.popitem(last=False)
 
     def share_of_length(self, values: int) -> float:
-        """How long so many of the weights are on average; a part may itself be all zeros."""
+        """How long this many of the weights are on average; a part may itself be all zeros."""
         return float(self.weights.norm()) * math.sqrt(values / len(self.weights))
 
     def step(self) -> Committed:

@@ -56,7 +56,7 @@ class Sync:
         return max(1, steps if total is None else min(steps, total - step))
 
 
-# docs/experiments.md tells why these values.
+# docs/experiments.md says why these values.
 SYNCS: Dict[str, Sync] = {
     "streaming": Sync(up="q2", down="q4", outer_momentum=0.5, fragments=4, overlap=True,
                       in_flight=2),

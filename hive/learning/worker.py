@@ -33,7 +33,7 @@ class Worker:
         self.trainer = FastTrainer(config, replace(recipe, steps=None, minutes=None), corpus,
                                    runtime, noise_seed=noise_seed % 2**31)
         self.batch_size = recipe.batch_size
-        self.anchor = flatten(self.trainer.model)  # (P,), from where on progress is not taken yet
+        self.anchor = flatten(self.trainer.model)  # (P,): progress since then is not taken yet
 
     def load(self, weights: Tensor) -> None:
         """Start from these weights (P,); the optimizer keeps its state."""
@@ -46,8 +46,8 @@ class Worker:
         return torch.sub(base[part], weights, out=weights)
 
     def take_progress(self, part: slice) -> Tensor:
-        """The pseudo-gradient of a part since its progress was last taken. Training may go on: what
-        it makes from now on is taken the next time."""
+        """The pseudo-gradient of a part since its progress was last taken. Training may go on; what
+        it gains from now on is taken the next time."""
         weights = flatten(self.trainer.model, part)
         made = self.anchor[part] - weights
         self.anchor = replaced(self.anchor, part, weights)
@@ -59,7 +59,7 @@ class Worker:
         self.anchor = replaced(self.anchor, part, weights)
 
     def begin(self, step: int, total: Optional[int], window: int) -> None:
-        """What follows is this step of a run of so many, on the text's windows from this one on."""
+        """Go on with this step of a run of `total`, at this window of the text."""
         self.trainer.step, self.trainer.total = step, total
         self.trainer.first_window = window - step * self.batch_size
 
@@ -75,7 +75,7 @@ class Worker:
 
 
 class Learner:
-    """A worker, and what leaves the machine of what it learns: codec and error feedback."""
+    """A worker, with codec and error feedback for what it sends."""
 
     def __init__(self, worker: Any, codec: str, count: int, beta: float):
         self.worker, self.codec = worker, codec
@@ -96,7 +96,7 @@ class Learner:
 
 
 class Crew:
-    """The processes of one peer. The first speaks with the coordinator, the others follow it."""
+    """The processes of one peer. The first talks to the coordinator, the others follow it."""
 
     def __init__(self, runtime: Runtime):
         self.runtime = runtime
@@ -123,7 +123,7 @@ class Crew:
             torch.distributed.barrier()
 
     def follow(self, begin: Callable[[Dict[str, Any], bytes], Worker]) -> None:
-        """What all processes but the first do: as they are told, until they are told to stop."""
+        """What all processes but the first do: follow orders until one says to stop."""
         worker: Optional[Worker] = None
         while True:
             order = json.loads(self.share())

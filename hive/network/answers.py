@@ -18,8 +18,8 @@ REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
            404: "Not Found", 405: "Method Not Allowed", 421: "Misdirected Request",
            426: "Upgrade Required", 431: "Request Header Fields Too Large",
            500: "Internal Server Error", 503: "Service Unavailable"}
-MOST = 10**15  # of any number that is asked for
-PIECE_BYTES = 256 * 1024  # of a file in memory for each download
+MOST = 10**15  # the largest number that a request may contain
+PIECE_BYTES = 256 * 1024  # of a file that each download has in memory
 
 
 class Refusal(Exception):
@@ -31,7 +31,7 @@ class Refusal(Exception):
 
 
 class File(Protocol):
-    """A large content, of which pieces of PIECE_BYTES are read."""
+    """Large content that is read in pieces of PIECE_BYTES."""
 
     size: int
 

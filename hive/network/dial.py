@@ -18,7 +18,7 @@ from hive.network.words import shown
 OPEN_SECONDS = 20.0  # for the connection, TLS and HTTP together
 QUEUE = 16  # frames that wait to be read; then the network has to wait
 FRAGMENTS = 4096  # of one message
-LONGEST_RETRY_AFTER = 300.0  # seconds; who asks for more is asked again after these
+LONGEST_RETRY_AFTER = 300.0  # seconds; we do not wait longer, whatever the answer says
 
 
 class Answered(Exception):
@@ -34,7 +34,7 @@ class Answered(Exception):
 
     @property
     def passing(self) -> bool:
-        """Whether the same request may do later."""
+        """Whether the same request may succeed later."""
         return self.status in (408, 425, 429) or self.status >= 500
 
     def sentence(self, server: str) -> str:
@@ -47,11 +47,11 @@ class Answered(Exception):
 
 
 class Distrusted(Exception):
-    """The server's certificate does not show that it is who it should be."""
+    """The server's certificate does not prove that it is the right one."""
 
 
 class Connection(ClientConnection):
-    """A WebSocket that goes where it was told to and gathers no endless message."""
+    """A WebSocket that follows no redirect and collects no endless message."""
 
     fragments = 0
 
@@ -113,7 +113,7 @@ def trusted_certificates(server: str, file: Optional[str]) -> Optional[ssl.SSLCo
 
 
 def in_clear(server: str) -> str:
-    """A warning in words when others could read along on the way to this address; else nothing."""
+    """A warning if others could read along on the way to this address, else nothing."""
     try:
         host = urlsplit(server).hostname or ""
     except ValueError as error:

@@ -1,9 +1,9 @@
 """Who may come in, how many, and how much they may knock.
 
 Pure but for `file_limit`: counts and addresses, no sockets and no clocks. One `Door` serves both
-ports. Whoever has proved nothing yet is a stranger: there is always room for one more, because the
-oldest one of the address with most of them gives way. So nobody is kept out by connections that
-say nothing, and a guest that means it shows who it is within a second.
+ports. A connection that has proved nothing yet is a stranger. There is always room for one more,
+because the oldest stranger of the address with the most of them gives way. So connections that say
+nothing keep nobody out, and an honest guest shows who it is within a second.
 """
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gltch_2_7m import GltchError
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
 FILES_WANTED = 8192  # open files; some systems allow a program no more than 256 until it asks
-FILES_UNKNOWN = 2048  # where nobody says how many may be open (Windows)
+FILES_UNKNOWN = 2048  # where the system does not say how many may be open (Windows)
 FILES_KEPT = 256  # for journal, snapshots, downloads, and what is accepted before it is counted
 TURNS = 32  # of the event loop that a stranger has at least, if all come to one port at once
 MOST_STRANGERS = 1024  # a quarter of all places if that is less, as for visitors
@@ -24,7 +24,7 @@ MOST_VISITORS = 512  # whose request was read: pages, downloads, answers on thei
 
 
 class Caller(Protocol):
-    """A connection, as far as the door minds it."""
+    """A connection, as far as the door cares."""
 
     def abort(self) -> None: ...
 
@@ -35,7 +35,7 @@ class Taken(NamedTuple):
 
 
 class Places:
-    """So many places (or bytes), of which one household may take its share."""
+    """A number of places (or bytes), of which one household may take its share."""
 
     def __init__(self, door: Door, most: int):
         self.door, self.most, self.total = door, most, 0
@@ -66,8 +66,8 @@ class Places:
 
 
 class Door:
-    """The connections of both ports. `files` is how many files the program may open, `proxies`
-    are the addresses whose word is taken for who is behind them."""
+    """The connections of both ports. `files` is how many files the program may open; `proxies` are
+    the addresses that are believed when they say who is behind them."""
 
     def __init__(self, files: int, proxies: Iterable[Network] = ()):
         kept = min(FILES_KEPT, files // 2)
@@ -80,12 +80,12 @@ class Door:
         self.homes: Dict[Caller, str] = {}  # of the strangers
 
     def share(self, most: int, address: str) -> int:
-        """How many of so many places are for one address. Behind a proxy or a tunnel everybody
-        seems to be here, and so do all peers of a test: that gets more, but never everything."""
+        """How many of `most` places one address may take. Behind a proxy or a tunnel everybody
+        seems to be on this machine, which therefore gets more, but never everything."""
         return max(1, 3 * most // 4 if is_local(address) or self.trusts(address) else most // 4)
 
     def come(self, guest: Caller, address: str) -> List[Caller]:
-        """A stranger is at the door. Those who must give way."""
+        """A stranger is at the door; returns those who must give way."""
         home = household(address)
         self.strangers.setdefault(home, {})[guest] = None
         self.homes[guest] = home
@@ -110,7 +110,7 @@ class Door:
         return self.admit(guest, address, self.peers)
 
     def admit(self, guest: Caller, address: str, places: Places) -> bool:
-        """If not, it stays a stranger and goes when others come."""
+        """Without room it stays a stranger, and gives way when others come."""
         if not places.take(guest, address):
             return False
         self.forget(guest)
@@ -135,8 +135,8 @@ class Door:
         return found is not None and any(found in network for network in self.proxies)
 
     def who(self, address: str, forwarded: str) -> str:
-        """Who is it, when this address says (`X-Forwarded-For`) on whose behalf it comes? The last
-        that is not a trusted proxy itself: what precedes it may be anybody's invention."""
+        """On whose behalf does this address come, by its `X-Forwarded-For`? The last entry that is
+        not a trusted proxy itself counts: anybody could have invented what precedes it."""
         if not self.trusts(address):
             return address
         for entry in reversed(forwarded.split(",")):

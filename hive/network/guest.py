@@ -1,8 +1,9 @@
 """A connection to either port, from the moment it is accepted: what it may send, and how fast.
 
-websockets does the protocol. What it leaves open is here: who may stay is decided before anything
-is read, requests are bounded in time and size, whoever floods is seen off, and a long answer leaves
-in pieces. TLS begins here too, so that the door also sees those who never finish its handshake.
+websockets does the protocol. What it leaves open is here: the door decides who may stay before
+anything is read, requests are bounded in time and size, floods are seen off, and a long answer
+leaves in pieces. TLS begins here too, so that the door also sees connections that never finish its
+handshake.
 """
 from __future__ import annotations
 
@@ -87,8 +88,8 @@ class Guest(ServerConnection):
             self.data_received(early)
 
     def begin(self, request: bytes) -> None:
-        """It has asked for something. Only now websockets hears of it: whoever says nothing costs
-        no task and no handshake."""
+        """It has asked for something, and only now does websockets hear of it: a connection that
+        says nothing costs no task and no handshake."""
         super().connection_made(self.line)
         self.begun = True
         super().data_received(request)
@@ -255,7 +256,7 @@ async def listen(handler: Callable[[Guest], Awaitable[None]], door: Door,
     logging.getLogger("websockets").setLevel(logging.CRITICAL)  # we say ourselves what matters
     here: Set[Guest] = set()
     arrive: Any = functools.partial(Guest, door=door, tls=tls, here=here)
-    handle: Any = handler  # all it will be given are what `arrive` makes
+    handle: Any = handler  # it only ever gets what `arrive` makes
     async with serve(handle, create_connection=arrive, compression=None, server_header=None,
                      backlog=door.accepted, **settings) as server:
         for listening in server.sockets:  # asyncio has one number for accepting and for waiting
@@ -264,6 +265,6 @@ async def listen(handler: Callable[[Guest], Awaitable[None]], door: Door,
         try:
             yield list(server.sockets)[0].getsockname()[1]
         finally:
-            for guest in list(here):  # the others are told, these would only hold it up
+            for guest in list(here):  # websockets tells the others; these would only delay the end
                 if not guest.begun or guest.state is State.CONNECTING:
                     guest.abort()

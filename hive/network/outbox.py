@@ -13,7 +13,7 @@ LAST_SECONDS = 2.0  # to take the last words before a connection is closed
 
 class Blob(NamedTuple):
     chunks: Iterable[bytes]
-    sent: Callable[[int], None]  # is told how many bytes have left
+    sent: Callable[[int], None]  # called with the bytes that have left
 
 
 class Connection:

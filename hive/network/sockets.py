@@ -1,4 +1,4 @@
-"""What the hosts use of a connection, whoever made it: nothing here knows websockets."""
+"""What the hosts use of any kind of connection: nothing here knows websockets."""
 from __future__ import annotations
 
 from typing import AsyncIterator, Optional, Protocol, Union
@@ -26,4 +26,4 @@ class Line(Protocol):
     def send(self, message: Frame) -> None: ...
 
     def recv(self, timeout: Optional[float]) -> Frame:
-        """The next message. Raises TimeoutError when none comes in so many seconds."""
+        """The next message. Raises TimeoutError if none comes within `timeout` seconds."""

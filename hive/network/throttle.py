@@ -3,14 +3,14 @@ from __future__ import annotations
 
 
 class Bucket:
-    """So many tokens at first, so many more every second, never more than at first."""
+    """`most` tokens at first, `a_second` more every second, but never more than `most`."""
 
     def __init__(self, most: float, a_second: float):
         self.most, self.a_second = most, a_second
         self.left, self.at = most, 0.0
 
     def take(self, count: float, now: float) -> bool:
-        """Were there enough? Then they are taken."""
+        """Take this many tokens if there are enough; were there?"""
         self.left = min(self.most, self.left + self.a_second * max(0.0, now - self.at))
         self.at = now
         if self.left < count:

@@ -1,4 +1,4 @@
-"""The certificate of both ports: read once, and what peers will make of it."""
+"""The certificate of both ports, and whether peers will trust it."""
 from __future__ import annotations
 
 import ssl
@@ -60,8 +60,8 @@ def names_in(cert: str, context: ssl.SSLContext) -> List[str]:
 
 def shake_hands(server: ssl.SSLContext, client: ssl.SSLContext, name: Optional[str] = None
                 ) -> Optional[Certificate]:
-    """Both sides of a handshake in memory. Gives the certificate as the client sees it, None when
-    the client does not trust it."""
+    """Both sides of a handshake in memory: the certificate as the client sees it, or None when the
+    client does not trust it."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = server.wrap_bio(to_server, to_client, server_side=True)
     theirs = client.wrap_bio(to_client, to_server, server_hostname=name)

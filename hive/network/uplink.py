@@ -57,7 +57,7 @@ class Uplink:
                     self._send_blob(one)
                 else:
                     self._send(one)
-        except Exception as error:  # whatever it is, who looks after the connection raises it
+        except Exception as error:  # of any kind: the thread that owns the connection raises it
             self.error = error
 
     def _send_blob(self, blob: Blob) -> None:

@@ -1,4 +1,4 @@
-"""What others wrote, fit to be shown to people."""
+"""What others wrote, made fit to be shown."""
 from __future__ import annotations
 
 import re
@@ -12,7 +12,7 @@ ESCAPE = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, cursor movem
 
 
 def shown(text: object, longest: int = 200) -> str:
-    """What came from outside, fit for a terminal: printable, on one line, of limited length, in one
+    """Text from outside, made fit for a terminal: printable, on one line, of limited length, in one
     direction, without sequences that a terminal obeys."""
     plain = ESCAPE.sub("", str(text)[: 8 * longest])
     kept = "".join(c if unicodedata.category(c)[0] in "LNPSM" and c not in INVISIBLE

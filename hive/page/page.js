@@ -1,11 +1,14 @@
 // The whole page: every event goes to those parts that show what it says.
 
 import { Chat } from "./chat/chat.js";
+import { Engine } from "./chat/engine.js";
 import { Connection, ConnectionLine } from "./connection.js";
 import { Contributors } from "./contributors.js";
 import { element, setText } from "./dom.js";
 import { Figures } from "./figures.js";
 import { count } from "./format.js";
+import { Inside } from "./inside/inside.js";
+import { Surprise } from "./inside/surprise.js";
 import { Join, invitation } from "./join.js";
 import { LossChart } from "./loss/chart.js";
 import { Network } from "./network/network.js";
@@ -23,7 +26,11 @@ export class Page {
   invitation = invitation(this.join);
   network = new Network(this.state, element("network"));
   chart = new LossChart(element("chart"));
-  chat = new Chat(element("chat"));
+  engine = new Engine();
+  inside = new Inside(element("inside"), this.engine);
+  chat = new Chat(element("chat"), this.engine, this.inside);
+  surprise = new Surprise(
+    element("surprise"), this.engine, this.inside, () => this.chat.transcript.text);
   figures = new Figures(element("figures"), element("progress"), element("done"));
   table = new PeersTable(
     this.state, element("peers-head"), element("peers-body"), element("nobody"));
@@ -47,7 +54,7 @@ export class Page {
         continue;
       }
       this.network.event(event, now - event.at > LATE);
-      if (event.type === "committed" || event.type === "evaluated") this.chat.update(this.state);
+      if (event.type === "committed" || event.type === "evaluated") this.updateVersions();
       if (event.type === "evaluated") this.samples.add(event);
       if (event.type === "finished") this.invitation.update(this.state);
       this.chart.event(event);
@@ -67,9 +74,16 @@ export class Page {
     this.invitation.update(state);
     this.network.update();
     this.chart.update(state);
-    this.chat.update(state);
+    this.engine.update(state);
+    this.updateVersions();
     this.samples.outdated = true;
     this.tick();
+  }
+
+  /** There is another version of the network. */
+  updateVersions() {
+    this.chat.update(this.state);
+    this.surprise.update(this.state);
   }
 
   /** What need not be shown more than a few times a second. */

@@ -23,10 +23,10 @@ from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Found, Library
 from hive.session.links import Link, Links
-from hive.session.oversight import Combined, Oversight
+from hive.session.oversight import Oversight
 from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
-from hive.session.record import Made, Record
+from hive.session.record import Combined, Made, Record
 from hive.session.reply import Reply
 from hive.session.rounds import ACCEPTED, LATE, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.run import Run

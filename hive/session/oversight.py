@@ -3,12 +3,12 @@ back, and what its owner orders. `trust` says what is found; here it gets its co
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 from hive.learning.sync import UNDO
 from hive.session.intake import Delivery, Intake
 from hive.session.ledger import Ledger
-from hive.session.record import Record
+from hive.session.record import Combined, Record
 from hive.session.reply import Reply
 from hive.session.rounds import LATE, Rounds
 from hive.session.run import Run
@@ -17,23 +17,6 @@ from hive.session.trust import Outcome, Trial, Trust
 from hive.session.work import PROBES, UPDATES, SlowWork
 
 OTHERS = 64  # windows that nobody was given yet, of which some are tried
-
-
-class Combined(Protocol):
-    """What the slow work "combine" makes of the updates: `learning.outer.Committed` is one."""
-
-    @property
-    def codec(self) -> str: ...
-    @property
-    def update(self) -> bytes: ...
-    @property
-    def base(self) -> str: ...
-    @property
-    def weights(self) -> Any: ...
-    @property
-    def result(self) -> str: ...
-    @property
-    def brought(self) -> Sequence[Any]: ...
 
 
 class Return(NamedTuple):

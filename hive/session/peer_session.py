@@ -9,18 +9,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, List, Optional, Tuple, Union
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
-from hive.learning.fragments import Fragments
 from hive.network.words import shown
 from hive.session import effects, messages, protocol
+from hive.session.about import About, Identity
 from hive.session.conversation import Conversation, Phase
 from hive.session.download import Download, Wanted
 from hive.session.effects import Moment, PeerEffect
 from hive.session.errands import Errands
 from hive.session.job import Job
+from hive.session.network import Network
+from hive.session.offers import Offers
 from hive.session.protocol import Message, ProtocolError, demand
 from hive.session.rounds import ACCEPTED, AHEAD, LATE, REJECTED
 from hive.session.update import NOTHING, Held, Outgoing, Progress, Task
@@ -29,40 +31,6 @@ SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
 REASON = 1000  # characters of what the coordinator gives as a reason, at most
 MOST_FAILURES = 3  # rounds in a row whose loss was not finite
-
-
-class Identity(NamedTuple):
-    """As whom a hive knows this peer."""
-
-    token: Optional[str]  # None: not yet
-    name: str
-
-
-class About(NamedTuple):
-    """What this peer was started with."""
-
-    name: str
-    key: str
-    device: str
-    text: Optional[str]
-    process: str
-    batch_size: Optional[int]
-    server: str  # how it is called in lines for people
-    token: Callable[[], str]
-    recall: Callable[[str], Optional[Identity]]
-
-
-class Network(NamedTuple):
-    """What is trained."""
-
-    job: Optional[Job] = None  # None: nothing yet
-    built: bool = False  # otherwise it has to be, and anew if training broke down
-    parameters: int = 0
-    codec: str = ""  # of its updates
-    fragments: Fragments = Fragments(0, 1)  # of its weights
-    overlap: bool = False  # training goes on while updates travel
-    in_flight: int = 1  # so many of them at once
-    sequences: int = 0  # in a step of this peer
 
 
 @dataclass
@@ -110,7 +78,7 @@ class PeerSession:
         self.held = NOTHING
         self.task: Optional[Task] = None
         self.progress = Progress()  # what no update was made of yet
-        self.outgoing: List[Outgoing] = []  # in order, each of another part of the weights
+        self.offers = Offers()
         self.latest = -1  # version that the round of its latest update starts from
         self.left = 0  # tokens of updates that did not count
         self.failures = 0  # of training, in a row
@@ -141,7 +109,7 @@ class PeerSession:
     @property
     def carried(self) -> int:
         """Tokens of which updates were made, but none that counted, as far as it knows."""
-        return self.left + sum(one.work.tokens for one in self.outgoing)
+        return self.left + self.offers.tokens
 
     @property
     def training(self) -> bool:
@@ -206,11 +174,11 @@ class PeerSession:
         job = Job.from_json(welcome["job"])
         if job != self.network.job:
             self.network, self.held = Network(job), NOTHING
-            self.outgoing.clear()
+            self.offers.updates.clear()
             self.start_anew()
-        if self.outgoing and welcome["token"]:  # offered by another peer, it might count twice
+        if self.offers.updates and welcome["token"]:  # by another peer, they might count twice
             self.say("given up", "an update, because another process is the peer that made it")
-            self.give_up(self.outgoing)
+            self.give_up(self.offers.updates)
         self.settle_counted(welcome["counted"])
         if self.network.built:
             self.take_part()
@@ -231,12 +199,8 @@ class PeerSession:
         self.do("begin", job, content or b"", then=partial(self.on_built, job))
 
     def on_built(self, job: Job, parameters: int) -> None:
-        sequences = self.about.batch_size or job.recipe.batch_size
-        fragments = Fragments(parameters, job.sync.fragments)
-        self.network = Network(job, True, parameters, job.sync.up, fragments, job.sync.overlap,
-                               min(job.sync.in_flight, len(fragments)), sequences)
-        self.say("network", f"{shown(job.size, 20)}: {parameters:,} parameters; "
-                 f"{shown(job.mode, 20)}, {sequences} sequences a step")
+        self.network = Network.of(job, parameters, self.about.batch_size or job.recipe.batch_size)
+        self.say("network", str(self.network))
         if self.held.hash:  # training broke down
             self.do("load", self.held.weights)
         if self.talk.phase is Phase.JOINING:
@@ -252,7 +216,7 @@ class PeerSession:
 
     def go_on(self) -> None:
         """Or first hear what becomes of the last update."""
-        if not self.awaits(self.held.version):
+        if not self.offers.awaited(self.held.version):
             self.report()
 
     @told
@@ -302,8 +266,8 @@ class PeerSession:
 
     def take_turns(self) -> None:
         """Answer what was said, one after the other, until something takes time."""
-        job, built, *_ = self.network
-        if job and not built and self.talk.phase is Phase.TAKING_PART and not self.busy:
+        job, taking_part = self.network.job, self.talk.phase is Phase.TAKING_PART
+        if job and taking_part and not self.network.built and not self.busy:
             self.begin(job)
         while self.talk.inbox and self.talk.phase is Phase.TAKING_PART and not self.busy:
             said = self.talk.inbox.popleft()
@@ -369,8 +333,7 @@ class PeerSession:
         if taken is None:
             return
         wanted, receiver = taken
-        for one in self.outgoing:  # while this peer fetched, it listened to nothing else
-            one.offered += self.now.steady - wanted.since
+        self.offers.wait(self.now.steady - wanted.since)
         wanted.then(receiver.result())
 
     # The weights
@@ -437,7 +400,7 @@ class PeerSession:
         else:
             self.held = NOTHING  # never train from weights that nobody else has
         last = said["version"] - (said["type"] == "commit")
-        if not self.awaits(last) and not (task_follows and self.held.hash):
+        if not self.offers.awaited(last) and not (task_follows and self.held.hash):
             self.report()  # or first hear what becomes of the last update
 
     def rebase(self, version: int) -> None:
@@ -450,8 +413,8 @@ class PeerSession:
     def on_train(self, said: messages.Train) -> None:
         """Make steps from the weights of this round, and offer what comes out."""
         known = (said["version"], said["weights"]) == self.held[:2]
-        if known and len(self.outgoing) < self.network.in_flight:
-            self.latest = max([said["version"] - 1, *(one.version for one in self.outgoing)])
+        if known and len(self.offers.updates) < self.network.in_flight:
+            self.latest = max([said["version"] - 1, *(one.version for one in self.offers.updates)])
             most = said["quota"] + (AHEAD if self.network.overlap else 0)
             self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
             self.do("task", said["step"], said["total"], said["window"])
@@ -484,7 +447,7 @@ class PeerSession:
         if (task and self.network.overlap and task.base is self.held
                 and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox
                 and version < self.held.version + self.network.in_flight
-                and not any(self.same_part(one, version + 1) for one in self.outgoing)):
+                and self.network.part_of(version) not in self.offers.parts):
             self.make_update(task.base, version)
 
     def rest(self) -> None:
@@ -496,24 +459,17 @@ class PeerSession:
     def make_update(self, base: Held, version: int) -> None:
         """For the round that starts from this version."""
         progress, self.progress, self.latest = self.progress, Progress(), version
-        self.do("take", self.part_of(version), then=partial(self.made, base, version, progress))
+        self.do("take", self.network.part_of(version),
+                then=partial(self.made, base, version, progress))
 
     def made(self, base: Held, version: int, progress: Progress, update: bytes) -> None:
         self.failures, self.figures.speed = 0, progress.speed
         progress.tokens, self.left = progress.tokens + self.left, 0
-        self.outgoing.append(Outgoing(version, base.version, base.hash, self.network.codec, update,
-                                      self.network.sequences, progress))
+        self.offers.updates.append(Outgoing(
+            version, base.version, base.hash, self.network.codec, update, self.network.sequences,
+            self.network.part_of(version), progress))
         if not self.talk.waits("finished"):
             self.offer_on(self.network.overlap)
-
-    def part_of(self, version: int) -> slice:
-        """What the round changes that starts from this version."""
-        return self.network.fragments.of_round(version + 1)
-
-    def same_part(self, one: Outgoing, number: int) -> bool:
-        """Does this round change what an update is of?"""
-        fragments = self.network.fragments
-        return fragments.index(one.version + 1) == fragments.index(number)
 
     @told
     def broke_down(self, error: GltchError, now: Moment) -> None:
@@ -530,57 +486,31 @@ class PeerSession:
         """Nothing is left of what was trained but the updates that are on their way: of each part
         one, for the news of it are told by the round, and must not be taken for another's."""
         self.task, self.left, self.progress = None, 0, Progress()
-        for one in self.outgoing:
+        for one in self.offers.updates:
             one.last_chance = True
 
     def offer_again(self) -> None:
-        """All updates, each when the one before is on the wire."""
-        for one in self.outgoing:
-            one.told = False
+        self.offers.begin_again()
         self.offer_on(follows=False)
 
     def offer_on(self, follows: bool) -> None:
-        """What is not offered yet, as far as what comes before is on the wire. `follows`: do not
-        wait until it is wanted."""
-        for one in self.outgoing:
-            if not one.told:
-                self.make_offer(one, follows)
-            if not one.sent:
-                break
-
-    def make_offer(self, one: Outgoing, follows: bool) -> None:
         """Or later, as soon as it takes part again."""
         if self.talk.phase is Phase.TAKING_PART:
-            self.effects.append(effects.Tell(one.offer(self.now.steady, follows)))
-            if follows:
-                self.upload(one, 0)
-
-    def upload(self, outgoing: Outgoing, offset: int) -> None:
-        outgoing.offered, outgoing.sent = math.inf, True
-        self.effects.append(effects.Upload(outgoing.blob, outgoing.update, offset))
+            self.effects.extend(self.offers.go_on(self.now.steady, follows))
 
     def on_send(self, said: messages.Send) -> None:
-        """Upload the offered update, from where an interrupted transfer stopped."""
-        for place, one in enumerate(self.outgoing):
-            if one.blob == said["blob"] and (one.eager or not one.sent):
-                for later in self.outgoing[place + 1:] if one.eager else ():
-                    later.told = False  # they were dropped, too
-                one.eager = False  # it had to wait
-                self.upload(one, said["offset"])
-                self.offer_on(self.network.overlap)
+        self.effects.extend(self.offers.send(said))
+        self.offer_on(self.network.overlap)
 
     @told
     def uploaded(self, blob: str, now: Moment) -> None:
-        """All of it is on the wire."""
         self.talk.heard_at = now.steady
-        for one in self.outgoing:
-            if one.sent and one.blob == blob:
-                one.offered = now.steady
+        self.offers.uploaded(blob, now.steady)
 
     def on_verdict(self, said: messages.Verdict) -> None:
         """An accepted update counts with the commit; a late one comes again with the next."""
         demand(said["verdict"] in (ACCEPTED, LATE, REJECTED), "There is no such verdict.")
-        judged = [one for one in self.outgoing if one.version == said["version"]]
+        judged = self.offers.of(said["version"])
         if not judged:
             return
         if said["verdict"] == ACCEPTED:
@@ -594,34 +524,30 @@ class PeerSession:
             self.report()
         self.offer_on(self.network.overlap)
 
-    def awaits(self, version: int) -> bool:
-        """Is there an update of which it will hear, for the round from this version or before?"""
-        return any(one.version <= version for one in self.outgoing)
-
     def give_up(self, updates: List[Outgoing]) -> None:
         """And all that is carried, but for what else is on its way: none of it may come again."""
         for one in list(updates):
             self.settle(one, counted=False)
-        kept = [self.part_of(one.version) for one in self.outgoing]
-        self.do("forget", [part for part in self.network.fragments.parts if part not in kept])
+        self.do("forget", [part for part in self.network.fragments.parts
+                           if part not in self.offers.parts])
         self.left = 0
 
     def settle_counted(self, rounds: List[int]) -> None:
         """Updates of this peer counted in these."""
-        for one in list(self.outgoing):
-            if any(number > one.version and self.same_part(one, number) for number in rounds):
+        for one in list(self.offers.updates):
+            if one.counted_in(rounds, self.network.fragments):
                 self.settle(one, counted=True)
 
     def settle(self, one: Outgoing, counted: bool) -> None:
-        self.do("settle", counted, self.part_of(one.version))
-        self.outgoing.remove(one)
+        self.do("settle", counted, one.part)
+        self.offers.updates.remove(one)
         if not counted and not one.last_chance:
             self.left += one.work.tokens
             if self.held.hash:  # it is kept in the error feedback now
                 self.rebase(one.version + 1)
 
     def on_status(self, said: messages.Status) -> None:
-        if any(self.now.steady - one.offered > SILENCE_SECONDS for one in self.outgoing):
+        if self.offers.unheard(self.now.steady - SILENCE_SECONDS):
             self.offer_again()  # nobody ever said what became of it
         self.figures.peers = said["peers"]
         self.figures.val_loss = math.nan if said["val_loss"] is None else said["val_loss"]

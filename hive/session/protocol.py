@@ -108,8 +108,7 @@ class Several(NamedTuple):
 
 
 SECONDS = Number(0, 1e9)
-MOST_LOSS = 1e6  # nats
-LOSS = Maybe(Number(-MOST_LOSS, MOST_LOSS))  # None: not measured, or not finite
+LOSS = Maybe(Number(-1e6, 1e6))  # None: not measured, or not finite
 
 MESSAGES: Dict[str, Dict[str, Field]] = {
     # The handshake. Each side proves that it has the key without showing it.
@@ -287,4 +286,4 @@ def clean_name(name: str, otherwise: str) -> str:
 
 def told(value: float) -> Optional[float]:
     """As messages tell it: None if it is not finite, or larger than any loss."""
-    return value if abs(value) <= MOST_LOSS else None
+    return value if abs(value) <= 1e6 else None

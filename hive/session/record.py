@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Protocol, Sequence, Tuple
 
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
@@ -27,6 +27,23 @@ class Contribution:
         return {"peer": self.peer, "name": self.name, "steps": self.steps, "tokens": self.tokens,
                 "loss": self.loss, "bytes": self.bytes, "verdict": self.verdict,
                 "reason": self.reason}
+
+
+class Combined(Protocol):
+    """What the slow work "combine" makes of the updates: `learning.outer.Committed` is one."""
+
+    @property
+    def codec(self) -> str: ...
+    @property
+    def update(self) -> bytes: ...
+    @property
+    def base(self) -> str: ...
+    @property
+    def weights(self) -> Any: ...
+    @property
+    def result(self) -> str: ...
+    @property
+    def brought(self) -> Sequence[Any]: ...
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ class Rounds:
                  overlap: bool = False, in_flight: int = 1):
         self.pace, self.least, self.fragments, self.overlap = pace, least, fragments, overlap
         self.in_flight = in_flight  # updates of a member at once
-        self.timed_out = False  # the last round ended without waiting any longer
+        self.missed: List[Member] = []  # by these, who had their chance, this round ended
         self.unwelcoming = WELCOMING  # rounds since one waited for new members
         self.welcoming = False  # this one does
         self.members: Dict[str, Member] = {}
@@ -119,20 +119,18 @@ class Rounds:
         self.delivered: List[str] = []
         self.apart: List[str] = []  # delivered, and only looked at
         self.closed = False
+        for member in self.missed:
+            member.prompt = False
         for member in self.members.values():
             self._begin(member)
         self.unwelcoming = 1 if self.welcoming else self.unwelcoming + 1
-        self.timed_out = self.welcoming = False
+        self.missed, self.welcoming = [], False
 
     def _begin(self, member: Member) -> None:
         """The round before is over for this one, too."""
         before = member.state
         member.offered = {version: at for version, at in member.offered.items()
                           if version >= self.version - STALEST}
-        if before in BUSY:
-            had_a_chance = before in ("training", "uploading") and self.welcoming
-            if member.prompt and self.timed_out or member.prompt is None and had_a_chance:
-                member.prompt = False
         if self.overlap and member.version == self.version - 1 and before != "uploading":
             member.state, member.version = "ready", self.version
         elif before == "delivered":
@@ -331,8 +329,10 @@ class Rounds:
         if self.plan is None and len(self.delivered) < self.least and now < self.deadline:
             return False  # after a restart: the others are on their way back
         waited_for = self._waited_for(now)
-        self.timed_out = bool(waited_for) and now >= self.deadline
-        self.closed = not waited_for or self.timed_out
+        self.closed = not waited_for or now >= self.deadline
+        if self.closed:
+            new = filter(self._is_new, self.members.values() if self.welcoming else ())
+            self.missed = [*(member for member in waited_for if member.prompt), *new]
         return self.closed
 
     def _waited_for(self, now: float) -> List[Member]:
@@ -348,13 +348,16 @@ class Rounds:
             if 2 * len(missing) <= len(prompt):
                 self._hurry(now, TWICE, LEAST_PATIENCE)
             return missing
-        new = [member for member in busy
-               if member.prompt is None and member.state in ("training", "uploading")]
+        new = list(filter(self._is_new, busy))
         if not new or self.unwelcoming < WELCOMING:
             return []
         self.welcoming = True
         self._hurry(now, self.pace.slack, 0.0)
         return new
+
+    def _is_new(self, member: Member) -> bool:
+        """Is it at work, and nobody knows yet whether it is in time?"""
+        return member.prompt is None and member.state in ("training", "uploading")
 
     def _hurry(self, now: float, factor: float, least: float) -> None:
         """The others took until now: who is missing may take `factor` times as long, at least

@@ -3,8 +3,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, List, NamedTuple
 
+from hive.learning.fragments import Fragments
 from hive.session import protocol
 from hive.session.protocol import Message
 
@@ -68,6 +69,7 @@ class Outgoing:
     codec: str
     update: bytes
     sequences: int  # in a step
+    part: slice  # of the weights
     work: Progress  # with the tokens of earlier updates that did not count
     told: bool = False  # on this connection
     offered: float = -math.inf  # when this was last told, or sent; inf while it is being sent
@@ -77,6 +79,11 @@ class Outgoing:
 
     def __post_init__(self) -> None:
         self.blob = protocol.name_of(self.update)
+
+    def counted_in(self, rounds: List[int], fragments: Fragments) -> bool:
+        """In one of these its peer counted, by what is written down."""
+        return any(number > self.version and fragments.of_round(number) == self.part
+                   for number in rounds)
 
     def offer(self, now: float, follows: bool) -> Message:
         """What is told of it now; `follows`: all of it comes at once."""

@@ -96,7 +96,7 @@ def clone(hive: FaultyHive) -> None:
     first = somebody(hive)
     more = hive.trouble.more
     if more.random() < 0.5:
-        first = more.choice([one for one in hive.peers if one.session.outgoing] or [first])
+        first = more.choice([one for one in hive.peers if one.session.offers.updates] or [first])
         if first.connection:
             hive.trouble.cover("a second process came as the first lost its connection")
             first.cut(more.choice((0.0, 0.0, UNNOTICED_SECONDS)), at_once=more.random() < 0.7)

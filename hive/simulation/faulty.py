@@ -14,6 +14,7 @@ from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
 from hive.learning.worker import Learner
 from hive.session import effects
+from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
 from hive.session.coordinator_session import (
     MOST_TRANSFERS,
@@ -23,7 +24,7 @@ from hive.session.coordinator_session import (
 )
 from hive.session.effects import Do, Moment
 from hive.session.job import Job
-from hive.session.peer_session import Identity, PeerSession
+from hive.session.peer_session import PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
 from hive.simulation.damage import Damage
@@ -347,7 +348,7 @@ class Peer(PeerHost):
     @property
     def travelling(self) -> Set[Lot]:
         """What is in updates of which nobody told what became."""
-        return {lot for one in self.session.outgoing for lot in self.truth.made_of[one.blob]}
+        return {lot for one in self.session.offers.updates for lot in self.truth.made_of[one.blob]}
 
     def read_text(self, job: Job) -> Optional[bytes]:
         return self.hive.text if self.has_text else None
@@ -446,7 +447,7 @@ class Peer(PeerHost):
     def task(self, step: int, total: Optional[int], window: int) -> None:
         super().task(step, total, window)
         worker, held = self.learner.worker, self.session.held.weights
-        travelling = [self.session.part_of(one.version) for one in self.session.outgoing]
+        travelling = self.session.offers.parts
         must(all(torch.equal(worker.anchor[part], held[part])
                  for part in self.session.network.fragments.parts if part not in travelling)
              and (self.hive.sync.overlap or torch.equal(worker.weights, held)),

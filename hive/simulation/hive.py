@@ -249,9 +249,9 @@ class PeerHost(Host):
     @property
     def carried(self) -> int:
         """Tokens that have not counted yet; whether they did, this peer may not have heard."""
-        session, rounds = self.session, self.counted
-        unheard = sum(one.work.tokens for one in session.outgoing if any(
-            number > one.version and session.same_part(one, number) for number in rounds))
+        session, rounds, fragments = self.session, self.counted, self.session.network.fragments
+        unheard = sum(one.work.tokens for one in session.offers.updates
+                      if one.counted_in(rounds, fragments))
         return int(session.progress.tokens + session.carried - unheard)
 
     # Connections

@@ -108,6 +108,7 @@ class SyntheticWorker:
     def __init__(self, task: SyntheticTask, noise_seed: int):
         self.task, self.rng = task, random.Random(noise_seed)
         self.tokens = task.recipe.batch_size
+        self.count, self.shifts = len(task.start), len(task.noise) - len(task.start)
         self.load(task.start)
         self.begin(0, None, 0)
 
@@ -130,12 +131,12 @@ class SyntheticWorker:
         self.number, self.total = step, total
 
     def step(self) -> float:
-        world, count = self.task, len(self.weights)
+        world, count = self.task, self.count
         distance = self.weights - world.place
         slope = world.curvature * distance
         loss = float(torch.dot(slope, distance)) / count / 2
         require(math.isfinite(loss), f"The loss became {loss}: use a lower --learning-rate.")
-        begin = self.rng.randrange(len(world.noise) - count)
+        begin = self.rng.randrange(self.shifts)
         slope.add_(world.noise[begin: begin + count])
         factor = lr_factor(self.number, self.total, world.recipe)
         self.weights = torch.sub(self.weights, slope,

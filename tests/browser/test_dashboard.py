@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from attention import attention_of
 from conftest import PROGRAM
 from hive_processes import LIMIT, Place, Program, free_ports
 from hive_processes import until as poll
@@ -413,28 +414,36 @@ LOGITS = """async ([url, prompts]) => {
   const ask = (message) => new Promise((resolve) => {
     id += 1;
     worker.onmessage = ({ data }) => {
-      if (["loaded", "logits", "error"].includes(data.type)) resolve(data);
+      if (data.type === "loaded") rounds.push(data.round);
+      if (["logits", "error"].includes(data.type)) resolve(data);
     };
     worker.postMessage({ ...message, id });
   });
-  const loaded = await ask({ type: "load", url: new URL(url, location).href });
-  const answers = [];
-  for (const prompt of prompts) answers.push((await ask({ type: "logits", prompt })).logits);
+  const answers = [], rounds = [];
+  for (const prompt of prompts) {
+    const question = { type: "logits", round: null, url: new URL(url, location).href, prompt };
+    answers.push((await ask(question)).logits);
+  }
   worker.terminate();
-  return [loaded, answers];
+  return [rounds, answers];
 }"""
+
+
+def model_of(hive, number, folder):
+    """The network after a round, and its vocabulary, as the coordinator gives it away."""
+    path = folder / f"after-{number}.safetensors"
+    path.write_bytes(hive.ask(f"/model.safetensors?round={number}")[2])
+    return load(str(path))
 
 
 def test_the_browsers_logits_are_those_of_pytorch(busy, visit, tmp_path, text_file):
     visitor = visit(busy.page)
     number = busy.state()["version"]
-    (tmp_path / "model.safetensors").write_bytes(
-        busy.ask(f"/model.safetensors?round={number}")[2])
-    model, vocabulary = load(str(tmp_path / "model.safetensors"))
+    model, vocabulary = model_of(busy, number, tmp_path)
     text = text_file.read_text()
     prompts = [text[:1], text[:50], text[: model.config.block_size]]
-    loaded, answers = visitor.ask(LOGITS, [f"model.safetensors?round={number}", prompts])
-    assert loaded["round"] == number
+    rounds, answers = visitor.ask(LOGITS, [f"model.safetensors?round={number}", prompts])
+    assert rounds == [number] * len(prompts)
     for prompt, logits in zip(prompts, answers):
         with torch.inference_mode():
             expected = model(vocabulary.encode(prompt)[None])[0, -1]
@@ -442,15 +451,19 @@ def test_the_browsers_logits_are_those_of_pytorch(busy, visit, tmp_path, text_fi
         torch.testing.assert_close(torch.tensor(logits), expected, rtol=0, atol=1e-3)
 
 
+def talk(visitor, prompt, length):
+    chat = visitor.page.locator("#chat")
+    chat.locator("textarea").fill(prompt)
+    chat.get_by_label("Characters").fill(str(length))
+    chat.get_by_role("button", name="Send").click()
+    visitor.until("page.chat.loaded && page.chat.doing === ''")
+
+
 def test_one_can_talk_to_it_in_the_browser(busy, visit):
     visitor = visit(busy.page)
     asked = [url for url in visitor.requests if "model.safetensors" in url]
     assert asked == []  # nothing is downloaded before somebody wants to talk
-    chat = visitor.page.locator("#chat")
-    chat.locator("textarea").fill("abc")
-    chat.get_by_label("Characters").fill("60")
-    chat.get_by_role("button", name="Send").click()
-    visitor.until("page.chat.loaded && page.chat.doing === ''")
+    talk(visitor, "abc", 60)
     prompt, answer = visitor.ask("[document.querySelector('#chat b').textContent,"
                                  " document.querySelector('#chat .chat-text span').textContent]")
     assert prompt == "abc" and len(answer) == 60
@@ -469,13 +482,189 @@ def test_one_can_talk_to_the_model_as_it_was(busy, visit):
 
 
 # --------------------------------------------------------------------------------------------------
+# Looking inside
+# --------------------------------------------------------------------------------------------------
+
+MOMENT = """({
+  context: page.inside.heads.text.join(""),
+  attention: page.inside.heads.attention.map((heads) => heads.map((row) => [...row])),
+  rows: [...document.querySelectorAll("#inside .chances tbody tr")].map((row) => [
+    row.cells[0].ariaLabel, ...[...row.cells].slice(1).map((cell) => cell.innerText)]),
+})"""
+CHANCES = """[page.surprise.now, page.surprise.then].map(({ round, bits, marked }) => ({
+  round, bits, chances: marked.marks.map(({ before }) => before) }))"""
+
+
+def name_of(character):
+    return {"\n": "a line end", " ": "a space"}.get(character, f"\N{LEFT DOUBLE QUOTATION MARK}"
+                                                    f"{character}\N{RIGHT DOUBLE QUOTATION MARK}")
+
+
+def percent(text):
+    return float(text.lstrip("<").rstrip("%"))
+
+
+def inside(visitor):
+    return visitor.page.locator("#inside")
+
+
+def measure(visitor, text, then):
+    panel = visitor.page.locator("#surprise")
+    panel.locator("textarea").fill(text)
+    panel.get_by_label("Then: an earlier version").fill(str(then))
+    panel.get_by_role("button", name="Measure").click()
+    visitor.until("page.surprise.now.bits + page.surprise.then.bits > 0")
+
+
+def test_the_moment_before_a_character_is_that_of_pytorch(busy, visit, tmp_path):
+    visitor = visit(busy.page)
+    chat = visitor.page.locator("#chat")
+    chat.get_by_label("Top-k").fill("7")
+    talk(visitor, "Abc", 150)  # past the context
+    for place in (0, 40, 149):
+        chat.locator(".marked [data-shade]").nth(place).click()
+        visitor.until(f"page.inside.status.textContent.startsWith('Likeliest') && "
+                      f"page.inside.heads.text.length === page.chat.transcript.written.marks"
+                      f"[{place}].seen")
+        number = visitor.ask("page.chat.loaded.round")
+        written = "Abc" + visitor.ask("page.chat.transcript.written.marks.map(m => m.character)"
+                                      ".join('')")
+        moment, (model, vocabulary) = visitor.ask(MOMENT), model_of(busy, number, tmp_path)
+        context = written[: 3 + place][-len(moment["context"]):]
+        assert moment["context"] == context
+        ids = vocabulary.encode(context)[None]
+        with torch.inference_mode():
+            logits = model(ids)[0, -1]
+        kept = logits.masked_fill(logits < logits.topk(7).values[-1], -math.inf)
+        before, after = logits.softmax(0), (kept / 0.8).softmax(0)
+        assert len(moment["rows"]) == 8
+        for (name, *found), number in zip(moment["rows"], before.topk(8).indices.tolist()):
+            assert name.split(", which came")[0] == name_of(vocabulary.characters[number])
+            assert [percent(text) for text in found] == pytest.approx(
+                [100 * before[number].item(), 100 * after[number].item()], abs=0.1)
+        expected = torch.stack(attention_of(model, ids))[:, 0, :, -1]
+        assert expected.shape[:2] == (model.config.n_layer, model.config.n_head)
+        torch.testing.assert_close(torch.tensor(moment["attention"]).float(), expected, rtol=0,
+                                   atol=1e-3)
+
+
+def test_the_surprise_at_a_text_is_that_of_pytorch_then_and_now(busy, visit, tmp_path, text_file):
+    busy.reaches(4)
+    visitor, text = visit(busy.page), text_file.read_text()[:100]
+    measure(visitor, text, 1)
+    found = visitor.ask(CHANCES)
+    assert found[0]["round"] >= 4 and found[1]["round"] == 1
+    for reading in found:
+        model, vocabulary = model_of(busy, reading["round"], tmp_path)
+        ids = vocabulary.encode("\n" + text)
+        with torch.inference_mode():
+            chances = model(ids[None, :-1])[0].softmax(1).gather(1, ids[1:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(reading["chances"]), chances, rtol=0, atol=1e-3)
+        bits = -chances.log2().mean().item()
+        assert reading["bits"] == pytest.approx(bits, abs=1e-3)
+        version = visitor.page.locator("#surprise h3", has_text=f"after round {reading['round']}:")
+        assert f"{bits:.2f} bits per character" in version.inner_text()
+    assert found[0]["bits"] < found[1]["bits"]  # one sees it learn
+
+
+def test_another_round_is_shown_when_the_slider_moves(busy, visit):
+    visitor = visit(busy.page)
+    measure(visitor, "abc def", 0)
+    assert "before training" in visitor.text("#surprise article:last-of-type h3")
+    visitor.page.locator("#surprise").get_by_label("Then: an earlier version").press("ArrowRight")
+    visitor.page.locator("#surprise article h3", has_text="Then, after round 1: ").wait_for()
+    assert visitor.page.locator("#surprise .progress li").count() == 3
+    assert "Every round can be shown" in visitor.text("#surprise")
+
+
+def test_nothing_that_is_typed_leaves_the_browser(busy, visit):
+    visitor = visit(busy.page)
+    before = len(visitor.requests)
+    measure(visitor, "abcdefghijk", 1)
+    visitor.page.locator("#surprise .marked [data-shade]").first.click()
+    inside(visitor).locator(".chances").wait_for()
+    asked = [url for url in visitor.requests[before:] if "/api/" not in url]
+    assert {url.split("?")[0] for url in asked} == {f"{visitor.origin}/model.safetensors"} | {
+        url for url in asked if url.endswith(".js")}
+    assert not any("abc" in url for url in visitor.requests)
+
+
+def test_a_character_says_how_likely_it_was_to_mouse_and_keyboard(busy, visit):
+    visitor = visit(busy.page)
+    talk(visitor, "abc", 30)
+    characters = visitor.page.locator("#chat .marked [data-shade]")
+    characters.nth(5).hover()
+    tip = visitor.page.locator(".tip")
+    assert "likely" in tip.inner_text() and "drawn at" in tip.inner_text()
+    chance = visitor.ask("page.chat.transcript.written.marks[1].before")
+    visitor.page.locator("#chat .chat-log").focus()
+    visitor.page.keyboard.press("Tab")
+    visitor.page.keyboard.press("ArrowRight")
+    label = visitor.ask("document.activeElement.ariaLabel")
+    assert percent(label.split(" likely")[0].split(", ")[-1]) == pytest.approx(
+        100 * chance, abs=0.1)
+    assert characters.and_(visitor.page.get_by_role("button")).count() == 1  # Tab leaves the text
+    visitor.page.keyboard.press("Enter")
+    inside(visitor).locator(".chances").wait_for()
+    written = visitor.ask("page.chat.transcript.written.marks[1].character")
+    assert f"Before {name_of(written)}" == inside(visitor).locator(".inside-title").inner_text()
+
+
+def test_heads_can_be_visited_by_keyboard_and_mouse(busy, visit):
+    visitor = visit(busy.page)
+    talk(visitor, "abc", 30)
+    visitor.page.locator("#chat .marked [data-shade]").nth(20).click()
+    cells = inside(visitor).get_by_role("gridcell")
+    cells.first.wait_for()
+    layers, heads = 5, 4
+    assert cells.count() == layers * heads
+    cells.first.focus()
+    for key in ("ArrowDown", "End"):
+        visitor.page.keyboard.press(key)
+    assert visitor.ask("document.activeElement.ariaLabel").startswith(f"Layer 2, head {heads}: ")
+    name = inside(visitor).locator(".heads-name")
+    assert name.inner_text() == visitor.ask("document.activeElement.ariaLabel")
+    cells.last.hover()
+    assert name.inner_text().startswith(f"Layer {layers}, head {heads}: ")
+    visitor.page.mouse.move(0, 0)
+    assert name.inner_text().startswith(f"Layer 2, head {heads}: ")  # what was chosen
+
+
+def test_its_writing_can_be_followed_until_the_panel_is_closed(busy, visit):
+    visitor = visit(busy.page)
+    inside(visitor).get_by_role("button", name="Follow its writing").click()
+    chat = visitor.page.locator("#chat")
+    chat.get_by_label("Characters").fill("100000")
+    chat.get_by_role("button", name="Send").click()
+    visitor.until("page.inside.heads.text.length > 20")
+    text = visitor.ask("page.inside.heads.text.join('')")
+    visitor.until(f"page.inside.heads.text.join('') !== {json.dumps(text)}")
+    assert text in "\n" + visitor.ask("page.chat.transcript.text")
+    inside(visitor).get_by_role("button", name="Close").click()
+    assert not inside(visitor).locator(".chances").is_visible()
+    length = visitor.ask("page.chat.transcript.text.length")
+    visitor.until(f"page.chat.transcript.text.length > {length} + 20")  # and it writes on
+    assert not inside(visitor).locator(".chances").is_visible()
+    chat.get_by_role("button", name="Stop").click()
+
+
+# --------------------------------------------------------------------------------------------------
 # For everybody
 # --------------------------------------------------------------------------------------------------
+
+def look_inside(visitor):
+    """Have everything on the page that looks into the network."""
+    talk(visitor, "abc", 40)
+    measure(visitor, "Abc def\nghi zzz", 1)
+    visitor.page.locator("#chat .marked [data-shade]").nth(20).click()
+    inside(visitor).locator(".chances").wait_for()
+
 
 @pytest.mark.parametrize("width", [360, 768, 1280, 2560])
 def test_nothing_overflows(busy, visit, width):
     visitor = visit(busy.page, viewport={"width": width, "height": 800})
     visitor.until("page.chart.points > 0 && page.state.peers.size >= 2")
+    look_inside(visitor)
     assert visitor.ask("document.documentElement.scrollWidth <= innerWidth")
     outside = visitor.ask("""() => [...document.querySelectorAll("body *")]
         .filter((node) => !node.closest(".scroll, .skip, .hidden-visually, [hidden]"))
@@ -494,6 +683,7 @@ def test_axe_finds_nothing_serious(busy, visit, scheme, width):
     visitor = visit(busy.page, viewport={"width": width, "height": 900}, color_scheme=scheme)
     visitor.until("page.chart.points > 0 && page.state.peers.size >= 2")
     visitor.page.locator("#sample").wait_for()
+    look_inside(visitor)
     violations = Axe().run(visitor.page).response["violations"]
     assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations
             if v["impact"] in ("serious", "critical")] == []
@@ -522,10 +712,11 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
     visitor.page.locator("#sample").wait_for()
     assert not visitor.page.locator("#join").is_visible()
     assert "Step" in visitor.text("#figures") and "Speed-up" not in visitor.text("#figures")
-    visitor.page.locator("#chat textarea").fill("abc")
-    visitor.page.locator("#chat").get_by_label("Characters").fill("20")
-    visitor.page.locator("#chat").get_by_role("button", name="Send").click()
-    visitor.until("page.chat.loaded && page.chat.doing === ''")
+    talk(visitor, "abc", 20)
+    visitor.page.locator("#chat .marked [data-shade]").nth(10).click()
+    inside(visitor).locator(".chances").wait_for()
+    assert "Steps that can be shown: 0, " in visitor.text("#surprise")
+    measure(visitor, "abc", 0)
     visitor.close()
     if sys.platform != "win32":
         program.process.send_signal(signal.SIGINT)

@@ -15,14 +15,14 @@ import pytest
 import torch
 from builders import make_token
 from conftest import PROGRAM, set_environment
-from hive_processes import LIMIT, ON_CPU, TINY, free_ports, open_socket
+from hive_processes import LIMIT, ON_CPU, TINY, Coordinator, free_ports, open_socket
 from shapes import assert_fits, assert_is_event
 
 import gltch_2_7m as gltch
 from gltch_2_7m import Config, FastTrainer, Runtime, TrainConfig, load_corpus, read_checkpoint
 from hive import peer, server
 from hive.books import applying
-from hive.learning.codec import digest, encode, flatten, from_bytes, to_bytes
+from hive.learning.codec import digest, encode, flatten, from_bytes, to_bytes, unflatten
 from hive.learning.outer import apply_update
 from hive.session import protocol
 from hive.session.job import Job
@@ -155,6 +155,29 @@ def test_an_option_that_contradicts_the_run_is_refused(trained, monkeypatch, cap
     assert server.main(["--name", "trained", *option]) == 2
     error = capsys.readouterr().err
     assert f"was started with another {option[0]}: leave it out" in error
+
+
+def test_a_new_run_begins_with_the_network_of_a_finished_one(trained, here, monkeypatch):
+    text = here.folder / "other.txt"
+    text.write_text("Ça, c'est déjà un autre texte.\n" * 99, encoding="utf-8")
+    hive = Coordinator(here.folder, "--from", trained.run, "--data", text, *TINY[2:], "--port", 0,
+                       "--dashboard-port", 0, "--rounds", 2, run="further")
+    here.programs.append(hive)
+    peer = here.peer(hive, "ada")
+    assert (peer.end(), hive.end()) == (0, 0), [peer.said(), hive.said()]
+    assert "new characters: \"'\"" in hive.said() and "1m, " in hive.said()
+    assert hive.counted(1) == hive.counted(2) == ["ada"]
+    with hive.journal() as journal:
+        job = Job.from_json(journal.run)
+        first = gltch.GLTCH(job.config)
+        unflatten(from_bytes(journal.weights_at(0, applying(job))), first)
+    origin, known = gltch.load(str(trained.run))
+    assert job.characters.startswith(known.characters) and len(job.characters) > len(known)
+    for part in ("token_embedding", "head"):
+        weight = getattr(first, part).weight[:len(known)]
+        assert torch.equal(weight, getattr(origin, part).weight)
+    monkeypatch.chdir(here.folder)
+    assert server.main(["--name", "further", "--verify"]) == 0
 
 
 # --------------------------------------------------------------------------------------------------

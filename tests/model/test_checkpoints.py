@@ -242,8 +242,9 @@ def test_where_the_newest_run_is_complete_the_latest_unfinished_one_is_named(cor
         os.utime(str(folder / "last.pt"), (number, number))
     with pytest.raises(GltchError) as error:
         train(resume=resume)
-    assert str(error.value) == (f"The run in {Path('runs', 'newest')} is complete: start another "
-                                f"one, or go on with --resume {Path('runs', 'begun later')}.")
+    newest, begun = Path("runs", "newest"), Path("runs", "begun later")
+    assert str(error.value) == (f"The run in {newest} is complete: start another one, from its "
+                                f"network with --from {newest}, or go on with --resume {begun}.")
 
 
 def test_resuming_with_another_text_is_refused(corpus, text_file, tmp_path):

@@ -2,15 +2,21 @@
 import ast
 import builtins
 import json
+import math
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
+from attention import attention_of
 from nbclient import NotebookClient
+
+import gltch_2_7m
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = (ROOT / "gltch_2_7m.py").read_text(encoding="utf-8")
@@ -55,6 +61,11 @@ def the_cell(book, part):
 def printed(cell):
     return "".join(output.text for output in cell.outputs
                    if output.output_type == "stream" and output.name == "stdout")
+
+
+def pictures(cell):
+    return [output.data["image/svg+xml"] for output in cell.outputs
+            if output.output_type == "display_data"]
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +143,9 @@ def test_a_model_without_banners_is_refused_in_a_sentence(tmp_path):
 def test_every_class_and_function_in_it_is_word_for_word_that_of_the_model():
     own, model = definitions(SCRIPT), definitions(SOURCE)
     assert {"GLTCH", "Muon", "load_corpus", "train", "generate"} <= own.keys()
-    assert own.keys() - model.keys() == {"write"}  # of the cells that the generator adds
+    assert own.keys() - model.keys() == {  # of the cells that the generator adds
+        "write", "show_picture", "surprises", "surprise_picture", "attention_maps",
+        "attention_picture"}
     assert [name for name in own if name in model and own[name] != model[name]] == []
 
 
@@ -192,9 +205,62 @@ def test_the_notebook_trains(played, workplace):
 
 
 def test_the_notebook_draws_the_loss(played):
-    pictures = [output.data["image/svg+xml"] for output in the_cell(played, "import SVG").outputs
-                if output.output_type == "display_data"]
-    assert len(pictures) == 1 and "<polyline" in pictures[0]
+    picture, = pictures(the_cell(played, "import SVG"))
+    assert "<polyline" in picture
+
+
+def test_the_notebook_draws_what_surprises_it(played):
+    cell = the_cell(played, "def surprises")
+    picture, = pictures(cell)
+    said, before = re.findall(r"\d+\.\d\d", printed(cell))
+    bits = [float(number) for number in re.findall(r"(\d+\.\d\d) bits</title>", picture)]
+    assert sum(bits) / len(bits) == pytest.approx(float(said), abs=0.01)
+    assert float(said) == pytest.approx(math.log2(len(set(VERSE))), abs=1) and before < "5"
+
+
+def test_the_notebook_draws_where_every_head_looks(played):
+    picture, = pictures(the_cell(played, "def attention_maps"))
+    titles = re.findall(r"<title>(layer \d, head \d)</title>", picture)
+    assert titles == [f"layer {n}, head {h}" for n in range(1, 7) for h in range(1, 7)]
+    for x, y in re.findall(r'<rect x="(\d+)" y="(\d+)"', picture):
+        assert int(x) <= int(y)  # nobody looks into the future
+
+
+@pytest.fixture
+def cells():
+    """What the cells about the inside define, with a network that has something to look at."""
+    characters = "\n abcdef"
+    config = gltch_2_7m.Config(len(characters), 24, 2, 3, 12, 0.0)
+    torch.manual_seed(1)
+    model = gltch_2_7m.GLTCH(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    names = {**vars(gltch_2_7m), "config": config, "result": SimpleNamespace(
+        model=model, vocabulary=gltch_2_7m.Vocabulary(characters))}
+    own = definitions(SCRIPT)
+    for name in ("surprises", "attention_maps"):
+        exec("\n".join(own[name]), names)
+    return SimpleNamespace(**names)
+
+
+def test_the_cells_surprises_are_the_loss_in_bits(cells):
+    text, model = "fade a\nbed", cells.result.model
+    ids = cells.result.vocabulary.encode("\n" + text)
+    loss = model(ids[None, :-1], ids[None, 1:]).item()
+    bits = cells.surprises(text)
+    assert bits.shape == (len(text),)
+    assert bits.mean().item() == pytest.approx(loss / math.log(2), abs=1e-5)
+    logits = model(ids[None, :4])[0, -1]  # of what comes after "\nfad"
+    assert bits[3].item() == pytest.approx(-logits.softmax(0)[ids[4]].log2().item(), abs=1e-5)
+
+
+def test_the_cells_maps_are_the_attention_of_a_plain_forward_pass(cells):
+    text = "fade a\nbed"
+    maps = cells.attention_maps(text)
+    expected = attention_of(cells.result.model, cells.result.vocabulary.encode(text)[None])
+    torch.testing.assert_close(maps, torch.stack(expected)[:, 0])
+    assert maps.shape == (2, 3, len(text), len(text))
 
 
 def test_the_notebook_writes_text_for_both_prompts(played):
@@ -215,6 +281,10 @@ def test_the_script_does_the_same_whatever_stands_on_its_command_line(workplace,
     assert "2 steps, validation loss " in result.stdout
     plot = re.search("The loss is drawn in (.+)", result.stdout)
     assert plot and "<polyline" in (tmp_path / plot[1]).read_text(encoding="utf-8")
-    romeo, king = result.stdout.split(plot[0] + "\n")[1].rsplit("The king said", 1)
+    written, inside = re.split(r"(?=\d\.\d\d bits per character)", result.stdout)
+    romeo, king = written.split(plot[0] + "\n")[1].rsplit("The king said", 1)
     assert romeo.startswith("ROMEO:") and len(romeo) == 6 + 500 + 1
     assert len(king) == 500 + 1
+    for what in ("surprise", "attention"):
+        drawn = re.search(f"The {what} is drawn in (.+)", inside)
+        assert "<rect" in (tmp_path / drawn[1]).read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 No test reaches the network or the person's own cache: see `place` in conftest.py.
 """
+import gzip
 import hashlib
 import http.server
 import io
@@ -9,11 +10,12 @@ import os
 import subprocess
 import sys
 import threading
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import gltch_2_7m as gltch
@@ -25,20 +27,25 @@ PLAY = b"First Citizen:\nSpeak, speak.\n\nAll:\nResolved. resolved.\n"
 
 @pytest.fixture
 def website(monkeypatch):
-    """A local server stands for GitHub; `content` is what it sends (None: 404)."""
+    """A local server stands for all others; `content` is what it sends (None: 404), `headers` what
+    it says of it. /moved leads to /."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             server.requests += 1
-            self.send_response(404 if server.content is None else 200)
+            moved = self.path == "/moved"
+            self.send_response(302 if moved else 404 if server.content is None else 200)
+            for header in [("Location", "/")] if moved else server.headers:
+                self.send_header(*header)
             self.end_headers()
-            self.wfile.write(server.content or b"")
+            self.wfile.write(b"" if moved else server.content or b"")
 
         def log_message(self, *words):
             pass
 
     server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    server.content, server.requests = PLAY, 0
+    server.content, server.headers, server.requests = PLAY, [], 0
+    server.address = f"http://127.0.0.1:{server.server_port}/play.txt"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     monkeypatch.setattr(gltch, "SHAKESPEARE_URL", f"http://127.0.0.1:{server.server_port}/")
@@ -294,6 +301,193 @@ def test_memory_for_a_large_text_stays_within_a_few_bytes_per_character(tmp_path
     assert int(length) == len(content) > 20_000_000
     assert digest == hashlib.sha256(content).hexdigest()
     assert 0 < int(growth) < 6 * len(content)
+
+
+# --- Archives -------------------------------------------------------------------------------------
+
+
+def pack(path, members, **settings):
+    with zipfile.ZipFile(str(path), "w", zipfile.ZIP_DEFLATED, **settings) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["play.txt.gz", "play"])
+def test_a_gz_file_is_the_text_in_it_whatever_its_name(tmp_path, name):
+    path = write(tmp_path / name, gzip.compress(PLAY))
+    corpus = load_corpus([path])
+    assert (text_of(corpus), corpus.paths) == (PLAY.decode(), [path])
+    assert corpus.digest == load_corpus([write(tmp_path / "plain.txt", PLAY)]).digest
+
+
+@pytest.mark.parametrize("name", ["plays.zip", "plays"])
+def test_a_zip_file_is_its_texts_in_the_order_of_their_names(tmp_path, capsys, name):
+    path = pack(tmp_path / name, [
+        ("z.txt", "Last in the archive. "), ("a/b.txt", "Second. "), ("a/a.txt", "First. "),
+        ("a/.hidden", "hidden"), ("__MACOSX/a.txt", "hidden"), ("picture.png", b"\x89PNG\0"),
+        ("old.txt", b"caf\xe9"), ("inner.gz", gzip.compress(PLAY)), ("folder/", "")])
+    assert text_of(load_corpus([path])) == "First. \nSecond. \nLast in the archive. "
+    assert f"3 files in {path} are not UTF-8 text" in capsys.readouterr().err
+
+
+def test_encrypted_members_of_a_zip_file_are_left_out_and_counted(tmp_path, capsys):
+    path = pack(tmp_path / "plays.zip", [("a.txt", PLAY), ("b.txt", PLAY)])
+    content = bytearray(Path(path).read_bytes())
+    entry = content.rindex(b"PK\1\2")  # of b.txt in the list at the end
+    content[entry + 8] |= 1  # encrypted
+    Path(path).write_bytes(content)
+    assert text_of(load_corpus([path])) == PLAY.decode()
+    assert "1 files in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("members", [[], [("picture.png", b"\x89PNG\0")]])
+def test_a_zip_file_without_texts_is_named(tmp_path, members):
+    path = pack(tmp_path / "plays.zip", [*members, ("folder/", "")])
+    with pytest.raises(GltchError) as error:
+        load_corpus([path])
+    assert sentence(error) == f"There are no text files in {path}."
+
+
+@pytest.mark.parametrize("kind", ["gz", "zip", "zip of two"])
+def test_what_unpacks_to_more_than_is_sensible_is_refused_before_it_is_all_read(
+        tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(gltch, "MOST_BYTES", 2 << 20)
+    bomb = b"a" * (64 << 20)
+    path = (write(tmp_path / "bomb", gzip.compress(bomb)) if kind == "gz" else
+            pack(tmp_path / "bomb", [("a", bomb)] if kind == "zip" else
+                 [("a", bomb[: 3 << 19]), ("b", bomb[: 3 << 19])]))
+    read, count = gltch.Unpacked.readinto, [0]
+
+    def counted(self, buffer):
+        count[0] += len(buffer)
+        return read(self, buffer)
+
+    monkeypatch.setattr(gltch.Unpacked, "readinto", counted)
+    with pytest.raises(GltchError) as error:
+        load_corpus([path])
+    assert path in sentence(error) and "2 MB" in str(error.value)
+    assert count[0] < 4 << 20
+
+
+@pytest.mark.parametrize("make", [
+    lambda path: write(path, gzip.compress(PLAY * 99)[:-9]),
+    lambda path: write(path, gzip.compress(PLAY * 99)[:60] + b"?" * 60),
+    lambda path: write(path, gzip.compress(PLAY)[:-8] + b"\0" * 8),
+    lambda path: write(path, Path(pack(path, [("a.txt", PLAY * 99)])).read_bytes()[:-30]),
+    lambda path: write(path, Path(pack(path, [("a.txt", PLAY * 99)])).read_bytes().replace(
+        b"PK\1\2", b"PK??")),
+    lambda path: write(path, Path(pack(path, [("a.txt", PLAY * 999)])).read_bytes().replace(
+        b"a.txt", b"b.txt", 1)),
+])
+def test_a_damaged_archive_is_named(tmp_path, make):
+    path = make(tmp_path / "damaged")
+    with pytest.raises(GltchError) as error:
+        load_corpus([path])
+    assert path in sentence(error) and "damaged" in str(error.value)
+
+
+@settings(deadline=None, max_examples=150,
+          suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.booleans(), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1,
+                               max_size=4))
+def test_an_archive_with_any_bytes_changed_is_a_text_or_a_sentence(tmp_path, zipped, changes):
+    path = tmp_path / "changed"
+    if zipped:
+        pack(path, [("a.txt", PLAY), ("b.txt", PLAY * 9)])
+    else:
+        write(path, gzip.compress(PLAY))
+    content = bytearray(path.read_bytes())
+    for place, byte in changes:
+        content[place % len(content)] = byte
+    path.write_bytes(content)
+    try:
+        assert len(load_corpus([str(path)]).ids) >= 20
+    except GltchError as error:
+        assert str(path) in str(error)
+
+
+# --- Addresses on the web -------------------------------------------------------------------------
+
+
+def kept():
+    folder = gltch.cache_folder() / "texts"
+    return list(folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("content", [PLAY, gzip.compress(PLAY)], ids=["plain", "gz"])
+@pytest.mark.parametrize("announced", [True, False])
+def test_an_address_is_downloaded_once_and_then_read_from_the_cache(
+        website, capsys, content, announced):
+    website.content = content
+    website.headers = [("Content-Length", str(len(content)))] if announced else []
+    for _ in range(2):
+        corpus = load_corpus([website.address])
+        assert (text_of(corpus), corpus.paths) == (PLAY.decode(), [website.address])
+        assert website.address in corpus.source
+    assert website.requests == 1
+    assert [path.name for path in kept()] == [hashlib.sha256(website.address.encode()).hexdigest()]
+    assert "download  0.0 MB" in capsys.readouterr().err
+
+
+def test_a_zip_file_can_be_downloaded_and_stands_beside_files(website, tmp_path):
+    website.content = Path(pack(tmp_path / "a.zip", [("b", "Two. "), ("a", "One. ")])).read_bytes()
+    path = write(tmp_path / "c.txt", "Three and the end.")
+    assert text_of(load_corpus([website.address, path])) == "One. \nTwo. \nThree and the end."
+
+
+def test_an_address_that_moved_is_followed(website):
+    moved = website.address.replace("play.txt", "moved")
+    assert text_of(load_corpus([moved])) == PLAY.decode()
+
+
+def refused(address, *words):
+    with pytest.raises(GltchError) as error:
+        load_corpus([address])
+    assert address in sentence(error), error
+    for word in words:
+        assert word in str(error.value)
+    assert kept() == []
+
+
+def test_a_download_that_fails_is_a_sentence_and_leaves_nothing_behind(website, monkeypatch):
+    website.content = None
+    refused(website.address, "could not be downloaded: it answers 404")
+    website.content = PLAY
+    website.headers = [("Content-Length", str(len(PLAY) + 5))]
+    refused(website.address, "could not be downloaded")
+    website.headers = [("Content-Length", "many")]
+    refused(website.address, "could not be downloaded")
+    refused("http://127.0.0.1:1/nobody", "could not be downloaded: ConnectionError")
+    refused("https://nobody.invalid/text", "could not be downloaded")
+    refused("http://", "could not be downloaded")
+    refused("http://[", "could not be downloaded")
+    monkeypatch.setitem(sys.modules, "requests", None)
+    refused(website.address, "pip install requests")
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_download_that_is_too_large_is_broken_off(website, monkeypatch, announced):
+    monkeypatch.setattr(gltch, "MOST_BYTES", 1 << 20)
+    website.content = PLAY * 40_000
+    website.headers = [("Content-Length", str(len(website.content)))] if announced else []
+    refused(website.address, "larger than 1 MB")
+
+
+def test_an_interrupted_download_leaves_nothing_behind(website, monkeypatch):
+    def interrupted(self, *words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gltch.Progress, "line", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        load_corpus([website.address])
+    assert kept() == []
+
+
+def test_a_page_that_is_not_text_is_a_sentence(website):
+    website.content = b"\x89PNG\r\n\x1a\n" + bytes(40)
+    with pytest.raises(GltchError, match="is not UTF-8 text"):
+        load_corpus([website.address])
 
 
 # --- Tiny Shakespeare and the built-in text -------------------------------------------------------

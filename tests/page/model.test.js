@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { Transformer, choose, mulberry32, write } from "../../hive/page/chat/model.js";
+import { Transformer, chances, draw, mulberry32, readAlong, write } from "../../hive/page/chat/model.js";
 import { parse } from "../../hive/page/chat/weights.js";
 
 const CONFIG = { vocab_size: 5, block_size: 6, n_layer: 2, n_head: 2, n_embd: 4 };
@@ -87,7 +87,8 @@ test("what is remembered of a text is what reading it again would give", () => {
 test("the same seed writes the same text, as long as was asked for, in any context", () => {
   const model = new Transformer(parse(file()));
   const texts = [1, 1, 2].map((seed) => [...write(model, [0], {
-    length: 50, temperature: 1, topK: null, random: mulberry32(seed) })].filter((id) => id !== null));
+    length: 50, temperature: 1, topK: null, random: mulberry32(seed) })]
+    .flatMap((step) => step?.id ?? []));
   assert.deepEqual(texts[0], texts[1]);
   assert.notDeepEqual(texts[0], texts[2]);
   assert.equal(texts[0].length, 50);
@@ -95,10 +96,11 @@ test("the same seed writes the same text, as long as was asked for, in any conte
 });
 
 test("a temperature of zero takes the likeliest, top-k only the likeliest", () => {
-  const logits = () => Float32Array.from([1, 5, 2, 4, 3]);
-  assert.equal(choose(logits(), 0, null, () => 0.99), 1);
+  const logits = Float32Array.from([1, 5, 2, 4, 3]);
+  const choose = (temperature, topK, random) => draw(chances(logits, { temperature, topK }), random);
+  assert.equal(choose(0, null, () => 0.99), 1);
   const random = mulberry32(5);
-  const chosen = new Set(Array.from({ length: 500 }, () => choose(logits(), 5, 2, random)));
+  const chosen = new Set(Array.from({ length: 500 }, () => choose(5, 2, random)));
   assert.deepEqual(chosen, new Set([1, 3]));
 });
 
@@ -106,7 +108,40 @@ test("choices are as likely as their scores say", () => {
   const random = mulberry32(11);
   const seen = [0, 0, 0];
   for (let i = 0; i < 20000; i += 1) {
-    seen[choose(Float32Array.from([0.1, 0.3, 0.6].map(Math.log)), 1, null, random)] += 1;
+    seen[draw(chances(Float32Array.from([0.1, 0.3, 0.6].map(Math.log))), random)] += 1;
   }
   seen.forEach((times, id) => assert.ok(Math.abs(times / 20000 - [0.1, 0.3, 0.6][id]) < 0.02));
+});
+
+test("what is written carries the chances that reading the same text finds", () => {
+  const model = new Transformer(parse(file()));
+  const written = [...write(model, [0], {
+    length: 40, temperature: 0.5, topK: 3, random: mulberry32(3) })].filter((step) => step);
+  const found = [...readAlong(model, [0, ...written.map(({ id }) => id)])].filter((step) => step);
+  assert.deepEqual(found.map(({ before }) => before), written.map(({ before }) => before));
+  for (const { id, before, after } of written) {
+    assert.equal(after.filter((chance) => chance > 0).length, 3);
+    assert.ok(after[id] > 0 && before.every((chance) => chance > 0));
+  }
+});
+
+test("a step says how much was in sight: all of it, and of a full context the newer half", () => {
+  const model = new Transformer(parse(file()));
+  const seen = [...readAlong(model, [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0])]
+    .flatMap((step) => step?.seen ?? []);
+  assert.deepEqual(seen, [1, 2, 3, 4, 5, 6, 3, 4, 5, 6]);
+  assert.equal(T, 6);
+});
+
+test("the attention of each head is over what was read, and adds to one", () => {
+  const model = new Transformer(parse(file()));
+  scores(model, [0, 1, 2, 3]);
+  const attention = model.attention();
+  assert.deepEqual(attention.map((heads) => heads.map((row) => row.length)), [[4, 4], [4, 4]]);
+  for (const row of attention.flat()) {
+    assert.ok(Math.abs(row.reduce((sum, weight) => sum + weight) - 1) < 1e-6);
+  }
+  const kept = structuredClone(attention);
+  model.read(4);
+  assert.deepEqual(attention, kept); // what was given away stays
 });

@@ -53,7 +53,7 @@ def test_an_update_goes_out_along_with_its_offer_and_training_goes_on(hand):
     assert uploads(hand) == [effects.Upload(hand.update, FIRST, 0)]
     assert hand.session.training
     hand.step(), hand.step()
-    assert hand.session.progress.steps == 2 and hand.session.outgoing[0].work.steps == 4
+    assert hand.session.progress.steps == 2 and hand.session.offers.updates[0].work.steps == 4
     assert not uploads(hand), "one at a time"
 
 
@@ -68,7 +68,7 @@ def test_an_update_that_came_along_is_sent_again_when_it_had_to_wait(hand):
 
 def test_the_next_update_waits_until_the_last_one_is_settled(hand):
     offer(hand, ahead=6)
-    assert hand.session.outgoing[0].blob == protocol.name_of(FIRST)
+    assert hand.session.offers.updates[0].blob == protocol.name_of(FIRST)
     hand.commit(update=ROUND, counted=True, follows=True)
     hand.give(ROUND)
     hand.will_make(SECOND)
@@ -86,7 +86,7 @@ def test_a_commit_whose_content_follows_is_not_asked_for_and_leads_to_the_next_t
     assert hand.give(ROUND) == []
     assert hand.learned == ["counted", "rebase"]
     assert hand.session.held[:2] == (1, NEXT)
-    assert not hand.session.outgoing and hand.session.carried == 0
+    assert not hand.session.offers.updates and hand.session.carried == 0
     assert hand.session.progress.steps == 2, "what was made meanwhile belongs to the next update"
     hand.train(version=1, weights=NEXT, quota=4)
     assert hand.step() == [] and kinds(hand.step()) == ["offer"]
@@ -164,7 +164,7 @@ def test_a_late_update_stays_in_the_error_feedback_and_its_part_is_as_the_hive_h
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
     assert ready["type"] == "ready"
     assert hand.learned == ["not counted", "rebase"]
-    assert not hand.session.outgoing and hand.session.progress.steps == 1
+    assert not hand.session.offers.updates and hand.session.progress.steps == 1
     hand.will_make(SECOND)
     hand.train(quota=4)
     told = [said for _ in range(3) for said in hand.step()]
@@ -236,7 +236,7 @@ def test_an_update_on_its_way_may_count_although_training_broke_down_behind_it(h
     assert hand.session.carried == 4 * 64 and hand.session.progress.steps == 0
     assert hand.commit(update=ROUND, counted=True, follows=True) == []
     assert hand.give(ROUND) == [] and hand.session.held[:2] == (1, NEXT)
-    assert not hand.session.outgoing and hand.session.carried == 0
+    assert not hand.session.offers.updates and hand.session.carried == 0
 
 
 def test_what_did_not_count_is_lost_when_training_broke_down_behind_it(hand):
@@ -245,7 +245,7 @@ def test_what_did_not_count_is_lost_when_training_broke_down_behind_it(hand):
     hand.break_down()
     ready, = hand.hear("verdict", version=0, verdict="late", reason="")
     assert (ready["type"], ready["version"], ready["weights"]) == ("ready", 0, HASH)
-    assert not hand.session.outgoing and hand.session.carried == 0
+    assert not hand.session.offers.updates and hand.session.carried == 0
     hand.will_make(SECOND)
     hand.train(quota=4)
     told = [said for _ in range(4) for said in hand.step()]
@@ -392,7 +392,7 @@ def test_a_commit_settles_the_update_of_its_part_and_makes_room_for_the_next(pai
     pair.commit(update=update, weights=weights, counted=True, follows=True)
     pair.give(update)
     assert pair.learned == ["counted", "rebase"]
-    assert [one.blob for one in pair.session.outgoing] == pair.blobs[1:]
+    assert [one.blob for one in pair.session.offers.updates] == pair.blobs[1:]
     pair.will_make(of_part(3, 3))
     told, = pair.train(version=1, weights=weights, quota=1)
     assert (told["version"], told["base"], told["weights"]) == (2, 1, weights)
@@ -402,7 +402,7 @@ def test_a_commit_settles_the_update_of_its_part_and_makes_room_for_the_next(pai
 def test_one_of_two_updates_may_come_late(pair):
     ready, = pair.hear("verdict", version=0, verdict="late", reason="")
     assert ready["type"] == "ready" and pair.learned == ["not counted", "rebase"]
-    assert [one.blob for one in pair.session.outgoing] == pair.blobs[1:]
+    assert [one.blob for one in pair.session.offers.updates] == pair.blobs[1:]
     assert pair.session.carried == 2 * 64, "it comes with the next one"
 
 
@@ -439,7 +439,7 @@ def test_an_update_that_had_to_wait_is_followed_again_by_those_after_it(pair):
 @pytest.mark.parametrize("counted, left", [([], [0, 1]), ([1], [1]), ([2], [0]), ([1, 2], [])])
 def test_a_welcome_says_of_each_update_whether_it_counted(pair, counted, left):
     told = come_back(pair, counted=counted)
-    assert [one.blob for one in pair.session.outgoing] == [pair.blobs[i] for i in left]
+    assert [one.blob for one in pair.session.offers.updates] == [pair.blobs[i] for i in left]
     assert pair.learned.count("counted") == len(counted)
     assert [said["update"] for said in told if said["type"] == "offer"] == [
         pair.blobs[i] for i in left[:1]]

@@ -11,8 +11,9 @@ from gltch_2_7m import GltchError
 from hive.learning.codec import CODECS
 from hive.learning.fragments import Fragments
 from hive.session import effects, protocol
+from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
-from hive.session.peer_session import MOST_FAILURES, SILENCE_SECONDS, Identity
+from hive.session.peer_session import MOST_FAILURES, SILENCE_SECONDS
 from hive.session.rounds import AHEAD
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202egnorw\u200b\x00\nline"
@@ -70,7 +71,7 @@ def test_a_whole_round_word_by_word(hand):
     after = protocol.name_of(applied(WEIGHTS, COMMITTED))
     assert (ready["version"], ready["weights"]) == (1, after)
     assert hand.learned == ["begin", "load", "counted", "rebase"]
-    assert hand.session.carried == 0 and not hand.session.outgoing
+    assert hand.session.carried == 0 and not hand.session.offers.updates
     assert hand.effects() == []
 
 
@@ -170,7 +171,7 @@ def test_an_update_is_not_offered_any_more_when_the_run_is_over(hand):
     hand.hold()
     hand.train()
     hand.hear("finished", reason="")
-    assert hand.step() == [] and hand.session.outgoing
+    assert hand.step() == [] and hand.session.offers.updates
     assert hand.effects() == [effects.End("")]
 
 
@@ -184,7 +185,7 @@ def test_who_trains_on_while_its_update_travels_rests_after_so_many_steps(hand):
         steps += 1
         assert hand.step() == []
     assert steps == hand.session.progress.steps == 4 + AHEAD
-    assert hand.session.outgoing[0].work.steps == 4
+    assert hand.session.offers.updates[0].work.steps == 4
 
 
 def test_who_rested_because_its_update_travelled_long_goes_on_with_the_next_task(hand):
@@ -270,7 +271,7 @@ def test_an_update_of_another_identity_is_given_up(hand):
     hand.lose()
     hand.meet()
     assert kinds(hand.welcome(token="9" * 64, counted=[])) == ["ready"]
-    assert not hand.session.outgoing and "counted" not in hand.learned
+    assert not hand.session.offers.updates and "counted" not in hand.learned
     assert any(one.kind == "given up" for one in hand.effects() if isinstance(one, effects.Say))
 
 
@@ -322,7 +323,7 @@ def test_a_connection_that_breaks_before_the_first_step_leaves_no_update(hand):
     hand.lose()
     assert not hand.session.training and hand.part is None
     hand.meet()
-    assert kinds(hand.welcome()) == ["ready"] and not hand.session.outgoing
+    assert kinds(hand.welcome()) == ["ready"] and not hand.session.offers.updates
 
 
 @pytest.mark.parametrize("quota", [1, 2])
@@ -399,7 +400,7 @@ def test_another_hive_at_the_same_address_is_met_as_a_stranger_and_trained_from_
     assert hand.meet(hive="other")["token"] is None
     other = {**JOB.as_json(), "hive": "other"}
     ready, = hand.welcome(job=other, token="5" * 64, counted=[9])
-    assert ready["weights"] is None and not hand.session.outgoing and not hand.session.carried
+    assert ready["weights"] is None and not hand.session.offers.updates and not hand.session.carried
     assert hand.learned.count("begin") == 2 and "counted" not in hand.learned
 
 
@@ -462,14 +463,14 @@ def test_a_rejected_update_is_forgotten(hand):
 def test_a_verdict_on_an_earlier_update_says_nothing_about_this_one(hand):
     hand.offering()
     assert hand.hear("verdict", version=7, verdict="rejected", reason="") == []
-    assert hand.session.outgoing and hand.learned == ["begin", "load"]
+    assert hand.session.offers.updates and hand.learned == ["begin", "load"]
 
 
 def test_an_update_that_did_not_count_in_the_round_stays_on_its_way(hand):
     hand.offering()
     hand.commit(counted=False)
     assert hand.give(COMMITTED) == []
-    assert hand.session.outgoing and "counted" not in hand.learned
+    assert hand.session.offers.updates and "counted" not in hand.learned
 
 
 @pytest.mark.parametrize("counted", [[], [1]])
@@ -652,7 +653,7 @@ def test_a_flood_while_training_ends_the_training_and_the_conversation(hand, kin
     for version in range(1, MOST_KEPT + 3):
         getattr(hand, kind)(version=version)
     assert hand.last() == effects.Leave("The coordinator says more than it hears.")
-    assert not hand.session.training and hand.session.outgoing[0].work.steps == 1
+    assert not hand.session.training and hand.session.offers.updates[0].work.steps == 1
 
 
 def test_an_interrupted_download_that_changes_its_size_begins_anew(hand, monkeypatch):

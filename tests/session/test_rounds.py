@@ -556,6 +556,27 @@ def test_a_new_member_that_delivers_soon_after_the_others_is_waited_for():
     assert rounds.close(NOW + 102.9) and rounds.members["new"].prompt
 
 
+def test_a_new_member_whose_updates_always_come_while_a_round_is_written_counts_in_the_next():
+    """Told that it is late it was ready again, as if it had not begun, and new for ever."""
+    rounds = make_rounds("a")
+    rounds.tasks(NOW)
+    finish_round(rounds, NOW, "a")
+    arrive(rounds, "new")
+    rounds.ready("a", 1, hash_of(1))
+    rounds.tasks(NOW + 100)
+    deliver(rounds, "a", NOW + 102)
+    assert rounds.close(rounds.deadline)
+    assert offer(rounds, "new", now=NOW + 106) == LATE
+    assert rounds.ready("new", 1, hash_of(1))
+    commit(rounds)
+    for peer in ("a", "new"):
+        rounds.ready(peer, 2, hash_of(2))
+    rounds.tasks(NOW + 110)
+    deliver(rounds, "a", NOW + 112)
+    assert rounds.close(NOW + 112), "nobody waits for it any more"
+    assert offer(rounds, "new", now=NOW + 116) == ACCEPTED and rounds.keeps("new", 2)
+
+
 def test_a_member_that_fell_out_of_step_but_is_fast_enough_is_waited_for_again():
     rounds = make_rounds("a")
     rounds.tasks(NOW)

@@ -65,7 +65,7 @@ def test_who_brings_nothing_is_set_aside_too():
 
 def test_a_part_of_the_usual_effect_counts_for_a_part():
     trust = Trust()
-    assert rounds_until_aside(trust, tried("ann", gain=0.0022)) is None
+    assert rounds_until_aside(trust, tried("ann", gain=0.0018)) is None
     assert ASIDE < trust.weight("ann") < 1.0
 
 

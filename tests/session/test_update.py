@@ -42,7 +42,8 @@ def test_progress_is_the_sum_of_its_steps_and_the_mean_of_their_losses():
 
 @pytest.mark.parametrize("loss, told", [(3.0, 3.0), (math.inf, None), (math.nan, None)])
 def test_an_offer_tells_what_was_made_and_no_loss_that_is_none(loss, told):
-    update = Outgoing(8, 7, "0" * 64, "q4", b"12345", 8, Progress(2, 128, 2 * loss, 1.5))
+    work = Progress(2, 128, 2 * loss, 1.5)
+    update = Outgoing(8, 7, "0" * 64, "q4", b"12345", 8, slice(0, 5), work)
     offer = update.offer(2000.0, follows=True)
     assert (offer["version"], offer["base"], offer["steps"]) == (8, 7, 2)
     assert (offer["tokens"], offer["seconds"]) == (128, 1.5)

@@ -63,14 +63,14 @@ def keep_what_it_carried(session: Any, updates: Any) -> None:
 
 
 def settle_without_feedback(session: Any, one: Any, counted: bool) -> None:
-    session.outgoing.remove(one)
+    session.offers.updates.remove(one)
     if not counted:
         session.left += one.work.tokens
 
 
 def settle_without_carried(session: Any, one: Any, counted: bool) -> None:
-    session.do("settle", counted, session.part_of(one.version))
-    session.outgoing.remove(one)
+    session.do("settle", counted, one.part)
+    session.offers.updates.remove(one)
     session.left += one.work.tokens
 
 
@@ -90,8 +90,8 @@ def accept_everything(rounds: Any, peer: str, version: int, weights: str, steps:
 
 def take_accepted_for_counted(session: Any, said: Any, on_verdict: Any = PeerSession.on_verdict
                               ) -> None:
-    if said["verdict"] == ACCEPTED and session.outgoing:
-        session.settle(session.outgoing[0], counted=True)
+    if said["verdict"] == ACCEPTED and session.offers.updates:
+        session.settle(session.offers.updates[0], counted=True)
     on_verdict(session, said)
 
 
@@ -108,7 +108,7 @@ def keep_update_of_another(session: Any, welcome: Any, on_welcome: Any = PeerSes
 
 def forget_what_travels(session: Any, start_anew: Any = PeerSession.start_anew) -> None:
     start_anew(session)
-    session.outgoing.clear()
+    session.offers.updates.clear()
 
 
 def hold_anything(session: Any, said: Any, follows: bool, result: Any,

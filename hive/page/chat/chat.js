@@ -1,28 +1,30 @@
-// Talk to the network: it runs here, in a Web Worker (worker.js). The coordinator only gives the
-// weights, and only when somebody sends something that they are needed for.
+// Talk to the network: it runs here, in a Web Worker. The coordinator only gives the weights, and
+// only when somebody sends something that they are needed for.
 
 import { labelled, make } from "../dom.js";
 import { bits, bytes, count, nats } from "../format.js";
+import { shadeKey } from "../inside/marked.js";
 import { TimeSlider } from "./time.js";
 import { Transcript } from "./transcript.js";
 
-/** @import { Answer, Loaded, Question } from "./messages.d.ts" */
+/** @import { Answer, Loaded } from "./messages.d.ts" */
+/** @import { Engine } from "./engine.js" */
+/** @import { Inside } from "../inside/inside.js" */
+/** @import { Origin } from "../inside/marked.js" */
 /** @import { State } from "../state.js" */
 
 export class Chat {
-  transcript = new Transcript();
-  time = new TimeSlider();
   /** @type {Loaded | null} */
-  loaded = null; // the weights that the worker has
+  loaded = null; // the weights that it talked with last
   /** @type {"loading" | "writing" | ""} */
   doing = "";
-  task = 0; // answers to earlier messages are not for us any more
-  /** @type {Worker | null} */
-  worker = null;
+  task = 0; // the question that is under way
+  taste = { temperature: 0, topK: /** @type {number | null} */ (null) }; // of what is written
   session = "";
   size = 0; // of the weights, in bytes
   fetching = ""; // what is said meanwhile
 
+  time = new TimeSlider("Version to talk to");
   note = make("p", { className: "chat-note" });
   prompt = make("textarea", { rows: 2, placeholder: "Begin a text", spellcheck: false });
   button = make("button", { type: "submit", className: "chat-send", disabled: true });
@@ -36,8 +38,13 @@ export class Chat {
   progress = make("progress", { hidden: true });
   meter = make("p", { className: "chat-meter" });
 
-  /** @param {HTMLElement} section in which everything is built */
-  constructor(section) {
+  /** @param {HTMLElement} section in which everything is built
+   * @param {Engine} engine
+   * @param {Inside} inside where a character that it wrote is looked at */
+  constructor(section, engine, inside) {
+    this.engine = engine;
+    this.inside = inside;
+    this.transcript = new Transcript((visit) => inside.open(visit));
     this.status.setAttribute("role", "status");
     this.progress.setAttribute("aria-label", "Download of the weights");
     this.form = make("form", { className: "chat-form" },
@@ -48,7 +55,7 @@ export class Chat {
       make("div", { className: "chat-settings" },
         labelled("Temperature", this.temperature, this.heat),
         labelled("Top-k (empty: off)", this.topK), labelled("Characters", this.length)));
-    section.append(this.note, this.time.node, this.transcript.node, this.form);
+    section.append(this.note, this.time.node, this.transcript.node, shadeKey(), this.form);
     this.listen();
     this.become("");
   }
@@ -104,38 +111,36 @@ export class Chat {
   send() {
     const { chosen, newest } = this.time;
     const have = this.loaded?.round ?? -1;
-    if (this.loaded && (chosen === null ? have >= newest : have === chosen)) {
-      this.write(this.loaded);
-      return;
-    }
     this.become("loading");
     this.progress.removeAttribute("value"); // not known yet
     this.fetching = `Fetching the weights ${this.time.name(chosen ?? newest)}.`;
     this.say(this.fetching);
-    const weights = "model.safetensors" + (chosen === null ? "" : `?round=${chosen}`);
-    this.ask({ type: "load", url: new URL(weights, document.baseURI).href });
-  }
-
-  /** @param {Loaded} loaded */
-  write(loaded) {
     const { text } = this.transcript, prompt = this.prompt.value;
     const gap = text && prompt && !text.endsWith("\n") ? "\n" : "";
+    this.taste = { temperature: this.temperature.valueAsNumber,
+      topK: this.topK.valueAsNumber || null };
+    this.task = this.engine.ask({
+      type: "write",
+      round: chosen ?? (have >= newest ? have : null),
+      prompt: text + gap + prompt,
+      length: this.length.valueAsNumber,
+      ...this.taste,
+    }, (answer) => this.hear(answer, prompt));
+  }
+
+  /** @param {Loaded} loaded
+   * @param {string} prompt */
+  begin(loaded, prompt) {
+    this.loaded = loaded;
     this.transcript.begin(this.time.name(loaded.round), prompt);
     this.prompt.value = "";
     this.describe(loaded);
     this.become("writing");
-    this.ask({
-      type: "write",
-      prompt: text + gap + prompt,
-      length: this.length.valueAsNumber,
-      temperature: this.temperature.valueAsNumber,
-      topK: this.topK.valueAsNumber || null,
-    });
   }
 
   stop() {
     if (!this.doing) return;
-    this.ask({ type: "stop" });
+    this.engine.stop(this.task);
     if (this.doing === "loading") {
       this.say("Stopped: no new weights were loaded.");
       this.meter.textContent = "";
@@ -143,52 +148,40 @@ export class Chat {
     this.become("");
   }
 
-  /** @param {Question} question */
-  ask(question) {
-    this.worker ??= this.startWorker();
-    this.task++;
-    this.worker.postMessage({ ...question, id: this.task });
-  }
-
-  startWorker() {
-    const worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
-    worker.addEventListener("message", ({ data }) => {
-      if (data.id === this.task) this.hear(data);
-    });
-    worker.addEventListener("error", () => {
-      this.worker = null; // the next message starts another
-      this.loaded = null;
-      this.fail("The program that runs the network could not be loaded: either the coordinator "
-        + "does not answer, or this browser is too old (it needs module workers).");
-    });
-    return worker;
-  }
-
-  /** @param {Answer} answer of the worker */
-  hear(answer) {
+  /** @param {Answer} answer of the network
+   * @param {string} prompt that began the turn */
+  hear(answer, prompt) {
     switch (answer.type) {
       case "loading": this.showProgress(answer.received, answer.total ?? this.size); break;
       case "busy":
         this.say(`The coordinator is busy; asking again in ${answer.seconds} s.`);
         break;
-      case "loaded":
-        this.loaded = answer;
-        this.write(answer);
-        break;
+      case "loaded": this.begin(answer, prompt); break;
       case "begun":
-        this.transcript.text = answer.prompt;
+        this.transcript.text = answer.text;
+        this.transcript.goOn(this.origin(answer.context));
         this.tellMissing(answer.missing);
         break;
       case "text":
-        this.transcript.append(answer.text);
+        this.transcript.append(answer.marks);
         this.showSpeed(answer.speed);
+        this.inside.watch(answer.moment, this.transcript.written);
         break;
-      case "written":
+      case "done":
         this.showSpeed(answer.speed);
         this.become("");
         break;
       case "error": this.fail(answer.error);
     }
+  }
+
+  /** What is written now.
+   * @param {string} context
+   * @returns {Origin} */
+  origin(context) {
+    const round = this.loaded?.round ?? null;
+    return { round, version: this.time.name(round), context: Array.from(context),
+      taste: this.taste };
   }
 
   /** @param {number} received

@@ -1,12 +1,13 @@
-// The network of gltch_2_7m.py in plain JavaScript, which goes on writing a text, character by
-// character: 1. arithmetic, 2. the network, 3. writing.
+// The network of gltch_2_7m.py in plain JavaScript, which goes through a text character by character
+// and on beyond its end: 1. arithmetic, 2. the network, 3. chances, 4. reading and writing.
 
 /** @import { Config, Weights } from "./weights.js" */
 
 /** @typedef {{ weight: Float32Array, bias: Float32Array }} Norm */
 
-/** Views of what belongs to one head, and what it remembers of each position.
- * @typedef {Record<"q" | "k" | "v" | "out" | "keys" | "values", Float32Array>} Head */
+/** Views of what belongs to one head, what it remembers of each position, and how much of its
+ * attention each got from the newest.
+ * @typedef {Record<"q" | "k" | "v" | "out" | "keys" | "values" | "weights", Float32Array>} Head */
 
 // =================================================================================================
 // 1. Arithmetic
@@ -124,7 +125,6 @@ class Block {
     this.gathered = new Float32Array(C); // what the heads found, side by side
     this.wide = new Float32Array(4 * C);
     this.change = new Float32Array(C);
-    this.scores = new Float32Array(T);
     this.size = T;
     this.width = C / n_head;
     this.heads = Array.from({ length: n_head }, (_, head) => {
@@ -138,6 +138,7 @@ class Block {
         out: part(this.gathered),
         keys: new Float32Array(T * this.width), // (T, width)
         values: new Float32Array(this.width * T), // (width, T): a sum over time is a row times x
+        weights: new Float32Array(T), // those up to the newest position add to 1
       };
     });
   }
@@ -162,13 +163,13 @@ class Block {
   /** The newest position gathers values from itself and from the positions before it.
    * @param {Head} head
    * @param {number} position */
-  attend({ q, k, v, out, keys, values }, position) {
-    const { scores, width, size } = this;
+  attend({ q, k, v, out, keys, values, weights }, position) {
+    const { width, size } = this;
     keys.set(k, position * width);
     for (let i = 0; i < width; i++) values[i * size + position] = v[i];
-    multiply(scores, keys, q, position + 1, width);
-    softmax(scores, position + 1, 1 / Math.sqrt(width));
-    multiply(out, values, scores, width, position + 1, size);
+    multiply(weights, keys, q, position + 1, width);
+    softmax(weights, position + 1, 1 / Math.sqrt(width));
+    multiply(out, values, weights, width, position + 1, size);
   }
 }
 
@@ -203,13 +204,56 @@ export class Transformer {
     multiply(this.scores, this.head, this.normed, this.config.vocab_size, this.config.n_embd);
     return this.scores;
   }
+
+  /** How the newest position spread its attention over itself and those before it, oldest first:
+   * one row for each layer and head. */
+  attention() { // (layers, heads, length)
+    return this.blocks.map((block) =>
+      block.heads.map(({ weights }) => weights.slice(0, this.length)));
+  }
 }
 
 // =================================================================================================
-// 3. Writing
+// 3. Chances
 //
-// Predict, choose, append, over and over.
+// From the network's scores to the character that comes next.
 // =================================================================================================
+
+/** How a character is chosen. Without topK all may be; at a temperature of 0 it is the likeliest.
+ * @typedef {{ temperature: number, topK: number | null }} Taste */
+
+/** @type {Taste} */
+const AS_IT_IS = { temperature: 1, topK: null };
+
+/** The chance of each character to be chosen. Without taste it is what the network itself thinks.
+ * @param {Float32Array} logits */
+export function chances(logits, { temperature, topK } = AS_IT_IS) {
+  if (temperature < 1e-6) {
+    const most = logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
+    return new Float32Array(logits.length).fill(1, most, most + 1);
+  }
+  const found = logits.slice();
+  if (topK && topK < logits.length) {
+    const least = logits.slice().sort()[logits.length - topK];
+    for (let i = 0; i < logits.length; i++) if (logits[i] < least) found[i] = -Infinity;
+  }
+  softmax(found, found.length, 1 / temperature);
+  return found;
+}
+
+/** The number of a character, each as often as its chance says.
+ * @param {Float32Array} chance
+ * @param {() => number} random */
+export function draw(chance, random) {
+  let left = random(), last = 0;
+  for (let i = 0; i < chance.length; i++) {
+    if (chance[i] === 0) continue;
+    last = i; // rounding may leave a little over: then it is the last one possible
+    left -= chance[i];
+    if (left < 0) break;
+  }
+  return last;
+}
 
 /** Random numbers from 0 to 1 that are the same for the same seed (mulberry32, by Tommy Ettinger).
  * @param {number} seed */
@@ -222,42 +266,32 @@ export function mulberry32(seed) {
   };
 }
 
-/** The number of the next character. Changes the logits. Without topK all may be chosen.
- * @param {Float32Array} logits
- * @param {number} temperature
- * @param {number | null} topK
- * @param {() => number} random */
-export function choose(logits, temperature, topK, random) {
-  if (temperature < 1e-6) return logits.indexOf(logits.reduce((a, b) => Math.max(a, b)));
-  if (topK && topK < logits.length) {
-    const least = logits.slice().sort()[logits.length - topK];
-    for (let i = 0; i < logits.length; i++) if (logits[i] < least) logits[i] = -Infinity;
-  }
-  softmax(logits, logits.length, 1 / temperature);
-  let left = random(), last = 0;
-  for (let i = 0; i < logits.length; i++) {
-    if (logits[i] === 0) continue;
-    last = i; // rounding may leave a little over: then it is the last one possible
-    left -= logits[i];
-    if (left < 0) break;
-  }
-  return last;
-}
+// =================================================================================================
+// 4. Reading and writing
+//
+// Predict, learn which character comes, go on from there, over and over.
+// =================================================================================================
 
-/** Goes on after `ids` by `length` characters. Yields the number of each new one, and null after
- * each that was only read, so that whoever listens can stop at any time. When the context is full,
- * its newer half is read again and writing goes on from there: positions are learned, so a window
- * that slides would change everything that was kept.
+/** A character that came; the chances of all characters before it came, as the network sees them
+ * and as taste left them; and how many characters the network had in sight.
+ * @typedef {{ id: number, before: Float32Array, after: Float32Array, seen: number }} Step */
+
+/** Goes on after `ids` by `length` characters: `next` hears their chances and says which it is.
+ * Yields a step for each, and null after each that was only read, so that whoever listens can stop
+ * at any time. When the context is full, its newer half is read again and it goes on from there:
+ * positions are learned, so a window that slides would change everything that was kept.
  * @param {Transformer} model
  * @param {number[]} ids
- * @param {{ length: number, temperature: number, topK: number | null, random: () => number }} how
- */
-export function* write(model, ids, { length, temperature, topK, random }) {
+ * @param {number} length
+ * @param {Taste} taste
+ * @param {(chance: Float32Array) => number} next
+ * @returns {Generator<Step | null>} */
+function* goOn(model, ids, length, taste, next) {
   const size = model.config.block_size, half = Math.max(1, size >> 1);
   const text = ids.slice(-size);
   let unread = text.slice();
   model.length = 0;
-  for (let written = 0; written < length; written++) {
+  for (let count = 0; count < length; count++) {
     if (model.length + unread.length > size) {
       unread = text.slice(-half);
       model.length = 0;
@@ -266,9 +300,25 @@ export function* write(model, ids, { length, temperature, topK, random }) {
       model.read(id);
       yield null;
     }
-    const id = choose(model.logits(), temperature, topK, random);
+    const logits = model.logits(), after = chances(logits, taste), id = next(after);
     text.push(id);
     unread = [id];
-    yield id;
+    yield { id, before: chances(logits), after, seen: model.length };
   }
+}
+
+/** Writes: each character is drawn.
+ * @param {Transformer} model
+ * @param {number[]} ids
+ * @param {Taste & { length: number, random: () => number }} how */
+export function write(model, ids, { length, random, ...taste }) {
+  return goOn(model, ids, length, taste, (chance) => draw(chance, random));
+}
+
+/** Reads: each character after the first stands there already.
+ * @param {Transformer} model
+ * @param {number[]} ids */
+export function readAlong(model, ids) {
+  let place = 0;
+  return goOn(model, ids.slice(0, 1), ids.length - 1, AS_IT_IS, () => ids[++place]);
 }

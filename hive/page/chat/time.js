@@ -1,4 +1,4 @@
-// The slider under "Talk to it".
+// The slider through the versions of the network.
 
 import { labelled, make } from "../dom.js";
 import { count } from "../format.js";
@@ -6,7 +6,7 @@ import { count } from "../format.js";
 /** @import { Maybe } from "../facts.d.ts" */
 /** @import { State } from "../state.js" */
 
-/** Which version to talk to: the newest, at the right end, or one from before. */
+/** Which version is meant: the newest, at the right end, or one from before. */
 export class TimeSlider {
   /** @type {number | null} */
   chosen = null; // a version, or null for the newest
@@ -15,16 +15,24 @@ export class TimeSlider {
   /** @type {number[] | null} */
   earlier = null; // the versions before that can be had; null: all
   last = 0; // place on the slider
+  moved = false; // somebody chose
 
-  constructor() {
+  /** @param {string} label */
+  constructor(label) {
     this.input = make("input", { type: "range", min: "0", max: "0", disabled: true });
     this.value = make("span");
-    this.node = labelled("Version to talk to", this.input, this.value);
+    this.node = labelled(label, this.input, this.value);
     this.input.addEventListener("input", () => {
-      const place = this.input.valueAsNumber;
-      this.chosen = place === this.last ? null : this.earlier ? this.earlier[place] : place;
-      this.show();
+      this.moved = true;
+      this.choose(this.input.valueAsNumber);
     });
+  }
+
+  /** @param {number} place on the slider */
+  choose(place) {
+    this.chosen = place === this.last ? null : this.earlier ? this.earlier[place] : place;
+    this.input.value = String(place);
+    this.show();
   }
 
   /** @param {State} state */

@@ -1,15 +1,22 @@
 // What is written above the input.
 
 import { make } from "../dom.js";
+import { MarkedText } from "../inside/marked.js";
+
+/** @import { Origin, Visit } from "../inside/marked.js" */
+/** @import { Mark } from "./messages.d.ts" */
 
 /** The conversation: what the visitor wrote, and how the network went on, in one running text. */
 export class Transcript {
   text = ""; // what the network reads before it goes on
   turn = make("article"); // the latest, and what was written in it
-  written = make("span");
+  /** @type {MarkedText | null} */
+  written = null;
   node = make("div", { className: "chat-log", tabIndex: 0 });
 
-  constructor() {
+  /** @param {(visit: Visit) => void} open a character */
+  constructor(open) {
+    this.open = open;
     this.node.setAttribute("role", "log");
     this.node.setAttribute("aria-labelledby", "chat-title");
     this.clear();
@@ -26,21 +33,26 @@ export class Transcript {
    * @param {string} prompt */
   begin(author, prompt) {
     this.node.querySelector(".chat-empty")?.remove();
-    this.written = make("span");
     this.turn = make("article", { className: "chat-turn" },
       make("p", { className: "chat-author", textContent: author }),
-      make("p", { className: "chat-text" }, make("b", { textContent: prompt }), this.written));
+      make("p", { className: "chat-text" }, make("b", { textContent: prompt })));
     this.node.append(this.turn);
     this.node.scrollTop = this.node.scrollHeight;
     this.node.setAttribute("aria-busy", "true"); // speak the whole when it is there
   }
 
-  /** @param {string} text */
-  append(text) {
+  /** @param {Origin} origin of what comes now */
+  goOn(origin) {
+    this.written = new MarkedText(origin, this.open);
+    this.turn.lastElementChild?.append(this.written.node);
+  }
+
+  /** @param {Mark[]} marks */
+  append(marks) {
     const { scrollHeight, scrollTop, clientHeight } = this.node;
     const atEnd = scrollHeight - scrollTop - clientHeight < 30; // or has the reader scrolled up?
-    this.text += text;
-    this.written.append(text);
+    this.text += marks.map(({ character }) => character).join("");
+    this.written?.append(marks);
     if (atEnd) this.node.scrollTop = this.node.scrollHeight;
   }
 

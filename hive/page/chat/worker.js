@@ -1,14 +1,21 @@
 // The Web Worker in which the network runs, so that the page stays alive while it writes.
-// messages.d.ts says what it is told and what it answers.
+// messages.d.ts says what it is asked and what it answers. Several questions may be under way: each
+// has a network of its own, and between two pieces of work each lets the others have their turn.
 
-import { Transformer, mulberry32, write } from "./model.js";
+import { Transformer, chances, mulberry32, readAlong, write } from "./model.js";
+import { Shelf } from "./shelf.js";
 import { parse } from "./weights.js";
 
-/** @import { Answer, Question, Writing } from "./messages.d.ts" */
+/** @import { Answer, Looking, Message, Moment, Question, Reading, Writing } from "./messages.d.ts" */
+/** @import { Step } from "./model.js" */
+/** @import { Weights } from "./weights.js" */
 
 /** @typedef {(answer: Answer) => void} Tell */
 
-const PIECE = 30; // milliseconds of writing in one message
+const PIECE = 30; // milliseconds of work in one go, and of writing in one message
+const LIKELIEST = 8; // of a moment, that are shown
+
+// Weights
 
 /** @param {number} milliseconds */
 const sleep = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
@@ -45,112 +52,188 @@ async function download(url, signal, tell) {
   return new Response(counted).arrayBuffer();
 }
 
-/** Weights that are loaded: a network, and the characters it knows. */
-class Loaded {
-  /** @param {ArrayBuffer} file */
-  constructor(file) {
-    this.weights = parse(file);
-    this.model = new Transformer(this.weights);
-    this.number = new Map(this.weights.vocabulary.map((character, id) => [character, id]));
-  }
+const shelf = new Shelf();
 
-  /** The numbers of a text; of an empty one those of a line end, or of whatever comes first.
-   * @param {string} text */
-  encode(text) {
-    const ids = Array.from(text).flatMap((character) => this.number.get(character) ?? []);
-    return ids.length ? ids : [this.number.get("\n") ?? 0];
-  }
-}
-
-/** @type {Loaded | null} */
-let loaded = null;
-
-function ready() {
-  if (!loaded) throw new Error("The weights are not loaded yet.");
-  return loaded;
-}
-
-/** @param {string} url
+/** The weights that a question is for.
+ * @param {Question} question
  * @param {AbortSignal} signal
  * @param {Tell} tell */
-async function load(url, signal, tell) {
-  const file = await download(url, signal, tell).catch((error) => {
-    throw error instanceof TypeError // the only thing that fetch says when nobody answers
-      ? new Error("The weights could not be fetched: the coordinator does not answer.") : error;
-  });
-  if (signal.aborted) return;
-  loaded = new Loaded(file);
-  const { round, step, val_loss } = loaded.weights;
-  tell({ type: "loaded", round, step, val_loss, bytes: file.byteLength });
+async function find({ round, url }, signal, tell) {
+  let weights = shelf.take(round);
+  if (!weights) {
+    const file = await download(url, signal, tell).catch((error) => {
+      throw error instanceof TypeError // the only thing that fetch says when nobody answers
+        ? new Error("The weights could not be fetched: the coordinator does not answer.") : error;
+    });
+    weights = { ...parse(file), bytes: file.byteLength };
+    shelf.put(weights);
+  }
+  const { step, val_loss, bytes } = weights;
+  tell({ type: "loaded", round: weights.round, step, val_loss, bytes });
+  return weights;
 }
 
-/** @param {Writing} what
- * @param {AbortSignal} signal
- * @param {Tell} tell */
-async function writeOn({ prompt, length, temperature, topK, seed = Date.now() }, signal, tell) {
-  const { model, number, weights } = ready();
-  const ids = ready().encode(prompt), characters = Array.from(prompt);
-  const known = characters.filter((character) => number.has(character));
-  const missing = new Set(characters.filter((character) => !number.has(character)));
-  tell({ type: "begun", prompt: known.join(""), missing: [...missing] });
+// Text
 
-  const began = performance.now();
-  let count = 0, text = "", shown = began;
-  const speed = () => (1000 * count) / (performance.now() - began);
-  const show = () => {
-    if (text) tell({ type: "text", text, speed: speed() });
-    text = "";
+/** The numbers of a text, of what is known in it, and what is not.
+ * @param {Weights} weights
+ * @param {string} text */
+function encode({ vocabulary }, text) {
+  const number = new Map(vocabulary.map((character, id) => [character, id]));
+  const characters = Array.from(text), known = characters.filter((one) => number.has(one));
+  return {
+    ids: known.flatMap((one) => number.get(one) ?? []),
+    first: number.get("\n") ?? 0, // before a text stands a line end, or whatever comes first
+    text: known.join(""),
+    missing: [...new Set(characters.filter((one) => !number.has(one)))],
   };
-  const random = mulberry32(seed);
-  for (const id of write(model, ids, { length, temperature, topK, random })) {
-    if (id !== null) {
-      text += weights.vocabulary[id];
-      count++;
-    }
-    if (performance.now() - shown < PIECE) continue;
-    show();
+}
+
+/** All steps of some work, in pieces between which others have their turn.
+ * @template Result
+ * @param {Iterable<Result>} work
+ * @param {AbortSignal} signal
+ * @param {(result: Result, last: boolean) => void} hear whether it is the last of its piece, too */
+async function inPieces(work, signal, hear) {
+  let began = performance.now();
+  for (const result of work) {
+    const last = performance.now() - began >= PIECE;
+    hear(result, last);
+    if (!last) continue;
     await sleep(0); // let a stop come in
     if (signal.aborted) return;
-    shown = performance.now();
+    began = performance.now();
   }
-  show();
-  tell({ type: "written", speed: speed() });
 }
 
-/** @param {string} prompt
+// Answers
+
+/** Tells the characters that come, and what was thought before the last of each piece.
+ * @param {Weights} weights
+ * @param {Transformer} model
+ * @param {Iterable<Step | null>} steps
+ * @param {AbortSignal} signal
  * @param {Tell} tell */
-function score(prompt, tell) {
-  const { model } = ready();
-  const ids = ready().encode(prompt).slice(-model.config.block_size);
-  model.length = 0;
-  for (const id of ids) model.read(id);
-  tell({ type: "logits", logits: [...model.logits()] });
+async function tellText({ vocabulary }, model, steps, signal, tell) {
+  const began = performance.now();
+  let count = 0;
+  /** @type {Extract<Answer, { type: "text" }>["marks"]} */
+  let marks = [];
+  const speed = () => (1000 * count) / (performance.now() - began);
+  const show = (/** @type {Moment | null} */ moment) => {
+    if (marks.length) tell({ type: "text", marks, speed: speed(), moment });
+    marks = [];
+  };
+  await inPieces(steps, signal, (step, last) => {
+    if (step) {
+      const { id, before, after, seen } = step;
+      marks.push({ character: vocabulary[id], before: before[id], after: after[id], seen });
+      count++;
+    }
+    if (last) show(step && momentOf(vocabulary, model, step.before, step.after));
+  });
+  show(null);
+  tell({ type: "done", speed: speed() });
+}
+
+/** @param {string[]} vocabulary
+ * @param {Transformer} model
+ * @param {Float32Array} before
+ * @param {Float32Array} after
+ * @returns {Moment} */
+function momentOf(vocabulary, model, before, after) {
+  const order = vocabulary.map((_, id) => id).sort((a, b) => before[b] - before[a]);
+  return {
+    likeliest: order.slice(0, LIKELIEST).map((id) =>
+      ({ character: vocabulary[id], before: before[id], after: after[id] })),
+    attention: model.attention(),
+  };
+}
+
+/** @param {Weights} weights
+ * @param {Writing} what
+ * @param {AbortSignal} signal
+ * @param {Tell} tell */
+async function writeOn(weights, { prompt, seed = Date.now(), ...how }, signal, tell) {
+  const { ids, first, text, missing } = encode(weights, prompt);
+  tell({ type: "begun", text, missing, context: text || weights.vocabulary[first] });
+  const model = new Transformer(weights), random = mulberry32(seed);
+  const steps = write(model, ids.length ? ids : [first], { ...how, random });
+  await tellText(weights, model, steps, signal, tell);
+}
+
+/** @param {Weights} weights
+ * @param {Reading} what
+ * @param {AbortSignal} signal
+ * @param {Tell} tell */
+async function readText(weights, { text: given }, signal, tell) {
+  const { ids, first, text, missing } = encode(weights, given);
+  tell({ type: "begun", text, missing, context: weights.vocabulary[first] });
+  const model = new Transformer(weights);
+  await tellText(weights, model, readAlong(model, [first, ...ids]), signal, tell);
+}
+
+/** A network that has just read this.
+ * @param {Weights} weights
+ * @param {string} text
+ * @param {AbortSignal} signal */
+async function afterReading(weights, text, signal) {
+  const model = new Transformer(weights), { ids, first } = encode(weights, text);
+  const unread = ids.length ? ids.slice(-weights.config.block_size) : [first];
+  await inPieces(unread, signal, (id) => model.read(id));
+  return model;
+}
+
+/** @param {Weights} weights
+ * @param {Looking} what
+ * @param {AbortSignal} signal
+ * @param {Tell} tell */
+async function look(weights, { context, ...taste }, signal, tell) {
+  const model = await afterReading(weights, context, signal), logits = model.logits();
+  const moment = momentOf(weights.vocabulary, model, chances(logits), chances(logits, taste));
+  tell({ type: "moment", moment });
 }
 
 /** @param {Question} question
  * @param {AbortSignal} signal
  * @param {Tell} tell */
 async function answer(question, signal, tell) {
+  const weights = await find(question, signal, tell);
   switch (question.type) {
-    case "load": await load(question.url, signal, tell); break;
-    case "write": await writeOn(question, signal, tell); break;
-    case "logits": score(question.prompt, tell); break;
-    case "stop": // whatever was going on has ended already
+    case "write": await writeOn(weights, question, signal, tell); break;
+    case "read": await readText(weights, question, signal, tell); break;
+    case "look": await look(weights, question, signal, tell); break;
+    case "logits": {
+      const model = await afterReading(weights, question.prompt, signal);
+      tell({ type: "logits", logits: [...model.logits()] });
+    }
   }
 }
 
-let current = new AbortController();
+/** @type {Map<number, AbortController>} */
+const tasks = new Map();
 
-self.onmessage = async (/** @type {MessageEvent<Question & { id: number }>} */ { data }) => {
-  current.abort();
-  const { signal } = current = new AbortController();
+/** @param {Question} question
+ * @param {number} id */
+async function start(question, id) {
+  const task = new AbortController(), { signal } = task;
+  tasks.set(id, task);
   /** @type {Tell} */
   const tell = (facts) => {
-    if (!signal.aborted) self.postMessage({ ...facts, id: data.id });
+    if (!signal.aborted) self.postMessage({ ...facts, id });
   };
   try {
-    await answer(data, signal, tell);
+    await answer(question, signal, tell);
   } catch (error) {
     tell({ type: "error", error: error instanceof Error ? error.message : String(error) });
+  }
+  tasks.delete(id);
+}
+
+self.onmessage = (/** @type {MessageEvent<Message>} */ { data }) => {
+  switch (data.type) {
+    case "stop": tasks.get(data.task)?.abort(); break;
+    case "forget": shelf.clear(); break;
+    default: start(data, data.id);
   }
 };
