@@ -25,6 +25,7 @@ from hive.learning.codec import to_bytes
 from hive.learning.probe import TextGround
 from hive.network.outbox import Connection
 from hive.network.sockets import Frame, Socket
+from hive.orders import make_place, taken
 from hive.session import effects, protocol
 from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Moment
@@ -36,6 +37,8 @@ from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
 from hive.session.work import EVALUATIONS, PROBES, UPDATES
 from hive.text import TEXT, given_bytes
+
+ORDER_SECONDS = 0.5  # between two looks for what its owner wants
 
 
 class Coordinator:
@@ -84,6 +87,9 @@ class Coordinator:
     async def run(self) -> None:
         """Until the run is over. If cancelled, it keeps what there is first."""
         self.over = asyncio.get_running_loop().create_future()
+        make_place(self.folder)
+        listening = asyncio.ensure_future(self.listen_to_owner())
+        self.watch(listening)
         try:
             self.follow(self.session.begin)
             try:
@@ -93,8 +99,16 @@ class Coordinator:
                 await self.over
                 raise
         finally:
+            listening.cancel()
             if self.timer:
                 self.timer.cancel()
+
+    async def listen_to_owner(self) -> None:
+        while True:
+            for order in taken(self.folder):
+                self.say("order", f"{order.kind} {order.value}")
+                self.follow(self.session.ordered, *order)
+            await asyncio.sleep(ORDER_SECONDS)
 
     async def serve(self, socket: Socket) -> None:
         """One connection, from its first message to its last."""

@@ -156,6 +156,10 @@ def insert(db: sqlite3.Connection, table: str, row: Dict[str, Any]) -> None:
     db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
 
 
+class InUse(GltchError):
+    """A coordinator works in the folder."""
+
+
 class Folder:
     """Where snapshots lie: small names, contents that are read, written and removed as a whole."""
 
@@ -246,8 +250,8 @@ def open_locked(path: Path, shared: bool = False) -> BinaryIO:
             lock(file, shared)
         except (BlockingIOError, PermissionError) as error:  # POSIX, Windows
             file.close()
-            raise GltchError(f"Another coordinator works in {path.parent}: stop it, or choose "
-                             "another folder.") from error
+            raise InUse(f"Another coordinator works in {path.parent}: stop it, or choose "
+                        "another folder.") from error
         except OSError:
             file.close()
             raise

@@ -4,6 +4,7 @@
     python server.py                              on this machine, for peers on this machine
     python server.py --host 0.0.0.0               for peers anywhere; makes a key
     python server.py --data my.txt --size 10m     another text, another network
+    python server.py --ban NAME                   keep a peer out (also --pardon, --rollback N)
     python server.py --verify                     replay the record of the run and check it
 
 This file is the command line; `coordinator.py` is what it starts.
@@ -71,6 +72,7 @@ from hive.learning.sync import SYNCS
 from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
+from hive.orders import Order, carry_out
 from hive.session import protocol
 from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS, require_announceable
@@ -123,6 +125,10 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar=None if f.metadata["choices"] else "X")
     add("--verify", action="store_true", help="replay the journal of the run, check it, and exit")
     add("--at-round", type=int, metavar="N", help="write the network as it was after N rounds")
+    add("--ban", metavar="NAME", help="peers of this name have to leave the run, and may not come "
+        "back; also while its coordinator runs")
+    add("--pardon", metavar="NAME", help="peers of this name are no longer set aside or banned")
+    add("--rollback", type=int, metavar="N", help="the run goes back to round N, in a new round")
     add("--output", metavar="FILE", help="where --at-round writes (default: round-N.pt)")
     return parser
 
@@ -404,6 +410,13 @@ def run(args: argparse.Namespace) -> int:
     folder = runs_folder() / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)
+    ordered = [Order(kind, getattr(args, kind)) for kind in ("ban", "pardon", "rollback")
+               if getattr(args, kind) is not None]
+    if ordered:
+        require((folder / "journal.db").is_file(), f"There is no run in {folder}.")
+        for order in ordered:
+            say(carry_out(folder, order))
+        return 0
     require_websockets("The Hive")
     require_free(args.host, "--port", args.port)
     require_free(args.host, "--dashboard-port", args.dashboard_port)

@@ -13,7 +13,7 @@ from hive.session.reply import Reply
 from hive.session.rounds import LATE, Rounds
 from hive.session.run import Run
 from hive.session.standing import Standing
-from hive.session.trust import Outcome, Trial, Trust
+from hive.session.trust import WANTED, Outcome, Trial, Trust
 from hive.session.work import PROBES, UPDATES, SlowWork
 
 OTHERS = 64  # windows that nobody was given yet, of which some are tried
@@ -130,7 +130,7 @@ class Oversight:
         version = self.rounds.version
         if kind == "rollback":
             if 0 <= value < version:
-                self.going_back = Return(value, "its owner wants that")
+                self.going_back = Return(value, WANTED)
             return []
         peers = [peer for peer, about in self.standing.contributors.items()
                  if about["name"] == value]

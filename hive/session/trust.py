@@ -17,6 +17,9 @@ from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional, Proto
 
 from hive.session.record import Judgement
 
+BANNED, PARDONED = "the owner of this hive has banned it", "the owner of this hive has pardoned it"
+WANTED = "the owner of this hive wants that"  # that the run goes back
+
 RATE = 0.3  # of the way to what an update deserves, a score goes each time
 ASIDE, BACK = 0.35, 0.7  # scores below and above which a peer is set aside and gets in again
 SURE = 3.0  # standard deviations that are no chance
@@ -225,12 +228,12 @@ class Trust:
 
     def ban(self, peer: str, version: int) -> None:
         known = self.of(peer)
-        known.aside, known.banned = "the owner of this hive has banned it", True
+        known.aside, known.banned = BANNED, True
         self.note(peer, "banned", version, known.aside)
 
     def pardon(self, peer: str, version: int) -> None:
         self.peers[peer] = Faith(tried=self.of(peer).tried)
-        self.note(peer, "pardoned", version, "the owner of this hive has pardoned it")
+        self.note(peer, "pardoned", version, PARDONED)
 
     # What is tried
 

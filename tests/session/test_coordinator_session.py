@@ -1646,7 +1646,7 @@ def test_an_owner_may_go_back_and_nobody_waits_for_a_round(play):
     play.do("undo"), play.do("keep")
     assert play.journal.undone() == [(4, 1)] and play.journal.at(4) == play.journal.at(1)
     assert ann.hear("version")["weights"] == sha(1)
-    assert "its owner wants that" in play.journal.judgements(4)[0]["reason"]
+    assert "owner of this hive wants that" in play.journal.judgements(4)[0]["reason"]
 
 
 @pytest.mark.parametrize("kind, value", [
