@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from dataclasses import replace
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from hive.session import messages
 from hive.session.links import Lap, Link
@@ -22,6 +23,7 @@ class Delivery(NamedTuple):
     tokens: int
     stale: int  # rounds of its part that it came late
     arrived: float  # steady seconds
+    given: Optional[Sequence[int]]  # windows that it was made from; None: not known
 
     @property
     def weight(self) -> float:
@@ -48,6 +50,8 @@ class Intake:
         self.asking: Counter[str] = Counter()  # ... with its latest task
         self.opened: Optional[float] = None  # the round began, in steady seconds
         self.adding: Dict[str, Delivery] = {}  # by peer
+        self.counted: Dict[str, Delivery] = {}  # ... that were added to this round
+        self.latest: Dict[str, Delivery] = {}  # ... and to the one before
         self.contributions: List[Contribution] = []  # since the last round closed
         self.committing = False  # the round is being made durable
 
@@ -86,7 +90,10 @@ class Intake:
         """It is in time, and is going to be added."""
         self.opened = now if self.opened is None else self.opened
         tokens = self._believed(link, said, now)
-        delivery = Delivery(link, said, size, tokens, stale, arrived)
+        used = said["steps"] * link.batch_size
+        known = not stale and self.in_flight == 1 and used <= link.windows
+        given = range(link.window, link.window + used) if known else None
+        delivery = Delivery(link, said, size, tokens, stale, arrived, given)
         self.adding[link.peer] = delivery
         return delivery
 
@@ -99,8 +106,8 @@ class Intake:
 
     def count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight."""
-        link, said, size, tokens, stale, arrived = delivery
-        del self.adding[link.peer]
+        link, said, size, tokens, stale, arrived, _ = delivery
+        self.counted[link.peer] = self.adding.pop(link.peer)
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)
         # What it was asked for lately may be on its way already.
@@ -123,8 +130,15 @@ class Intake:
             link.peer, link.identity.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
             verdict.verdict, verdict.reason)]
 
+    def leave_out(self, peer: str, verdict: str, reason: str) -> None:
+        """It was added, and does not count after all."""
+        self.contributions = [
+            replace(one, weight=0.0, verdict=verdict, reason=reason)
+            if (one.peer, one.verdict) == (peer, "counted") else one for one in self.contributions]
+
     def close(self) -> Tuple[Contribution, ...]:
         """All that was noted; what is from now on belongs to the next round."""
+        self.latest, self.counted = self.counted, {}
         contributions, self.contributions = tuple(self.contributions), []
         return contributions
 
