@@ -35,8 +35,10 @@ STATE = {
     "step": 40, "tokens": 8192, "seconds": 12.5, "bytes_up": 1000, "bytes_down": 2000,
     "loss": 2.5, "val_loss": None, "speed": 655.36, "flops": 1.5e9, "finished": "",
     "updates": {"counted": 7, "late": 2, "rejected": 1},
-    "peers": [{"peer": "p1", "state": "training"}, {"peer": "p2", "state": "training"},
-              {"peer": "p3", "state": "uploading"}]}
+    "undone": [{"round": 2, "to": 1}],
+    "peers": [{"peer": "p1", "state": "training", "aside": ""},
+              {"peer": "p2", "state": "training", "aside": "its updates bring little"},
+              {"peer": "p3", "state": "uploading", "aside": ""}]}
 NEWEST = 12
 
 
