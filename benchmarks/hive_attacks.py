@@ -70,7 +70,7 @@ def run_row(row: Row) -> Row:
             "honest": sum(not kind for kind in attack.values()), "attackers": bad,
             "honest_aside": sorted(name for name in named if not attack.get(name)),
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
-            "rollbacks": session.oversight.rollbacks}
+            "rollbacks": len(session.oversight.undone)}
 
 
 def key(row: Row) -> str:

@@ -64,7 +64,7 @@ class HiveFacts:
             "finished": session.run.finished, "started": session.standing.started,
             "loss": session.run.loss, "val_loss": evaluation.val_loss,
             "best_val_loss": evaluation.best, "evaluated": evaluation.evaluated,
-            "rollbacks": session.oversight.rollbacks, "snapshots": None,
+            "undone": session.oversight.undone, "snapshots": None,
             "updates": {"counted": sum(about["counted"] for about in contributors),
                         "late": sum(about["late"] for about in contributors),
                         "rejected": sum(about["rejected"] for about in contributors)},

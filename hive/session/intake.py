@@ -13,6 +13,9 @@ from hive.session.rounds import Verdict
 from hive.session.standing import believed_tokens, least_seconds
 from hive.session.uploads import BUDGET_BYTES
 
+KNOWN = 3  # updates from which on it is known how fast a peer is
+FASTER = 2.0  # than ever lately a peer may be
+
 
 class Delivery(NamedTuple):
     """An update that is completely there, while it is being added."""
@@ -24,11 +27,12 @@ class Delivery(NamedTuple):
     stale: int  # rounds of its part that it came late
     arrived: float  # steady seconds
     given: Optional[Sequence[int]]  # windows that it was made from; None: not known
+    weighty: float  # of its tokens, as many as it can have made
 
     @property
     def weight(self) -> float:
         """What starts from old weights fits the new ones less."""
-        return self.tokens / (1 + self.stale)
+        return self.weighty / (1 + self.stale)
 
 
 class Early(NamedTuple):
@@ -93,7 +97,8 @@ class Intake:
         used = said["steps"] * link.batch_size
         known = not stale and self.in_flight == 1 and used <= link.windows
         given = range(link.window, link.window + used) if known else None
-        delivery = Delivery(link, said, size, tokens, stale, arrived, given)
+        weighty = self._measured(link, tokens, arrived)
+        delivery = Delivery(link, said, size, tokens, stale, arrived, given, weighty)
         self.adding[link.peer] = delivery
         return delivery
 
@@ -101,12 +106,20 @@ class Intake:
         """Characters that it trained on, as far as it was asked to and had the time for it. What it
         carried over from updates that came too late was asked for earlier."""
         made = said["steps"] * link.batch_size * self.characters
-        claimed = min(said["tokens"], max(made, self.asked[link.peer]))
+        claimed = min(said["tokens"], self.asked[link.peer] or made)  # nothing: after a restart
         return believed_tokens(claimed, now - link.counted_at, self.parameters)
+
+    def _measured(self, link: Link, tokens: int, arrived: float) -> float:
+        """Of these the characters that there was time for, at most a few times as fast as this
+        peer ever was lately. Once it is known: a first round may have waited for anything."""
+        if len(link.laps) < KNOWN:
+            return tokens
+        fastest = max(lap.characters / max(lap.passed, 1e-3) for lap in link.laps)
+        return min(tokens, FASTER * fastest * max(arrived - link.counted_at, 1e-3))
 
     def count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight."""
-        link, said, size, tokens, stale, arrived, _ = delivery
+        link, said, size, tokens, stale, arrived, *_ = delivery
         self.counted[link.peer] = self.adding.pop(link.peer)
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)

@@ -12,6 +12,7 @@ from hive.session.record import Combined, Record
 from hive.session.reply import Reply
 from hive.session.rounds import LATE, Rounds
 from hive.session.run import Run
+from hive.session.schema import Undone
 from hive.session.standing import Standing
 from hive.session.trust import WANTED, Outcome, Trial, Trust
 from hive.session.work import PROBES, UPDATES, SlowWork
@@ -37,7 +38,8 @@ class Oversight:
         self.trust = Trust(ledger.trusted())
         self.going_back: Optional[Return] = None
         self.told = 0  # judgements that were not written down yet, and are told
-        self.rollbacks = len(ledger.undone())
+        self.undone: List[Undone] = [{"round": number, "to": target}
+                                     for number, target in ledger.undone()]
         self.tell()
 
     def banned(self) -> List[str]:
@@ -109,7 +111,7 @@ class Oversight:
         number, now = self.rounds.version + 1, self.reply.now
         step = self.ledger.at(target)[1]
         if target < self.rounds.version:
-            self.rollbacks += 1
+            self.undone.append({"round": number, "to": target})
             self.trust.went_back(number, target, reason)
             self.reply.say("undone", f"round {number} goes back to round {target}: {reason}")
         for peer in self.intake.counted:

@@ -115,6 +115,13 @@ class Join(TypedDict):
     colab: Optional[str]
 
 
+class Undone(TypedDict):
+    """A round that went back to an earlier version."""
+
+    round: int
+    to: int
+
+
 class Updates(TypedDict):
     counted: int
     late: int
@@ -165,7 +172,7 @@ class State(Fixed, Measured):
     val_loss: Optional[float]
     best_val_loss: Optional[float]
     evaluated: int
-    rollbacks: int
+    undone: List[Undone]
     started: Optional[float]
     snapshots: Optional[List[int]]
     updates: Updates

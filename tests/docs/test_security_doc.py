@@ -26,7 +26,8 @@ NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.links.BUSY", "session.worth.CLEARLY",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
-    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",
+    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "coordinator.ORDER_SECONDS",
+    "dashboard.web.EVENTS_SECONDS",
     "journal.FORMAT", "journal.OLDER", "journal.DIGEST", "journal.KEPT_EVERY",
     "network.tls.PARTIAL_CHAIN",
     "gltch_2_7m.REFERENCE_STEPS", "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}

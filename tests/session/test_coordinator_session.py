@@ -35,6 +35,7 @@ from hive.session.effects import (
     SendBlob,
 )
 from hive.session.evaluation import EVALUATION_SHARE
+from hive.session.intake import FASTER
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.session.reply import LINES
@@ -1589,7 +1590,8 @@ def test_a_loss_that_jumps_is_undone_by_a_round_that_everybody_gets(stage):
     play.do("undo"), play.do("keep")
     version = ann.hear("version")
     assert (version["version"], version["weights"]) == (2, sha(0))
-    assert play.journal.undone() == [(2, 0)] and play.session.oversight.rollbacks == 1
+    assert play.journal.undone() == [(2, 0)]
+    assert play.session.oversight.undone == [{"round": 2, "to": 0}]
     committed = play.events("committed")[-1]
     assert committed["undone"] == 0 and committed["step"] == 0
     ann.ready(2, sha(0))
@@ -1655,3 +1657,15 @@ def test_an_order_that_fits_nobody_changes_nothing(play, kind, value):
     ann, = start(play, "ann")
     play.tell("ordered", kind, value)
     assert "undo" not in play.waiting() and ann.closed is None
+
+
+def test_a_claim_weighs_no_more_than_there_was_time_for_at_the_speed_shown_before(play):
+    ann, = start(play, "ann")
+    for number in range(4):
+        play.passes(2.0)
+        ann.deliver(), play.do("add"), play.do("combine"), play.do("keep")
+        ann.say("ready", version=number + 1, weights=sha(number + 1),
+                batch_size=2 if number < 3 else 200)
+    play.passes(2.0)
+    ann.deliver(tokens=200 * 16, batch_size=200)
+    assert 32 < play.take("add").values[2] <= 2 * FASTER * 32 * 1.01
