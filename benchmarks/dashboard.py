@@ -68,7 +68,8 @@ class Simulated:
                 "limit": rng.choice(("device", "uplink", "round")), "bytes_up": 0,
                 "bytes_down": 0, "latency": 0.03, "joined": time.time(),
                 "tokens": rng.randrange(10**6), "share": 1e-3,
-                "counted": 1, "late": 0, "rejected": 0, "reason": ""}
+                "counted": 1, "late": 0, "rejected": 0, "reason": "",
+                "score": 1.0, "aside": ""}
 
     def state(self) -> State:
         return {
@@ -76,7 +77,7 @@ class Simulated:
             "mode": "hive", "unit": "round", "run": "simulated", "hive": "simulated",
             "size": "2.7m", "sync": "diloco", "parameters": len(self.weights), "context": 128,
             "vocabulary": 65, "snapshots": None, "started": time.time(), "loss": 1.5,
-            "val_loss": 1.6, "best_val_loss": 1.6, "evaluated": 0, "finished": "",
+            "val_loss": 1.6, "best_val_loss": 1.6, "evaluated": 0, "undone": [], "finished": "",
             "updates": {"counted": 0, "late": 0, "rejected": 0},
             "join": {"port": 8765, "locked": False, "colab": None}, **self.measured(),
             "peers": list(self.peers_there.values())}

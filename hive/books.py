@@ -1,8 +1,11 @@
 """A run's books: the outer step and the journal, which advance together and restore each other."""
 from __future__ import annotations
 
-from typing import Optional
+from typing import List, Optional
 
+import torch
+
+from gltch_2_7m import GLTCH, Config
 from hive.journal import KEPT_EVERY, Apply, Journal
 from hive.learning.codec import CODECS, from_bytes, to_bytes
 from hive.learning.fragments import Fragments
@@ -12,14 +15,16 @@ from hive.session.record import Record
 
 
 class Books:
-    """The outer step as it was when the newest round was written down, and what writes the next."""
+    """The outer step as it was when the newest round was written down, and what writes the next.
+    `looking`: updates are compared with each other; the plain mean takes them as they come."""
 
-    def __init__(self, job: Job, journal: Journal):
-        self.journal = journal
+    def __init__(self, job: Job, journal: Journal, secret: int = 0, looking: bool = True):
+        self.job, self.journal, self.looking = job, journal, looking
         version = journal.head()[0]
         usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
         weights = from_bytes(journal.weights_at(version, applying(job)))
-        self.outer = Outer(weights, job.sync, usual, version)
+        self.outer = Outer(weights, job.sync, usual, version, secret,
+                           tensors_of(job.config, len(weights)))
         known, state = journal.newest_extra()
         self.outer.recover(state, ((n, *journal.update(n)) for n in range(known + 1, version + 1)),
                            (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))
@@ -30,7 +35,14 @@ class Books:
 
     def combine(self) -> Optional[Committed]:
         """The round's outer step; None if no update was added to it."""
+        if self.looking:
+            self.outer.judge()
         return self.outer.step() if self.outer.weight else None
+
+    def undo(self, version: int) -> Committed:
+        """The round that returns to an earlier version."""
+        weights = from_bytes(self.journal.weights_at(version, applying(self.job)))
+        return self.outer.back_to(version, weights)
 
     def keep(self, record: Record, committed: Committed) -> None:
         """The round is durable when this returns."""
@@ -41,6 +53,13 @@ class Books:
         outer = self.outer
         self.journal.snapshot(self.journal.last, to_bytes(outer.weights), outer.state(),
                               every=KEPT_EVERY * len(outer.fragments))
+
+
+def tensors_of(config: Config, count: int) -> List[int]:
+    """The sizes of a network's tensors, in order; a simulated vector is one of so many values."""
+    with torch.device("meta"):
+        sizes = [parameter.numel() for parameter in GLTCH(config).parameters()]
+    return sizes if sum(sizes) == count else [count]
 
 
 def applying(job: Job) -> Apply:

@@ -19,11 +19,13 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gltch_2_7m import Corpus, GltchError, Progress
 from hive.books import Books
-from hive.evaluator import Evaluator
+from hive.evaluator import Evaluator, Prober, core_seconds
 from hive.journal import Journal
 from hive.learning.codec import to_bytes
+from hive.learning.probe import TextGround
 from hive.network.outbox import Connection
 from hive.network.sockets import Frame, Socket
+from hive.orders import make_place, taken
 from hive.session import effects, protocol
 from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import Moment
@@ -33,8 +35,10 @@ from hive.session.links import Link
 from hive.session.protocol import ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
-from hive.session.work import EVALUATIONS, UPDATES
-from hive.text import TEXT
+from hive.session.work import EVALUATIONS, PROBES, UPDATES
+from hive.text import TEXT, given_bytes
+
+ORDER_SECONDS = 0.5  # between two looks for what its owner wants
 
 
 class Coordinator:
@@ -44,19 +48,23 @@ class Coordinator:
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1):
         self.job, self.journal, self.folder, self.key = job, journal, folder, key
-        self.books, evaluator = Books(job, journal), Evaluator(job, journal, corpus, folder)
+        self.books = Books(job, journal, secrets.randbits(63))
+        evaluator = Evaluator(job, journal, corpus, folder)
+        ground = TextGround(job.config, corpus.train, corpus.validation, job.recipe.seed)
+        prober = Prober(ground, self.books.outer.fragments, core_seconds)
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
             token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
-            text=(folder / TEXT).read_bytes, key=key, pace=pace, least=least)
+            text=functools.partial(given_bytes, job, folder / TEXT), key=key, pace=pace,
+            least=least, probing=True)
         self.events = Events(secrets.token_hex(8), time.time)
         self.progress = Progress()
         self.connections: Dict[int, Connection] = {}
         self.numbers = itertools.count(1)  # for connections
         self.bytes_up = self.bytes_down = 0  # of connections that are gone
-        self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS)}
+        self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS, PROBES)}
         self.over: asyncio.Future[None]  # made in the event loop
         self.packed: Dict[int, str] = {}  # messages of one answer, by their identity in memory
         self.timer: Optional[asyncio.TimerHandle] = None
@@ -69,6 +77,7 @@ class Coordinator:
         self.tasks: Dict[str, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
             "combine": self.books.combine, "keep": self.books.keep,
+            "undo": self.books.undo, "probe": prober.probe,
             "snapshot": self.books.snapshot, "evaluate": evaluator.evaluate,
             "keep_evaluation": evaluator.keep_evaluation,
             "keep_checkpoint": evaluator.keep_checkpoint}
@@ -78,6 +87,9 @@ class Coordinator:
     async def run(self) -> None:
         """Until the run is over. If cancelled, it keeps what there is first."""
         self.over = asyncio.get_running_loop().create_future()
+        make_place(self.folder)
+        listening = asyncio.ensure_future(self.listen_to_owner())
+        self.watch(listening)
         try:
             self.follow(self.session.begin)
             try:
@@ -87,8 +99,16 @@ class Coordinator:
                 await self.over
                 raise
         finally:
+            listening.cancel()
             if self.timer:
                 self.timer.cancel()
+
+    async def listen_to_owner(self) -> None:
+        while True:
+            for order in taken(self.folder):
+                self.say("order", f"{order.kind} {order.value}")
+                self.follow(self.session.ordered, *order)
+            await asyncio.sleep(ORDER_SECONDS)
 
     async def serve(self, socket: Socket) -> None:
         """One connection, from its first message to its last."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,11 @@ from gltch_2_7m import (
     save_checkpoint,
 )
 from hive.journal import Journal
-from hive.learning.codec import unflatten
+from hive.learning.codec import decode, unflatten
+from hive.learning.fragments import Fragments
+from hive.learning.probe import Ground, Probe
 from hive.session.job import Job
+from hive.session.trust import Outcome, Trial, Tried
 from hive.text import TEXT
 
 
@@ -56,10 +59,32 @@ class Evaluator:
                 raise Unwritable(str(error)) from error
 
 
+class Prober:
+    """Tries updates; `clock` tells the seconds that this takes, of one core."""
+
+    def __init__(self, ground: Ground, fragments: Fragments, clock: Callable[[], float]):
+        self.ground, self.fragments, self.clock = ground, fragments, clock
+
+    def probe(self, number: int, before: Tensor, after: Tensor, trials: Sequence[Trial]
+              ) -> Outcome:
+        """Of the round that led from the weights before to those after."""
+        began, part = self.clock(), self.fragments.of_round(number)
+        probe = Probe(self.ground, before, part)
+        fall, count = probe.after(after), self.fragments.values(number)
+        tried = [Tried(one.peer, *probe.tried(decode(one.codec, one.content, count), one.given,
+                                              one.others)) for one in trials]
+        return Outcome(number, probe.loss, probe.loss - fall.mean, tried, self.clock() - began)
+
+
+def core_seconds() -> float:
+    """As if all cores that PyTorch may use worked all the time."""
+    return time.monotonic() * torch.get_num_threads()
+
+
 def checkpoint(job: Job, model: GLTCH, step: int, val_loss: float,
                folder: Path) -> Dict[str, Any]:
     """A finished network that `gltch_2_7m.py sample` and the others open."""
     return {"config": asdict(job.config), "recipe": asdict(job.recipe),
-            "vocabulary": job.characters, "text": job.text,
+            "vocabulary": job.characters, "text": job.source,
             "paths": [str((folder / TEXT).resolve())], "step": step, "val_loss": val_loss,
             "ema": model.state_dict()}

@@ -48,9 +48,11 @@ from typing import (
 )
 
 from gltch_2_7m import GltchError, Unwritable, opened, require, write_atomically, writing
-from hive.session.record import LATELY, Contribution, Made, Record
+from hive.learning.sync import UNDO
+from hive.session.record import LATELY, Contribution, Judgement, Made, Record
 
-FORMAT = 1  # of journal.db; kept in its user_version
+FORMAT = 2  # of journal.db; kept in its user_version
+OLDER = 1  # without judgements; a coordinator that goes on adds them
 WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
 DIGEST = hashlib.sha256().digest_size  # bytes
 
@@ -77,6 +79,13 @@ CREATE TABLE evaluations (
 CREATE TABLE samples (
     id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES versions, text TEXT NOT NULL)
 """
+SINCE_2 = """
+CREATE TABLE judgements (
+    position INTEGER NOT NULL, number INTEGER NOT NULL REFERENCES versions, peer TEXT NOT NULL,
+    kind TEXT NOT NULL, version INTEGER NOT NULL, score REAL NOT NULL, reason TEXT NOT NULL,
+    numbers TEXT NOT NULL, PRIMARY KEY (number, position)) WITHOUT ROWID;
+CREATE INDEX judgements_of_a_peer ON judgements (peer, kind, number, position)
+"""
 
 # What SQLite says when a disk is full, gone or read-only, or too many files are open: room may be
 # made. Its numbers for errors reach Python only since 3.11; its words have been these since 2004.
@@ -88,8 +97,10 @@ Apply = Callable[[bytes, str, bytes, int], bytes]
 KEPT_EVERY = 100  # rounds; the snapshots of these are kept
 
 
-OF_A_ROUND = [f.name for f in fields(Record) if f.name not in ("update", "contributions")]
+OF_A_ROUND = [f.name for f in fields(Record)
+              if f.name not in ("update", "contributions", "judgements")]
 OF_A_CONTRIBUTION = [f.name for f in fields(Contribution)]
+OF_A_JUDGEMENT = [f.name for f in fields(Judgement)]
 
 
 def sha256(content: bytes) -> str:
@@ -143,6 +154,10 @@ def file_of(number: int, suffix: str) -> str:
 def insert(db: sqlite3.Connection, table: str, row: Dict[str, Any]) -> None:
     places = ", ".join("?" * len(row))
     db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})", tuple(row.values()))
+
+
+class InUse(GltchError):
+    """A coordinator works in the folder."""
 
 
 class Folder:
@@ -235,8 +250,8 @@ def open_locked(path: Path, shared: bool = False) -> BinaryIO:
             lock(file, shared)
         except (BlockingIOError, PermissionError) as error:  # POSIX, Windows
             file.close()
-            raise GltchError(f"Another coordinator works in {path.parent}: stop it, or choose "
-                             "another folder.") from error
+            raise InUse(f"Another coordinator works in {path.parent}: stop it, or choose "
+                        "another folder.") from error
         except OSError:
             file.close()
             raise
@@ -315,15 +330,17 @@ class Journal:
         if not self.read_only:
             for setting in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
                 self._db.execute(f"PRAGMA {setting}")
-            if self._format() == 0:  # new
+            missing = {0: SCHEMA + ";" + SINCE_2, OLDER: SINCE_2}.get(self._format())
+            if missing:
                 with self._transaction() as db:
-                    for statement in SCHEMA.split(";"):
+                    for statement in missing.split(";"):
                         db.execute(statement)
                     db.execute(f"PRAGMA user_version = {FORMAT}")
             for name in self.files.names():
                 if name.startswith(".") and name.endswith(".tmp"):  # a kill amid a write
                     self.files.remove(name)
-        require(self._format() == FORMAT,
+        self.judging = self._format() == FORMAT  # or it is an older one that is only read
+        require(self._format() in (OLDER, FORMAT),
                 f"{self.path} is no journal that this version of the program can read.")
 
     def _format(self) -> int:
@@ -424,15 +441,56 @@ class Journal:
             insert(db, "contributions", {
                 "number": record.number, "position": position,
                 **{name: getattr(contribution, name) for name in OF_A_CONTRIBUTION}})
+        for position, judgement in enumerate(record.judgements):
+            row = {name: getattr(judgement, name) for name in OF_A_JUDGEMENT}
+            insert(db, "judgements", {"number": record.number, "position": position, **row,
+                                      "numbers": canonical(judgement.numbers)})
 
     def _record(self, number: int) -> Dict[str, Any]:
-        """A round as a dictionary, without its update: what its link covers."""
+        """A round as a dictionary, without its update: what its link covers. Without judgements it
+        is what it was before there were any."""
         rows = self._query(f"SELECT {', '.join(OF_A_ROUND)} FROM versions WHERE number = ?", number)
         require(bool(rows), f"{self.path} holds no version {number}.")
         contributions = self._query(f"SELECT {', '.join(OF_A_CONTRIBUTION)} FROM contributions "
                                     "WHERE number = ? ORDER BY position", number)
+        judgements = self.judgements(number)
         return {**dict(zip(OF_A_ROUND, rows[0])),
-                "contributions": [dict(zip(OF_A_CONTRIBUTION, row)) for row in contributions]}
+                "contributions": [dict(zip(OF_A_CONTRIBUTION, row)) for row in contributions],
+                **({"judgements": judgements} if judgements else {})}
+
+    def judgements(self, number: int) -> List[Dict[str, Any]]:
+        """What a round wrote down of peers, in order: the fields of `Judgement`."""
+        rows = self._query(f"SELECT {', '.join(OF_A_JUDGEMENT)} FROM judgements WHERE number = ? "
+                           "ORDER BY position", number) if self.judging else []
+        *names, _ = OF_A_JUDGEMENT
+        return [{**dict(zip(names, row)), "numbers": json.loads(row[-1])} for row in rows]
+
+    def trusted(self) -> List[Tuple[str, float, str, str]]:
+        """(peer, its latest score, the kind and reason of what was last decided about it)."""
+        if not self.judging:
+            return []
+        latest = """SELECT {} FROM judgements AS one WHERE one.peer = peers.peer {}
+                    ORDER BY number DESC, position DESC LIMIT 1"""
+        decided = "AND kind IN ('aside', 'back', 'banned', 'pardoned')"
+        return self._query(f"""
+            SELECT peer, score, coalesce(kind, ''), coalesce(reason, '') FROM (
+                SELECT peer, ({latest.format("score", "")}) AS score,
+                       ({latest.format("kind", decided)}) AS kind,
+                       ({latest.format("reason", decided)}) AS reason
+                FROM peers) WHERE score IS NOT NULL ORDER BY peer""")
+
+    def undone(self) -> List[Tuple[int, int]]:
+        """(round, version to which it returned) of all rollbacks."""
+        rows = self._query("SELECT number, content FROM versions JOIN updates USING (number) "
+                           "WHERE codec = ? ORDER BY number", UNDO)
+        returns = [(number, self._target(number, content)) for number, content in rows]
+        return [(number, target) for number, target in returns if target < number - 1]
+
+    def _target(self, number: int, update: bytes) -> int:
+        """The version to which a round returns."""
+        target = int(update) if update.isdigit() else number
+        require(target < number, f"round {number} returns to a version that is not before it.")
+        return target
 
     @property
     def last(self) -> int:
@@ -545,11 +603,19 @@ class Journal:
         expected = self.at(number)[0]
         start, weights = self._nearest_snapshot(number)
         for following in range(start + 1, number + 1):
-            weights = apply(weights, *self.update(following), following)
+            weights = self._applied(weights, *self.update(following), following, apply)
         require(sha256(weights) == expected,
                 f"{self.path} is damaged: rounds {start + 1} to {number} do not lead to the "
                 f"weights of version {number}.")
         return weights
+
+    def _applied(self, weights: bytes, codec: str, update: bytes, number: int,
+                 apply: Apply) -> bytes:
+        """The weights after a round."""
+        if codec == UNDO:
+            target = self._target(number, update)
+            return weights if target == number - 1 else self.weights_at(target, apply)
+        return apply(weights, codec, update, number)
 
     def _nearest_snapshot(self, number: int) -> Tuple[int, bytes]:
         for earlier in sorted(self._present(WEIGHTS), reverse=True):
@@ -573,7 +639,7 @@ class Journal:
                 link, record, update = self._verify_link(number, link)
                 require(record["base"] == sha256(weights), "it began with other weights.")
             try:
-                weights = apply(weights, record["codec"], update, number)
+                weights = self._applied(weights, record["codec"], update, number, apply)
             except GltchError as error:
                 raise GltchError(f"Round {number} is broken: {error}") from error
             require(record["result"] == sha256(weights),
@@ -659,7 +725,8 @@ class Journal:
             LEFT JOIN evaluations USING (number) WHERE number = ?""", number)
         require(bool(rows) and number > 0, f"{self.path} holds no round {number}.")
         names = ("update_sha256", "update_bytes", "link", "val_loss")
-        return {**self._record(number), **dict(zip(names, rows[0]))}
+        return {**self._record(number), "judgements": self.judgements(number),
+                **dict(zip(names, rows[0]))}
 
     def history(self) -> List[Dict[str, Any]]:
         """One dictionary per committed round, in order: number, step, loss (may be NaN), val_loss

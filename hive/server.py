@@ -4,6 +4,7 @@
     python server.py                              on this machine, for peers on this machine
     python server.py --host 0.0.0.0               for peers anywhere; makes a key
     python server.py --data my.txt --size 10m     another text, another network
+    python server.py --ban NAME                   keep a peer out (also --pardon, --rollback N)
     python server.py --verify                     replay the record of the run and check it
 
 This file is the command line; `coordinator.py` is what it starts.
@@ -71,11 +72,12 @@ from hive.learning.sync import SYNCS
 from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
+from hive.orders import Order, carry_out
 from hive.session import protocol
 from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS, require_announceable
 from hive.session.rounds import Pace
-from hive.text import TEXT, corpus_of
+from hive.text import TEXT, corpus_of, training_bytes, whole_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "gltch-hive", __file__
@@ -124,6 +126,10 @@ def build_parser() -> argparse.ArgumentParser:
                 metavar=None if f.metadata["choices"] else "X")
     add("--verify", action="store_true", help="replay the journal of the run, check it, and exit")
     add("--at-round", type=int, metavar="N", help="write the network as it was after N rounds")
+    add("--ban", metavar="NAME", help="peers of this name have to leave the run, and may not come "
+        "back; also while its coordinator runs")
+    add("--pardon", metavar="NAME", help="peers of this name are no longer set aside or banned")
+    add("--rollback", type=int, metavar="N", help="the run goes back to round N, in a new round")
     add("--output", metavar="FILE", help="where --at-round writes (default: round-N.pt)")
     return parser
 
@@ -177,8 +183,7 @@ def first_weights(job: Job, origin: Optional[Origin]) -> bytes:
     return to_bytes(flatten(model))
 
 
-def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int,
-            origin: Optional[Origin]) -> Job:
+def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) -> Job:
     size = size_of(origin.network.config) if origin else args.size or "2.7m"
     config, recipe, reference = PRESETS[size or "2.7m"]
     config = replace(origin.network.config if origin else config, vocab_size=len(corpus.vocabulary))
@@ -195,24 +200,24 @@ def new_job(args: argparse.Namespace, corpus: Corpus, text_bytes: int,
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
     if limits == Limits(target_loss=args.target_loss):
         limits = replace(limits, steps=reference)
+    given_text = training_bytes(corpus)
     return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
-               sync, limits, corpus.vocabulary.characters, corpus.digest, text_bytes)
+               sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),
+               len(given_text), corpus.digest)
 
 
 def start_run(args: argparse.Namespace, journal: Journal, folder: Path) -> Tuple[Job, Corpus]:
     """A new run: its text, its description, its first weights."""
     origin = origin_of(args, runs_folder())
     corpus = text_to_learn(args, origin)
-    content = b"".join(corpus.vocabulary.decode(part.tolist()).encode()
-                       for part in corpus.ids.split(1 << 18))
-    job = new_job(args, corpus, len(content), origin)
+    job = new_job(args, corpus, origin)
     Windows(corpus.train, job.config.block_size, job.recipe.seed)  # says when it is too short
     require_announceable(job)
     say(f"text      {corpus.source}: {len(corpus.ids):,} characters, "
         f"{len(corpus.vocabulary)} different")
     if origin:
         say(origin.introduce(corpus))
-    write_whole(folder / TEXT, content)
+    write_whole(folder / TEXT, whole_bytes(corpus))
     journal.start(job.as_json(), first_weights(job, origin))
     return job, corpus
 
@@ -242,7 +247,7 @@ def first_version(job: Job, origin: Optional[Origin]) -> str:
 
 
 def settings_of(job: Job) -> Dict[str, Any]:
-    return {**asdict(job.recipe), **asdict(job.limits), "data": job.text, "size": job.size,
+    return {**asdict(job.recipe), **asdict(job.limits), "data": job.source, "size": job.size,
             "sync": job.mode, "dropout": job.config.dropout, "codec": job.sync.up,
             "inner_steps": job.sync.inner_steps}
 
@@ -406,6 +411,13 @@ def run(args: argparse.Namespace) -> int:
     folder = runs_folder() / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)
+    ordered = [Order(kind, getattr(args, kind)) for kind in ("ban", "pardon", "rollback")
+               if getattr(args, kind) is not None]
+    if ordered:
+        require((folder / "journal.db").is_file(), f"There is no run in {folder}.")
+        for order in ordered:
+            say(carry_out(folder, order))
+        return 0
     require_websockets("The Hive")
     require_free(args.host, "--port", args.port)
     require_free(args.host, "--dashboard-port", args.dashboard_port)

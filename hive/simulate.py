@@ -2,6 +2,7 @@
 """A whole hive in one process and in virtual time: no sockets, and hundreds of peers in seconds.
 
     python -m hive.simulate --peers 200 --churn 0.3 --stragglers 0.2
+    python -m hive.simulate --peers 16 --attackers flip:0.25 noise:0.1 --churn 0.2
     python -m hive.simulate --train real --size 1m --peers 8 --rounds 100 --data my.txt
     python -m hive.simulate --train real --lockstep --peers 4 --steps 250 --sync sparse
 
@@ -47,9 +48,10 @@ def build_parser() -> argparse.ArgumentParser:
             if f.metadata["kind"] is bool:
                 parser.add_argument(flag, action="store_true", help=text)
                 continue
-            if kind is Settings and f.default is not None:
+            if kind is Settings and f.default not in (None, ()):
                 text += f" (default: {f.default})"
             parser.add_argument(flag, type=f.metadata["kind"], help=text,
+                                nargs="+" if f.default == () else None,
                                 choices=f.metadata["choices"],
                                 metavar=None if f.metadata["choices"] else "X")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="the real text")
@@ -64,7 +66,8 @@ def settings_from(args: argparse.Namespace) -> Settings:
     given = {name: value for name, value in vars(args).items()
              if value is not None and name not in ("faults", "seeds")}
     recipe = {name: given.pop(name) for name in RECIPE_OPTIONS if name in given}
-    return Settings(**{**given, "data": tuple(given.get("data", ()))}, recipe=recipe)
+    several = {name: tuple(given.get(name, ())) for name in ("data", "attackers")}
+    return Settings(**{**given, **several}, recipe=recipe)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -63,7 +63,8 @@ class HiveFacts:
             **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
             "finished": session.run.finished, "started": session.standing.started,
             "loss": session.run.loss, "val_loss": evaluation.val_loss,
-            "best_val_loss": evaluation.best, "evaluated": evaluation.evaluated, "snapshots": None,
+            "best_val_loss": evaluation.best, "evaluated": evaluation.evaluated,
+            "undone": session.oversight.undone, "snapshots": None,
             "updates": {"counted": sum(about["counted"] for about in contributors),
                         "late": sum(about["late"] for about in contributors),
                         "rejected": sum(about["rejected"] for about in contributors)},
@@ -149,7 +150,7 @@ class HiveFacts:
                 f"{number}.")
         result, step = self.archive.at(number)
         job, val_loss = session.job, self.archive.evaluation(number)
-        about = {"vocabulary": job.characters, "text": job.text, "hive": job.hive,
+        about = {"vocabulary": job.characters, "text": job.source, "hive": job.hive,
                  "round": number, "step": step}
         if val_loss is not None:
             about["val_loss"] = val_loss

@@ -30,6 +30,10 @@ def metrics(state: State) -> bytes:
     states = [peer["state"] for peer in state["peers"]]
     add("gltch_peers", "gauge", "Connected peers, by what they are doing.",
         *(({"state": name}, states.count(name)) for name in get_args(PeerState)))
+    add("gltch_peers_set_aside", "gauge", "Connected peers whose updates do not count for now.",
+        ({}, sum(bool(peer["aside"]) for peer in state["peers"])))
+    add("gltch_rollbacks_total", "counter", "Rounds that went back to an earlier version.",
+        ({}, len(state["undone"])))
     add("process_start_time_seconds", "gauge", "When the process began, in unix seconds.",
         ({}, PROCESS_STARTED))
     add("process_cpu_seconds_total", "counter", "Processor time of the process.",

@@ -100,7 +100,7 @@ class RunFacts:
             self.events.add(
                 "committed", version=step, step=step, total=self.trainer.total,
                 loss=point["loss"], opened=self.began, committed=self.began + point["seconds"],
-                contributions=[], snapshots=self.steps_kept())
+                undone=None, contributions=[], snapshots=self.steps_kept())
         elif weights is not None:
             self.newest = Kept(step, point["loss"], weights)
             self.kept = thinned([*self.kept, self.newest])
@@ -167,7 +167,8 @@ class RunFacts:
             "steps": step % every, "quota": every, "speed": self.speed,
             "training": 1.0, "limit": "device", "bytes_up": 0, "bytes_down": 0, "latency": None,
             "joined": self.began, "tokens": self.tokens(step),
-            "share": 1.0, "counted": 0, "late": 0, "rejected": 0, "reason": ""}
+            "share": 1.0, "counted": 0, "late": 0, "rejected": 0, "reason": "",
+            "score": 1.0, "aside": ""}
 
     def tokens(self, step: int) -> int:
         return step * self.trainer.recipe.batch_size * self.config.block_size
@@ -190,7 +191,8 @@ class RunFacts:
             **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
             "finished": self.finished, "started": self.began, "loss": self.loss,
             "val_loss": self.val_loss, "best_val_loss": self.best, "evaluated": self.evaluated,
-            "snapshots": self.steps_kept(), "updates": {"counted": 0, "late": 0, "rejected": 0},
+            "undone": [], "snapshots": self.steps_kept(),
+            "updates": {"counted": 0, "late": 0, "rejected": 0},
             "peers": [self.node()]}
 
     def peers(self) -> Everybody:

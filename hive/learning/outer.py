@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import deque
-from typing import Deque, Iterable, List, NamedTuple, Tuple
+from collections import OrderedDict, deque
+from typing import Deque, Iterable, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,8 @@ from torch import Tensor
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import WHOLE, decode, digest, encode, from_bytes, replaced, to_bytes
 from hive.learning.fragments import Fragments
-from hive.learning.sync import Sync
+from hive.learning.rules import Seen, Sketch, Sketcher, look
+from hive.learning.sync import UNDO, Sync
 
 CLIP = 3.0  # an update longer than this many median lengths is shortened to that
 HEAVIEST = 4.0  # an update heavier than this many median weights counts as that heavy
@@ -25,6 +26,8 @@ FIRST_STEP = 0.02  # of the weights' length that a step may move, while no lengt
 # times what the first steps of the presets do
 REMEMBERED = 64  # weights of the latest updates, and lengths of each part's, for their medians
 ENOUGH = 3  # of them for a median
+KEPT_BYTES = 1 << 28  # of updates of the open round; what is beyond is counted and not kept
+MOST_SKETCHES = 1024  # of peers whose latest update is remembered, to know it again
 
 
 class Rejected(GltchError):
@@ -40,6 +43,19 @@ def moved(weights: Tensor, part: slice, update: Tensor) -> Tensor:
     return replaced(weights, part, weights[part] - update)
 
 
+class Brought(NamedTuple):
+    """An update of the open round, and what was seen of it beside the others."""
+
+    by: str
+    codec: str
+    content: bytes  # empty: there was no room to keep it
+    weight: float  # 0: its peer is set aside, or it turned out that it must not count
+    share: float  # of it that was added: less than 1 if it was too long
+    late: bool
+    sketch: Sketch
+    seen: Seen = Seen()
+
+
 class Committed(NamedTuple):
     """One outer step: what is broadcast, and the weights it leads to."""
 
@@ -50,15 +66,19 @@ class Committed(NamedTuple):
     result: str  # SHA-256 of the weights after
     broadcast: Tensor  # (n,), the encoded update of the round's part as everybody decodes it
     residual: Tensor  # (n,), what it leaves out
+    brought: Sequence[Brought] = ()  # by whom, also what does not count
 
 
 class Outer:
     """The global weights, at some version, and all that decides how they move. One round: `add`
     ..., `step`, `accept`. It moves its own part of the weights, and what belongs to that part.
 
-    `usual` is what an update weighs, in tokens, as long as that is not known from updates."""
+    `usual` is what an update weighs, in tokens, as long as that is not known from updates.
+    `secret` is what nobody may know who sends updates, and `tensors` are the sizes of those that
+    the weights are made of."""
 
-    def __init__(self, weights: Tensor, sync: Sync, usual: float = math.inf, version: int = 0):
+    def __init__(self, weights: Tensor, sync: Sync, usual: float = math.inf, version: int = 0,
+                 secret: int = 0, tensors: Sequence[int] = ()):
         self.weights, self.sync, self.version = weights, sync, version
         self.fragments = Fragments(len(weights), sync.fragments)
         self.hash = digest(weights)
@@ -68,21 +88,28 @@ class Outer:
         self.lengths: List[Deque[float]] = [  # of updates, by part
             deque(maxlen=REMEMBERED) for _ in self.fragments.parts]
         self.heavy: Deque[float] = deque([usual] * ENOUGH, maxlen=REMEMBERED)  # weights of updates
+        self.sketcher = Sketcher(len(weights), secret, tensors)
+        self.known: OrderedDict[Tuple[str, int], Tensor] = OrderedDict()  # the latest of a part, by
+        # whom; of the hive itself by nobody: sketches
         self.begin()
 
     def begin(self) -> None:
         """Forget what has been added since the last step."""
         self.total.zero_()
         self.weight = 0.0
+        self.brought: List[Brought] = []
+        self.kept = 0  # bytes
 
     @property
     def part(self) -> slice:
         """What the open round moves."""
         return self.fragments.of_round(self.version + 1)
 
-    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
+    def add(self, codec: str, content: bytes, weight: float, steps: int, by: str = "",
+            late: bool = False) -> float:
         """Count one peer's update of `steps` inner steps, no longer and no heavier than a few times
-        the usual. Returns the weight that it counts with; raises Rejected."""
+        the usual; without weight it is only looked at. Returns the weight that it counts with;
+        raises Rejected."""
         if codec != self.sync.up:
             raise Rejected(f"Updates are sent as {self.sync.up} here, not {codec!r}.")
         try:
@@ -99,11 +126,42 @@ class Outer:
         longest = (longest or FIRST_STEP * steps * rounds * self.share_of_length(len(update))
                    or math.inf)
         counting = min(weight, HEAVIEST * statistics.median(self.heavy))
-        lengths.append(length)
-        self.heavy.append(weight)
-        self.total[self.part].add_(update, alpha=counting * min(1.0, longest / max(length, 1e-30)))
-        self.weight += counting
+        share = min(1.0, longest / max(length, 1e-30))
+        if weight:
+            lengths.append(length)
+            self.heavy.append(weight)
+            self.total[self.part].add_(update, alpha=counting * share)
+            self.weight += counting
+        self.kept += len(content)
+        self.brought.append(Brought(
+            by, codec, content if self.kept <= KEPT_BYTES else b"", counting, share, late,
+            self.sketcher.sketch(update, self.part)))
         return counting
+
+    def judge(self) -> None:
+        """Look at the updates of the round beside each other, and take out what must not count."""
+        index = self.fragments.index(self.version + 1)
+        before = [[known for known in (self.known.get((one.by, index)),
+                                       self.known.get(("", index))) if known is not None]
+                  for one in self.brought]
+        seen = look([one.sketch for one in self.brought],
+                    [torch.stack(known) if known else None for known in before],
+                    [one.late for one in self.brought],
+                    [one.weight > 0 for one in self.brought])
+        for place, one in enumerate(self.brought):
+            self.remember(one.by, index, one.sketch.places)
+            if seen[place].fault and one.weight and one.content:
+                update = decode(one.codec, one.content, self.fragments.values(self.version + 1))
+                self.total[self.part].sub_(update, alpha=one.weight * one.share)
+                one = one._replace(weight=0.0)
+            self.brought[place] = one._replace(seen=seen[place])
+        self.weight = sum(one.weight for one in self.brought)
+
+    def remember(self, by: str, index: int, places: Tensor) -> None:
+        self.known[by, index] = places
+        self.known.move_to_end((by, index))
+        while len(self.known) > MOST_SKETCHES * len(self.fragments):
+            self.known.popitem(last=False)
 
     def share_of_length(self, values: int) -> float:
         """How long this many of the weights are on average; a part may itself be all zeros."""
@@ -121,15 +179,34 @@ class Outer:
         broadcast = decode(self.sync.down, content, len(update))
         weights = moved(self.weights, part, broadcast)  # as `apply_update` does it
         return Committed(self.sync.down, content, self.hash, weights, digest(weights), broadcast,
-                         residual=update.sub_(broadcast))
+                         update.sub_(broadcast), self.brought)
+
+    def back_to(self, version: int, weights: Tensor) -> Committed:
+        """A round that returns to the weights (P,) of an earlier version. What was added to the
+        open round is not part of it."""
+        nothing = weights[:0]
+        return Committed(UNDO, str(version).encode(), self.hash, weights, digest(weights), nothing,
+                         nothing)
 
     def accept(self, committed: Committed) -> None:
         """Move on to the committed weights; the next round begins."""
-        self.residual[self.part] = committed.residual
-        self.follow(self.part, committed.broadcast)
+        if committed.codec == UNDO:
+            self.return_to(int(committed.update), self.version + 1)
+        else:
+            self.residual[self.part] = committed.residual
+            self.follow(self.part, committed.broadcast)
+            self.remember("", self.fragments.index(self.version + 1),
+                          self.sketcher.sketch(committed.broadcast, self.part).places)
         self.weights, self.hash = committed.weights, committed.result
         self.version += 1
         self.begin()
+
+    def return_to(self, version: int, number: int) -> None:
+        """Round `number` did. Nothing goes on in the direction of what was undone."""
+        if version < number - 1:
+            self.momentum.zero_()
+            self.residual.zero_()
+            self.known.clear()
 
     def follow(self, part: slice, broadcast: Tensor) -> None:
         """The momentum b of a part after an update u that was broadcast. With u = lr (mean + mu b)
@@ -164,6 +241,9 @@ class Outer:
             for known, kept in zip(self.lengths, values[2 * count:].split(REMEMBERED)):
                 known.extend(kept[~kept.isnan()].tolist())
         for number, codec, update in since:
+            if codec == UNDO:
+                self.return_to(int(update), number)
+                continue
             part = self.fragments.of_round(number)
             broadcast = decode(codec, update, self.fragments.values(number))
             mu, before = self.sync.outer_momentum, self.momentum[part]

@@ -6,6 +6,7 @@ from typing import Dict, Optional
 
 from gltch_2_7m import TrainConfig, is_number, lr_factor, require
 
+UNDO = "undo"  # in place of a codec: a round's update is the number of an earlier version
 MOST_FRAGMENTS = 64
 MOST_IN_FLIGHT = 8
 

@@ -33,6 +33,8 @@ export interface Peer {
   late: number;
   rejected: number;
   reason: string;
+  score: number;
+  aside: string; // why it is set aside; empty: it is not
 }
 
 /** The round that is being made. */
@@ -52,6 +54,12 @@ export interface Join {
   port: number;
   locked: boolean;
   colab: string | null;
+}
+
+/** A round that went back to an earlier version. */
+export interface Undone {
+  round: number;
+  to: number;
 }
 
 export interface Updates {
@@ -98,6 +106,7 @@ export interface Run extends Measured {
   val_loss: Maybe;
   best_val_loss: Maybe;
   evaluated: number;
+  undone: Undone[];
   started: Maybe;
   snapshots: number[] | null;
   join: Join | null;
@@ -134,6 +143,8 @@ export interface Contributor {
   late: number;
   rejected: number;
   reason: string;
+  score: number;
+  aside: string;
   bytes: number;
 }
 
@@ -207,6 +218,7 @@ export interface Committed extends Numbered<"committed"> {
   loss: Maybe;
   opened: number;
   committed: number;
+  undone: Maybe; // the version it went back to
   contributions: Contribution[];
   snapshots?: number[]; // of a single machine
 }
@@ -238,6 +250,8 @@ export interface PeerNumbers {
   counted?: number;
   late?: number;
   rejected?: number;
+  score?: number;
+  aside?: string;
 }
 
 export interface MeasuredNow extends Numbered<"measured">, Measured {

@@ -14,8 +14,8 @@ import { LIMITS, bytes, count, milliseconds, moment, percent } from "./format.js
  * @property {string} [className] */
 
 /** @param {Peer} peer */
-const working = ({ state, steps, quota }) =>
-  (state === "training" && quota ? `training, ${steps} of ${quota}` : state);
+const working = ({ state, steps, quota, aside }) => (aside ? `set aside: ${aside}`
+  : state === "training" && quota ? `training, ${steps} of ${quota}` : state);
 
 /** @type {Column[]} */
 const COLUMNS = [
@@ -28,6 +28,8 @@ const COLUMNS = [
   { title: "Training", key: (peer) => peer.training ?? 0, show: (peer) => percent(peer.training),
     className: "number" },
   { title: "Limit", key: (peer) => LIMITS[peer.limit], show: (peer) => LIMITS[peer.limit] },
+  { title: "Score", key: (peer) => peer.score, show: (peer) => percent(peer.score),
+    className: "number" },
   { title: "Contribution", key: (peer) => peer.tokens, show: (peer) => percent(peer.share),
     className: "number" },
   { title: "Counted", key: (peer) => peer.counted, show: (peer) => count(peer.counted),

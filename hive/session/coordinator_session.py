@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.learning.fragments import Fragments
+from hive.learning.sync import UNDO
 from hive.session import messages, protocol
 from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
 from hive.session.evaluation import Evaluation
@@ -22,6 +23,7 @@ from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Found, Library
 from hive.session.links import Link, Links
+from hive.session.oversight import Oversight
 from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
 from hive.session.record import Combined, Made, Record
@@ -41,6 +43,8 @@ REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and stil
 MOST_WAITING = 256  # messages for one peer
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
+FEW_MISSED = 4  # rounds, told with overlap even if the newest weights cost less: those take two
+# words more, and a peer that listens between long steps would be behind again by then
 MOST_UNASKED = 16  # updates that a peer gets without a word from it, with overlap
 MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
 
@@ -59,7 +63,8 @@ class CoordinatorSession:
     def __init__(self, job: Job, ledger: Ledger, weights: Any, weights_hash: str, *,
                  parameters: int, update_bytes: Callable[[int], int], token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
-                 pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None):
+                 pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None,
+                 probing: bool = False):
         self.job, self.ledger = job, ledger
         self.reply = Reply()
         self.due = Due()
@@ -87,6 +92,9 @@ class CoordinatorSession:
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)
         self.intake = Intake(parameters, job.config.block_size, in_flight)
+        self.oversight = Oversight(ledger, self.reply, self.work, self.standing, self.run,
+                                   self.rounds, self.intake, probing)
+        self.reception.banned.update(self.oversight.banned())
         self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
         self.run.stand_at(version)
         self.run.finish(self.evaluation.good_enough(self.evaluation.best))
@@ -130,6 +138,10 @@ class CoordinatorSession:
 
     def wake(self, now: Moment) -> List[CoordinatorEffect]:
         return self._react(now)
+
+    def ordered(self, kind: str, value: Any, now: Moment) -> List[CoordinatorEffect]:
+        """The owner of the hive wants somebody banned or pardoned, or an earlier version back."""
+        return self._react(now, self._obey, kind, value)
 
     def stop(self, now: Moment) -> List[CoordinatorEffect]:
         """Keep what there is, and end; the run may go on some day."""
@@ -249,7 +261,7 @@ class CoordinatorSession:
 
     def _wind_up(self) -> None:
         """One thing after the other: the last commit, evaluation and snapshot, farewell."""
-        if self.rounds.closed or self.evaluation.measuring:
+        if self.rounds.closed or self.evaluation.measuring or self.oversight.trust.trying:
             return
         farewell = self.due.farewell
         if self.evaluation.evaluated != self.rounds.version:
@@ -358,8 +370,10 @@ class CoordinatorSession:
             return
         near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
         missed = self._missed(version) if near else []
-        if near and weights == self.ledger.at(version)[0] and (
-                len(missed) == 1 or sum(one.bytes for one in missed) < 4 * self.run.parameters):
+        few = FEW_MISSED if self.rounds.overlap else 1
+        undone = any(one.codec == UNDO for one in missed)
+        if near and not undone and weights == self.ledger.at(version)[0] and (
+                len(missed) <= few or sum(one.bytes for one in missed) < 4 * self.run.parameters):
             self._tell_missed(link, missed)
             return
         self._tell_version(link)
@@ -517,15 +531,31 @@ class CoordinatorSession:
             self._judge(link, said, verdict)
             return
         delivery = self.intake.take(link, said, len(content), stale, now, arrived)
-        self.work.ask(UPDATES, "add", said["codec"], content, delivery.weight, said["steps"],
-                      then=partial(self._count, delivery), rejected=partial(self._reject, delivery))
+        weight = delivery.weight * self.oversight.trust.weight(link.peer)
+        self.work.ask(UPDATES, "add", said["codec"], content, weight, said["steps"], link.peer,
+                      stale > 0, then=partial(self._count, delivery),
+                      rejected=partial(self._reject, delivery))
 
     def _count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight, to what the round will commit."""
         self.intake.count(delivery, weight)
         self.reception.please(delivery.link.peer)
-        self._send_verdict(delivery.link, delivery.said, Verdict(ACCEPTED))
         self.due.stirred = True
+        if weight:
+            self._send_verdict(delivery.link, delivery.said, Verdict(ACCEPTED))
+            return
+        aside = self.oversight.trust.of(delivery.link.peer).aside
+        self.rounds.set_apart(delivery.link.peer)
+        self._leave_out(delivery, f"This peer is set aside: {aside}. Its updates are looked at, "
+                        "and count again once they are good.")
+
+    def _leave_out(self, delivery: Delivery, reason: str) -> None:
+        """It was taken, and does not count all the same."""
+        link, said, *_ = delivery
+        self.intake.leave_out(link.peer, REJECTED, reason)
+        self.standing.refuse(link.peer, REJECTED, reason, self.reply.now.unix)
+        self.reply.show("refused", peer=link.peer, verdict=REJECTED, reason=reason)
+        self._send_verdict(link, said, Verdict(REJECTED, reason))
 
     def _reject(self, delivery: Delivery, error: GltchError) -> None:
         """It was not added: it would do the weights no good."""
@@ -574,16 +604,24 @@ class CoordinatorSession:
                             seconds=plan.seconds)
         for peer, task in tasks.items():
             link = self.links.peers[peer]
+            link.windows = link.batch_size * max(task.quota, link.lately)
+            link.window = self.run.give_windows(link.windows)
+            if self.rounds.overlap:
+                link.windows = 0  # which ones an update is of, nobody can tell
             self.intake.ask(link, task.quota + self.rounds.ahead)
             self.reply.send(link.number, "train", version=task.version,
                             weights=self.rounds.weights, step=self.run.step, total=self.run.total,
                             quota=task.quota, seconds=task.seconds,
-                            window=self.run.give_windows(link.batch_size
-                                                         * max(task.quota, link.lately)))
+                            window=link.window)
 
     def _combine(self) -> None:
         """Once the round is closed and everything that was delivered in it has been added."""
-        if self.rounds.closed and not self.intake.adding and not self.intake.committing:
+        if self.intake.adding or self.intake.committing:
+            return
+        if self.oversight.goes_back():
+            self.intake.committing = True
+            self.oversight.go_back(self._keep_return)
+        elif self.rounds.closed:
             self.intake.committing = True
             self.work.ask(UPDATES, "combine", then=self._keep)
 
@@ -593,6 +631,8 @@ class CoordinatorSession:
             self.intake.committing, self.due.stirred = False, True
             self.rounds.reopen()
             return
+        for delivery, reason in self.oversight.see(committed):
+            self._leave_out(delivery, reason)
         contributions, now = self.intake.close(), self.reply.now
         counted = [c for c in contributions if c.verdict == "counted"]
         self.run.loss = weighted_mean((c.loss, c.weight) for c in counted if math.isfinite(c.loss))
@@ -602,21 +642,52 @@ class CoordinatorSession:
         length = self.intake.length(now.steady, self.rounds.longest)
         record = Record(self.rounds.version + 1, committed.base, committed.result, committed.codec,
                         committed.update, self.run.step + steps, self.run.loss, now.unix - length,
-                        now.unix, contributions)
-        self.work.write(Writing("round", UPDATES, "keep", (record, committed),
-                                partial(self._commit, record, committed.weights)))
+                        now.unix, contributions, self.oversight.take())
+        self._write(record, committed)
 
-    def _commit(self, record: Record, weights: Any) -> None:
+    def _keep_return(self, committed: Combined) -> None:
+        """Have it written down that the run went back."""
+        self._write(self.oversight.record_return(committed), committed)
+
+    def _write(self, record: Record, committed: Combined) -> None:
+        self.work.write(Writing("round", UPDATES, "keep", (record, committed),
+                                partial(self._commit, record, committed)))
+
+    def _commit(self, record: Record, committed: Combined) -> None:
         """The round is on the disk, so peers may hear that their updates counted: those who are
         here now; whoever comes later hears it from the ledger, which knows nothing sooner."""
         self.intake.committing = False
         self.standing.count(record)
+        before = self.run.weights
+        self.run.advance(record, committed.weights)
+        if record.codec == UNDO:
+            self._begin_anew(record)
+        else:
+            self._tell_commit(record)
+            self.oversight.probe(record.number, before, committed)
+        self.reply.show(
+            "committed", version=record.number, step=record.step, total=self.run.total,
+            loss=record.loss, opened=record.opened, committed=record.committed,
+            undone=int(record.update) if record.codec == UNDO else None,
+            contributions=[c.shown for c in record.contributions])
+        costs = self.worth.judge(self.standing, self.links.peers.values())
+        if costs:
+            self.reply.say("slower", costs)
+        self.snapshots.after_round(record.number)
+
+    def _begin_anew(self, record: Record) -> None:
+        """Nothing leads from the weights that peers have to these: they get them as a whole."""
+        self.rounds.restart()
+        self._begin_round(record.number, record.result)
+        for link in self.links.peers.values():
+            self._tell_version(link)
+
+    def _tell_commit(self, record: Record) -> None:
         name = protocol.name_of(record.update)  # once, not for every peer
         self._remember(name, record.update)
         counted = {c.peer for c in record.contributions if c.verdict == "counted"}
         made = Made(record.number, record.codec, record.result, name, len(record.update),
                     record.step)
-        self.run.advance(record, weights)
         for peer, link in self.links.peers.items():
             if link.unasked == MOST_UNASKED:
                 self.rounds.fell_behind(peer)
@@ -630,14 +701,15 @@ class CoordinatorSession:
             if goes_on:
                 link.unasked += 1
                 self._give(link, name, Found("update", record.update), 0)
-        self.reply.show(
-            "committed", version=record.number, step=record.step, total=self.run.total,
-            loss=record.loss, opened=record.opened, committed=record.committed,
-            contributions=[c.shown for c in record.contributions])
-        costs = self.worth.judge(self.standing, self.links.peers.values())
-        if costs:
-            self.reply.say("slower", costs)
-        self.snapshots.after_round(record.number)
+
+    def _obey(self, kind: str, value: Any) -> None:
+        peers = self.oversight.order(kind, value)
+        self.reception.banned = set(self.oversight.banned())
+        for link in [self.links.peers[peer] for peer in peers if peer in self.links.peers]:
+            if link.peer in self.reception.banned:
+                self._refuse(link.number, "The owner of this hive has banned this peer.")
+        if not self.links.peers:
+            self.oversight.note()
 
     # What others may know
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from dataclasses import replace
+from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 from hive.session import messages
 from hive.session.links import Lap, Link
@@ -11,6 +12,9 @@ from hive.session.record import Contribution
 from hive.session.rounds import Verdict
 from hive.session.standing import believed_tokens, least_seconds
 from hive.session.uploads import BUDGET_BYTES
+
+KNOWN = 3  # updates from which on it is known how fast a peer is
+FASTER = 2.0  # than ever lately a peer may be
 
 
 class Delivery(NamedTuple):
@@ -22,11 +26,13 @@ class Delivery(NamedTuple):
     tokens: int
     stale: int  # rounds of its part that it came late
     arrived: float  # steady seconds
+    given: Optional[Sequence[int]]  # windows that it was made from; None: not known
+    weighty: float  # of its tokens, as many as it can have made
 
     @property
     def weight(self) -> float:
         """What starts from old weights fits the new ones less."""
-        return self.tokens / (1 + self.stale)
+        return self.weighty / (1 + self.stale)
 
 
 class Early(NamedTuple):
@@ -48,6 +54,8 @@ class Intake:
         self.asking: Counter[str] = Counter()  # ... with its latest task
         self.opened: Optional[float] = None  # the round began, in steady seconds
         self.adding: Dict[str, Delivery] = {}  # by peer
+        self.counted: Dict[str, Delivery] = {}  # ... that were added to this round
+        self.latest: Dict[str, Delivery] = {}  # ... and to the one before
         self.contributions: List[Contribution] = []  # since the last round closed
         self.committing = False  # the round is being made durable
 
@@ -86,7 +94,11 @@ class Intake:
         """It is in time, and is going to be added."""
         self.opened = now if self.opened is None else self.opened
         tokens = self._believed(link, said, now)
-        delivery = Delivery(link, said, size, tokens, stale, arrived)
+        used = said["steps"] * link.batch_size
+        known = not stale and self.in_flight == 1 and used <= link.windows
+        given = range(link.window, link.window + used) if known else None
+        weighty = self._measured(link, tokens, arrived)
+        delivery = Delivery(link, said, size, tokens, stale, arrived, given, weighty)
         self.adding[link.peer] = delivery
         return delivery
 
@@ -94,13 +106,21 @@ class Intake:
         """Characters that it trained on, as far as it was asked to and had the time for it. What it
         carried over from updates that came too late was asked for earlier."""
         made = said["steps"] * link.batch_size * self.characters
-        claimed = min(said["tokens"], max(made, self.asked[link.peer]))
+        claimed = min(said["tokens"], self.asked[link.peer] or made)  # nothing: after a restart
         return believed_tokens(claimed, now - link.counted_at, self.parameters)
+
+    def _measured(self, link: Link, tokens: int, arrived: float) -> float:
+        """Of these the characters that there was time for, at most a few times as fast as this
+        peer ever was lately. Once it is known: a first round may have waited for anything."""
+        if len(link.laps) < KNOWN:
+            return tokens
+        fastest = max(lap.characters / max(lap.passed, 1e-3) for lap in link.laps)
+        return min(tokens, FASTER * fastest * max(arrived - link.counted_at, 1e-3))
 
     def count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight."""
-        link, said, size, tokens, stale, arrived = delivery
-        del self.adding[link.peer]
+        link, said, size, tokens, stale, arrived, *_ = delivery
+        self.counted[link.peer] = self.adding.pop(link.peer)
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)
         # What it was asked for lately may be on its way already.
@@ -123,8 +143,15 @@ class Intake:
             link.peer, link.identity.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
             verdict.verdict, verdict.reason)]
 
+    def leave_out(self, peer: str, verdict: str, reason: str) -> None:
+        """It was added, and does not count after all."""
+        self.contributions = [
+            replace(one, weight=0.0, verdict=verdict, reason=reason)
+            if (one.peer, one.verdict) == (peer, "counted") else one for one in self.contributions]
+
     def close(self) -> Tuple[Contribution, ...]:
         """All that was noted; what is from now on belongs to the next round."""
+        self.latest, self.counted = self.counted, {}
         contributions, self.contributions = tuple(self.contributions), []
         return contributions
 

@@ -78,17 +78,25 @@ class Job:
     sync: Sync
     limits: Limits
     characters: str  # the vocabulary
-    text: str  # SHA-256 of the text in UTF-8
-    text_bytes: int
+    text: str  # SHA-256 of the text that peers get, in UTF-8
+    text_bytes: int  # of that
+    whole_text: str = ""  # SHA-256 of the text with what is held out; empty: peers get all of it
+
+    @property
+    def source(self) -> str:
+        """SHA-256 of the text that the run is about."""
+        return self.whole_text or self.text
 
     @property
     def vocabulary(self) -> Vocabulary:
         return Vocabulary(self.characters)
 
     def as_json(self) -> Dict[str, Any]:
-        """Without what a run without fragments and overlap need not say, so that it is described as
-        it ever was."""
+        """Without what a run without fragments and overlap, or of before a part of the text was
+        held out, need not say, so that it is described as it ever was."""
         described = asdict(self)
+        if not self.whole_text:
+            del described["whole_text"]
         for name, usual in (("fragments", 1), ("overlap", False), ("in_flight", 1)):
             if described["sync"][name] == usual:
                 del described["sync"][name]
@@ -105,6 +113,7 @@ class Job:
             require(len(job.vocabulary) == job.config.vocab_size, "the vocabulary does not fit")
             require(all(type(getattr(job, name)) is str for name in
                         ("hive", "size", "mode", "characters")) and Digest().holds(job.text)
+                    and (job.whole_text == "" or Digest().holds(job.whole_text))
                     and Whole(0, BLOB_BYTES).holds(job.text_bytes), "a field has the wrong type")
             require({job.sync.up, job.sync.down} <= set(CODECS), "there is no such codec")
         except (GltchError, KeyError, TypeError, ValueError, RecursionError) as error:

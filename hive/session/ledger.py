@@ -38,5 +38,11 @@ class Ledger(Protocol):
     def contributors(self) -> List[Dict[str, Any]]:
         """Every peer that was ever there, and what it brought."""
 
+    def trusted(self) -> List[Tuple[str, float, str, str]]:
+        """(peer, its latest score, the kind and reason of what was last decided about it)."""
+
+    def undone(self) -> List[Tuple[int, int]]:
+        """(round, version to which it returned) of all rollbacks."""
+
     def reasons(self) -> Dict[str, str]:
         """By peer: why its latest update that did not count did not."""

@@ -33,6 +33,8 @@ class Link:
     counted_at: float  # when its work that last counted was here
     batch_size: int = 1
     steps: int = 0  # of its task done so far
+    window: int = 0  # the first of the text that its task is about
+    windows: int = 0  # how many are meant for it
     offer: Optional[messages.Offer] = None  # of the update that is on its way
     offered_at: float = 0.0  # when that was first heard of
     sending: float = 0.0  # seconds that the latest one took
@@ -81,7 +83,7 @@ class Link:
             "speed": self.speed, "training": self.training, "limit": self.limit,
             "joined": self.joined, "share": share, "tokens": known["tokens"],
             "counted": known["counted"], "late": known["late"], "rejected": known["rejected"],
-            "reason": known["reason"]}
+            "reason": known["reason"], "score": known["score"], "aside": known["aside"]}
 
     def offers(self, said: messages.Offer, now: float) -> None:
         """An update is on its way."""

@@ -19,7 +19,7 @@ from hive.network.words import INVISIBLE
 from hive.session.messages import Hello, Welcome
 from hive.session.record import LATELY
 
-VERSION = 2
+VERSION = 3
 CHUNK_BYTES = 256 * 1024  # of content in one binary message
 MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts

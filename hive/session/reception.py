@@ -9,7 +9,7 @@ import hmac
 import itertools
 import math
 from collections import Counter, OrderedDict
-from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from gltch_2_7m import GltchError
 from hive.network.door import household, is_local
@@ -67,6 +67,7 @@ class Reception:
         self.strangers: OrderedDict[int, Stranger] = OrderedDict()  # the oldest first
         self.rejections: Counter[str] = Counter()  # by peer: in a row
         self.barred: Dict[str, float] = {}  # by peer: until when
+        self.banned: Set[str] = set()  # peers, until their owner pardons them
         self.newcomers = Bucket(NEW_PEERS, NEW_PEERS_RATE)
         self.newcomers_of: OrderedDict[str, Bucket] = OrderedDict()  # by address
 
@@ -95,8 +96,8 @@ class Reception:
         address, nonce, _ = self.strangers[number]
         try:
             protocol.check_hello(hello, self.key, nonce)
-            demand(hello["text"] in (None, self.job.text), "The peer brought another text than the "
-                   "one this hive trains on: leave out --data, and it gets the right one.")
+            demand(hello["text"] in (None, self.job.source), "The peer brought another text than "
+                   "the one this hive trains on: leave out --data, and it gets the right one.")
             peer, name, token, token_hash = self._identify(hello, name, nonce, here)
             self._check_record(peer, now)
             if peer not in known:
@@ -129,6 +130,7 @@ class Reception:
 
     def _check_record(self, peer: str, now: float) -> None:
         """Not for a while for a peer whose updates were all rejected lately."""
+        demand(peer not in self.banned, "The owner of this hive has banned this peer.")
         until = self.barred.get(peer, now)
         demand(until <= now, f"{MOST_REJECTED} updates of this peer in a row could not be used; it "
                f"may come back in {(until - now) / 60:.0f} minutes.")

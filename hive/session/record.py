@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Dict, NamedTuple, Protocol, Tuple
+from typing import Any, Dict, NamedTuple, Protocol, Sequence, Tuple
 
 LATELY = 64  # rounds of a peer that are remembered as those in which its updates counted
 
@@ -42,6 +42,20 @@ class Combined(Protocol):
     def weights(self) -> Any: ...
     @property
     def result(self) -> str: ...
+    @property
+    def brought(self) -> Sequence[Any]: ...
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was found of a peer, and when: with these alone it can be told why it was set aside."""
+
+    peer: str  # empty: of the run
+    kind: str  # "seen", "probed", "aside", "back", "banned", "pardoned" or "undone"
+    version: int  # that the update was to lead to, or that was the newest
+    score: float  # of the peer from then on, from 0 to 1
+    reason: str  # for a person
+    numbers: Dict[str, Any]  # what was measured
 
 
 @dataclass(frozen=True)
@@ -52,12 +66,13 @@ class Record:
     base: str  # SHA-256 of the flat fp32 weights before, hexadecimal
     result: str  # ... and after
     codec: str  # name of the codec of `update`
-    update: bytes  # the encoded outer update, exactly as broadcast
+    update: bytes  # the encoded outer update, exactly as broadcast; or the version it returns to
     step: int  # global step after this round
     loss: float  # token-weighted training loss, nats per character; NaN if nothing was measured
     opened: float  # unix seconds
     committed: float
     contributions: Tuple[Contribution, ...]
+    judgements: Tuple[Judgement, ...] = ()  # of this round and earlier ones, since the last record
 
 
 class Made(NamedTuple):

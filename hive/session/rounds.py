@@ -117,6 +117,7 @@ class Rounds:
         self.plan: Optional[Task] = None
         self.began = self.train_until = self.deadline = math.inf
         self.delivered: List[str] = []
+        self.apart: List[str] = []  # delivered, and only looked at
         self.closed = False
         for member in self.missed:
             member.prompt = False
@@ -146,7 +147,8 @@ class Rounds:
         """It gets what it misses without asking, up to the newest weights."""
         member = self.members[peer]
         member.version = self.version
-        member.state = "delivered" if peer in self.delivered else "ready"
+        done = peer in self.delivered or peer in self.apart
+        member.state = "delivered" if done else "ready"
 
     def fell_behind(self, peer: str) -> None:
         """It takes nothing of what it gets without asking; it has to ask again."""
@@ -242,7 +244,7 @@ class Rounds:
         if self.closed:
             return Verdict(LATE, f"Round {self.version + 1} has just closed; the work is not lost, "
                                  "it comes with the next update.")
-        if peer in self.delivered:
+        if peer in self.delivered or peer in self.apart:
             return Verdict(REJECTED, "This peer has already delivered in this round.")
         return self._admit(self.members[peer], version, steps, now)
 
@@ -300,6 +302,19 @@ class Rounds:
         """A delivered update turned out to be unusable; the peer may try again."""
         self.delivered.remove(peer)
         self.withdraw(peer)
+
+    def set_apart(self, peer: str) -> None:
+        """What it delivered does not count, and nobody waits for it; it has no other task before
+        the next round."""
+        self.delivered.remove(peer)
+        self.apart.append(peer)
+        if peer in self.members:
+            self.members[peer].prompt = False
+
+    def restart(self) -> None:
+        """Nobody holds the weights that the next round starts from."""
+        for member in self.members.values():
+            member.version = None
 
     # The round ends
 

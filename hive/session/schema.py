@@ -33,6 +33,8 @@ class Known(TypedDict):
     late: int
     rejected: int
     reason: str
+    score: float
+    aside: str
 
 
 class Contributed(Known):
@@ -81,6 +83,8 @@ class PeerNumbers(TypedDict, total=False):
     counted: int
     late: int
     rejected: int
+    score: float
+    aside: str
 
 
 class Everybody(TypedDict):
@@ -109,6 +113,13 @@ class Join(TypedDict):
     port: int
     locked: bool
     colab: Optional[str]
+
+
+class Undone(TypedDict):
+    """A round that went back to an earlier version."""
+
+    round: int
+    to: int
 
 
 class Updates(TypedDict):
@@ -161,6 +172,7 @@ class State(Fixed, Measured):
     val_loss: Optional[float]
     best_val_loss: Optional[float]
     evaluated: int
+    undone: List[Undone]
     started: Optional[float]
     snapshots: Optional[List[int]]
     updates: Updates
@@ -223,6 +235,7 @@ class Committed(Snapshots):
     loss: Optional[float]
     opened: float
     committed: float
+    undone: Optional[int]
     contributions: List[Contribution]
 
 

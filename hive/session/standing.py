@@ -64,7 +64,8 @@ class Standing:
             "kind": kind_of(row["device"]), "first_seen": row["first_seen"],
             "last_seen": row["last_seen"], "tokens": row["tokens"], "counted": row["rounds"],
             "late": row["late"], "rejected": row["rejected"], "bytes": row["bytes"],
-            "reason": reasons.get(row["peer"], "")} for row in contributors}
+            "reason": reasons.get(row["peer"], ""), "score": 1.0, "aside": ""}
+            for row in contributors}
         self.tokens = sum(row["tokens"] for row in history)
         self.started: Optional[float] = history[0]["opened"] if history else None
         self.step = self.committed = 0.0
@@ -77,7 +78,7 @@ class Standing:
         about = self.contributors.setdefault(peer, {
             "peer": peer, "name": name, "device": device, "kind": kind, "first_seen": now,
             "last_seen": now, "tokens": 0, "counted": 0, "late": 0, "rejected": 0, "bytes": 0,
-            "reason": ""})
+            "reason": "", "score": 1.0, "aside": ""})
         about.update({"name": name, "device": device, "kind": kind, "last_seen": now})
 
     def refuse(self, peer: str, verdict: str, reason: str, now: float) -> None:
@@ -107,7 +108,8 @@ class Standing:
     def _add_round(self, opened: float, committed: float, step: int, tokens: int) -> None:
         waited = opened - self.committed
         began = self.committed if 0 <= waited <= PAUSE_SECONDS else opened  # or the clock was set
-        self.recent.append(Lap(max(committed - began, 1e-9), step - int(self.step), tokens))
+        made = max(0, step - int(self.step))  # or the run went back
+        self.recent.append(Lap(max(committed - began, 1e-9), made, tokens))
         self.step, self.committed = step, committed
 
     # What follows from it

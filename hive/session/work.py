@@ -12,7 +12,7 @@ from hive.session.effects import Do
 from hive.session.reply import Reply
 
 RETRY_SECONDS = 2.0  # until what could not be written is tried again
-UPDATES, EVALUATIONS = "updates", "evaluations"  # lanes
+UPDATES, EVALUATIONS, PROBES = "updates", "evaluations", "probes"  # lanes
 
 
 class Work(NamedTuple):

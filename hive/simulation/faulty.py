@@ -82,7 +82,7 @@ class Coordinator(CoordinatorHost):
         self.combined: List[str] = []  # in the one that is being written down
         self.network = Damage(self.trouble, self.take)
         self.reported: Dict[int, int] = {}  # by connection: the version its peer said it holds
-        self.slow_work.update(add=self.add, combine=self.combine,
+        self.slow_work.update(add=self.add, combine=self.combine, undo=self.undo,
                               keep_checkpoint=self.keep_checkpoint)
         self.session.uploads.places = hive.places
 
@@ -222,16 +222,28 @@ class Coordinator(CoordinatorHost):
             self.trouble.cover("disk full at a checkpoint")
             raise Unwritable("The disk is full.")
 
-    def add(self, codec: str, content: bytes, weight: float, steps: int) -> float:
-        counting = self.books.outer.add(codec, content, weight, steps)
-        self.added.append(name_of(content))
+    def add(self, codec: str, content: bytes, weight: float, steps: int, by: str, late: bool
+            ) -> float:
+        counting = self.books.outer.add(codec, content, weight, steps, by, late)
+        if counting:
+            self.added.append(name_of(content))
+        else:
+            self.trouble.cover("an update of who is set aside")
         return counting
 
     def combine(self) -> Optional[Committed]:
         committed = self.books.combine()
         if committed:
-            self.added, self.combined = [], self.added
+            left_out = {name_of(one.content) for one in committed.brought if not one.weight}
+            self.trouble.covered["an update left out of its round"] += len(
+                left_out.intersection(self.added))
+            self.added, self.combined = [], [one for one in self.added if one not in left_out]
         return committed
+
+    def undo(self, version: int) -> Committed:
+        self.trouble.cover("a round undone")
+        self.added, self.combined = [], []
+        return self.books.undo(version)
 
     def keep(self, record: Record, committed: Committed) -> None:
         super().keep(record, committed)

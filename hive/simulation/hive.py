@@ -11,13 +11,14 @@ import random
 from collections import Counter, OrderedDict, deque
 from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Callable, Deque, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from gltch_2_7m import GltchError, require
 from hive.books import Books
+from hive.evaluator import Prober
 from hive.journal import Journal
 from hive.learning.codec import digest, from_bytes, to_bytes
 from hive.learning.outer import Committed, apply_update
@@ -31,6 +32,8 @@ from hive.session.peer_session import PeerSession
 from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, told, unpack
 from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
+from hive.session.trust import Outcome, Trial
+from hive.simulation.attackers import Attacker, Companions, attackers_of
 from hive.simulation.host import Host
 from hive.simulation.settings import Settings
 from hive.simulation.table import Row, Summary
@@ -39,6 +42,7 @@ from hive.simulation.virtual import UNNOTICED_SECONDS, Clock, Piece, Wire
 STRAGGLING = 10.0  # times slower than the others
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
+PROBE_SECONDS = 0.05  # that the coordinator takes to try an update
 MADE = 16  # weights that peers share
 CLOSED = "closed"  # the last thing that travels on a connection that ends in order
 
@@ -76,10 +80,11 @@ class CoordinatorHost(Host):
             effects.Proved: self.admit, effects.Event: self.show, effects.Fail: self.fail,
             effects.Say: lambda said: None, effects.Finish: self.finish,
             effects.Pause: self.pause})
-        self.books = Books(hive.job, journal)
+        self.books = Books(hive.job, journal, looking=not hive.settings.undefended)
         self.slow_work.update({
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
-            "combine": self.books.combine, "keep": self.keep, "snapshot": self.books.snapshot,
+            "combine": self.books.combine, "keep": self.keep, "undo": self.books.undo,
+            "probe": self.probe, "snapshot": self.books.snapshot,
             "evaluate": self.evaluate,
             "keep_evaluation": lambda version, loss, seconds, text:
                 journal.add_evaluation(version, loss, seconds),
@@ -89,7 +94,9 @@ class CoordinatorHost(Host):
             hive.job, journal, weights, self.books.outer.hash, parameters=len(weights),
             update_bytes=self.books.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: hive.text,
-            pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every)
+            pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every,
+            probing=not hive.settings.undefended)
+        self.prober = Prober(hive.task.ground(), self.books.outer.fragments, lambda: 0.0)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
 
@@ -151,7 +158,13 @@ class CoordinatorHost(Host):
     # Slow work
 
     def seconds_of(self, do: Do) -> float:
+        if do.what == "probe":
+            return PROBE_SECONDS * (1 + len(do.values[-1]))
         return self.hive.commit_seconds if do.what == "combine" else 0.0
+
+    def probe(self, number: int, before: Tensor, after: Tensor, trials: Sequence[Trial]) -> Outcome:
+        seconds = PROBE_SECONDS * (1 + len(trials))
+        return self.prober.probe(number, before, after, trials)._replace(seconds=seconds)
 
     def keep(self, record: Record, committed: Committed) -> None:
         self.books.keep(record, committed)
@@ -179,6 +192,8 @@ class PeerHost(Host):
 
     def __init__(self, hive: Simulation, number: int, slow: bool):
         super().__init__(hive.clock)
+        self.attack = ""  # of which kind; empty: it is honest
+        self.attacker: Optional[Attacker] = None
         self.hive, settings = hive, hive.settings
         self.name, self.address = f"peer-{number}", f"host-{number}"
         self.rng = random.Random(f"{hive.seed} {self.name}")
@@ -308,7 +323,8 @@ class PeerHost(Host):
 
     def say(self, said: effects.Tell) -> None:
         if self.connection:
-            self.hive.send(self.connection.up, said.message)
+            message = self.attacker.says(said.message) if self.attacker else said.message
+            self.hive.send(self.connection.up, message)
 
     def upload(self, upload: effects.Upload) -> None:
         if self.connection:
@@ -322,8 +338,11 @@ class PeerHost(Host):
     # Slow work
 
     def begin(self, job: Job, text: bytes) -> int:
-        worker = self.hive.task.worker(self.rng.randrange(2**31))
+        worker: Any = self.hive.task.worker(self.rng.randrange(2**31))
         count = len(self.hive.task.start)
+        if self.attack:
+            worker = self.attacker = Attacker(worker, self.attack, self.hive.companions,
+                                              self.rng.randrange(2**31))
         self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
         return count
 
@@ -332,6 +351,8 @@ class PeerHost(Host):
         held = self.session.held
         made = self.hive.once((held.hash, codec, update, part.start),
                               lambda: apply_update(weights, codec, update, part))
+        if self.attacker:
+            self.attacker.saw(held.version + 1, part, weights[part] - made[0][part])
         self.hive.disagreements += made[1] != self.hive.coordinator.journal.at(held.version + 1)[0]
         return made
 
@@ -454,7 +475,11 @@ class Simulation:
         self.coordinator = self.make_coordinator(journal)
         slow = set(self.rng.sample(range(settings.peers),
                                    round(settings.stragglers * settings.peers)))
+        kinds = attackers_of(settings.attacks, settings.peers)
+        self.companions = Companions(self.seed)
         self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
+        for peer, kind in zip(reversed(self.peers), kinds):
+            peer.attack = kind
 
     def open_journal(self) -> Journal:
         return Journal(None)

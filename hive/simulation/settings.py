@@ -3,12 +3,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Callable, Dict, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from gltch_2_7m import PRESETS, Config, is_number, require
 from hive.learning.codec import CODECS
 from hive.learning.sync import SYNCS, Sync
 from hive.session.rounds import Pace
+from hive.simulation.attackers import Share, attackers_of
 from hive.simulation.tasks import RealTask, SyntheticTask
 
 
@@ -30,6 +31,10 @@ class Settings:
                             "steps of every round: what the algorithm does, undisturbed")
     churn: float = option(0.0, float, "probability per round that a peer vanishes for a while")
     stragglers: float = option(0.0, float, "share of the peers that are ten times slower")
+    attackers: Tuple[str, ...] = option((), str, "peers that harm, like flip:0.25 noise:0.1 "
+                                        "(kinds: simulation/attackers.py)")
+    undefended: bool = option(False, bool, "the plain mean of what peers send: no update is "
+                              "compared with others or tried, and nobody set aside")
     spread: float = option(0.3, float, "of speeds and links (standard deviation of the logarithm)")
     step_seconds: float = option(0.5, float, "virtual time of a step on a middling peer")
     uplink: Optional[float] = option(None, float, "MB/s (default: 1; synthetic: as much less as "
@@ -85,8 +90,13 @@ class Settings:
                     f"{f.name} must be one of {', '.join(choices or ())}, not {value!r}.")
         require(self.min_peers <= self.peers, f"With {self.peers} peers no round would ever begin: "
                 f"min-peers is {self.min_peers}.")
+        attackers_of(self.attacks, self.peers)
         require(not self.lockstep or self.churn == self.stragglers == 0, "In lockstep all peers are"
                 " equal and always there: leave out churn and stragglers, or lockstep.")
+
+    @property
+    def attacks(self) -> List[Share]:
+        return [Share.parse(text) for text in self.attackers]
 
     def make_sync(self) -> Sync:
         """The preset with what was set by hand."""

@@ -26,7 +26,10 @@ from gltch_2_7m import (
     require,
 )
 from hive.learning.codec import WHOLE, flatten, replaced, unflatten
+from hive.learning.probe import TextGround
 from hive.learning.worker import Worker
+
+PIECES = 8  # of a vector
 
 
 class RealTask:
@@ -49,6 +52,10 @@ class RealTask:
 
     def worker(self, noise_seed: int) -> Worker:
         return Worker(self.config, self.recipe, self.corpus, self.runtime, noise_seed)
+
+    def ground(self) -> TextGround:
+        """Where updates are tried."""
+        return TextGround(self.config, self.corpus.train, self.corpus.validation, self.recipe.seed)
 
     def measure(self, weights: Tensor) -> float:
         """The loss over the whole validation split."""
@@ -78,6 +85,18 @@ class SyntheticTask:
 
     def worker(self, noise_seed: int) -> SyntheticWorker:
         return SyntheticWorker(self, noise_seed)
+
+    def ground(self) -> SyntheticTask:
+        return self
+
+    def held_out(self, weights: Tensor) -> Tensor:
+        """The loss in each of some pieces of the vector, which stand for windows of a text."""
+        losses = self.curvature * (weights - self.place).square() / 2
+        return torch.stack([piece.mean() for piece in losses.tensor_split(PIECES)])
+
+    def windows(self, weights: Tensor, indices: Sequence[int]) -> Tensor:
+        """Nobody is given any."""
+        return self.held_out(weights)
 
     def measure(self, weights: Tensor) -> float:
         return float(torch.dot(self.curvature, (weights - self.place).square())) / len(weights) / 2

@@ -105,7 +105,7 @@ def peer(joined=1.0, **numbers):
     return {"peer": "a", "name": "ada", "joined": joined, "state": "training", "tokens": 0,
             "bytes_up": 0, "bytes_down": 0, "speed": 0.0, "training": None, "limit": "",
             "latency": None, "counted": 0, "late": 0,
-            "rejected": 0, **numbers}
+            "rejected": 0, "score": 1.0, "aside": "", **numbers}
 
 
 def test_of_a_new_peer_all_numbers_are_told_and_afterwards_those_that_changed():

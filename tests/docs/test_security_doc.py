@@ -26,8 +26,10 @@ NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.links.BUSY", "session.worth.CLEARLY",
     "session.standing.RECENT", "session.standing.PAUSE_SECONDS", "session.protocol.VERSION",
     "session.peer_session.PROGRESS_SECONDS",
-    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "dashboard.web.EVENTS_SECONDS",
-    "journal.FORMAT", "journal.DIGEST", "journal.KEPT_EVERY", "network.tls.PARTIAL_CHAIN",
+    "peer.LISTEN_SECONDS", "peer.MOST_AT_ONCE", "coordinator.ORDER_SECONDS",
+    "dashboard.web.EVENTS_SECONDS",
+    "journal.FORMAT", "journal.OLDER", "journal.DIGEST", "journal.KEPT_EVERY",
+    "network.tls.PARTIAL_CHAIN",
     "gltch_2_7m.REFERENCE_STEPS", "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}
 HEAD = "| limit | value | why | when it is reached | test |"
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}

@@ -200,3 +200,38 @@ def test_a_text_of_too_many_different_characters_is_refused_at_the_start(
                           "--dashboard-port", "0"])
     assert status == 2
     assert "110,000 different characters" in capsys.readouterr().err
+
+
+def test_its_owner_bans_a_peer_from_a_running_hive_and_pardons_it(here, monkeypatch, capsys):
+    hive = here.coordinator()
+    honest, liar = (here.client(hive, name).enter() for name in ("honest", "liar"))
+    monkeypatch.chdir(here.folder)
+    assert server.main(["--ban", "liar"]) == 0
+    assert "banned" in liar.hear("refused")["reason"]
+    hive.left("liar")
+    assert "banned" in here.client(hive, "liar", token=liar.token).hear("refused")["reason"]
+    make_rounds(honest, hive, 1)
+    assert server.main(["--pardon", "liar"]) == 0
+    again = here.client(hive, "liar", token=liar.token).enter()
+    assert again.identity == liar.identity
+    make_rounds(honest, hive, 1)
+    assert server.main(["--ban", "stranger"]) == 2
+    assert "No peer called 'stranger'" in capsys.readouterr().err
+    with hive.journal() as journal:
+        found = [one["kind"] for number in range(1, journal.last + 1)
+                 for one in journal.judgements(number) if one["peer"] == liar.identity]
+    assert found == ["banned", "pardoned"]
+
+
+def test_its_owner_goes_back_to_an_earlier_round_while_the_hive_runs(here, monkeypatch):
+    hive = here.coordinator()
+    honest = here.client(hive, "honest").enter()
+    make_rounds(honest, hive, 3)
+    first = weights_of(hive, 1)
+    monkeypatch.chdir(here.folder)
+    assert server.main(["--rollback", "1"]) == 0
+    honest.hold(honest.hear("version"))
+    assert honest.version == 4 and torch.equal(weights_of(hive, 4), first)
+    make_rounds(honest, hive, 1)
+    hive.kill()
+    assert server.main(["--verify"]) == 0

@@ -19,8 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import Journal, worth_keeping
-from hive.session.record import Contribution, Record
+from hive.journal import FORMAT, OLDER, Journal, worth_keeping
+from hive.learning.sync import UNDO
+from hive.session.record import Contribution, Judgement, Record
 
 RUN = {"name": "first light", "config": {"n_layer": 6, "dropout": 0.1}, "codec": "add"}
 WEIGHTS = bytes(range(32))
@@ -436,9 +437,98 @@ def test_a_file_that_is_no_journal_is_one_sentence(copy, content, read_only):
 
 def test_a_journal_of_a_later_format_is_left_alone(copy):
     with contextlib.closing(sqlite3.connect(str(copy / "journal.db"))) as db:
-        db.execute("PRAGMA user_version = 2")
+        db.execute(f"PRAGMA user_version = {FORMAT + 1}")
     with pytest.raises(GltchError, match="no journal that this version"):
         Journal(copy)
+
+
+# ---- What was found of peers, and rounds that are undone
+
+
+JUDGED = (Judgement("p1", "seen", 7, 0.7, "", {"cosine": 0.25, "likeness": math.nan}),
+          Judgement("p1", "aside", 7, 0.3, "its updates bring little", {}),
+          Judgement("p2", "banned", 7, 1.0, "its owner", {}))
+
+
+def as_before(folder):
+    """As it was before there were judgements."""
+    with contextlib.closing(sqlite3.connect(str(folder / "journal.db"))) as db:
+        db.execute("DROP TABLE judgements")
+        db.execute(f"PRAGMA user_version = {OLDER}")
+        db.commit()
+
+
+def test_an_older_journal_is_read_and_verified_as_it_is(copy):
+    as_before(copy)
+    with opened(copy, read_only=True) as journal:
+        assert list(journal.verify(add)) == list(range(7))
+        assert journal.trusted() == [] and journal.judgements(3) == []
+
+
+def test_an_older_journal_goes_on_and_verifies_from_its_first_round_to_the_newest(copy):
+    as_before(copy)
+    with opened(copy) as journal:
+        journal.commit(next_record(journal, judgements=JUDGED))
+        assert list(journal.verify(add)) == list(range(8))
+        assert len(journal.judgements(7)) == 3 and journal.judgements(6) == []
+
+
+def test_what_was_found_of_peers_is_kept_and_tells_whom_to_believe(copy):
+    with opened(copy) as journal:
+        journal.commit(next_record(journal, judgements=JUDGED))
+    with opened(copy) as journal:
+        assert journal.trusted() == [("p1", 0.3, "aside", "its updates bring little"),
+                                     ("p2", 1.0, "banned", "its owner")]
+        assert journal.judgements(7)[0] == {
+            "peer": "p1", "kind": "seen", "version": 7, "score": 0.7, "reason": "",
+            "numbers": {"cosine": 0.25, "likeness": None}}
+        back = Judgement("p1", "back", 8, 0.8, "its work is good again", {})
+        journal.commit(next_record(journal, judgements=(back,)))
+        assert journal.trusted()[0] == ("p1", 0.8, "back", "its work is good again")
+
+
+@pytest.mark.parametrize("change", [
+    "UPDATE judgements SET score = 1.0 WHERE kind = 'aside'", "DELETE FROM judgements",
+    "UPDATE judgements SET reason = 'no reason' WHERE kind = 'banned'",
+    "UPDATE judgements SET numbers = '{}' WHERE kind = 'seen'"])
+def test_a_changed_judgement_is_found(copy, change):
+    with opened(copy) as journal:
+        journal.commit(next_record(journal, judgements=JUDGED))
+    tamper(copy, change)
+    with pytest.raises(GltchError, match="^Round 7 is broken"):
+        verify(copy)
+
+
+def undoing(journal, target):
+    """A record that returns to an earlier version."""
+    return next_record(journal, codec=UNDO, update=str(target).encode(),
+                       result=journal.at(target)[0], contributions=())
+
+
+def test_a_round_may_return_to_an_earlier_version(journal):
+    commit_rounds(journal, 5)
+    journal.commit(undoing(journal, 2))
+    assert journal.weights_at(6, add) == weights_by_hand(2)
+    after = add(weights_by_hand(2), "add", update_of(7), 7)
+    journal.commit(next_record(journal, base=sha256(weights_by_hand(2)), result=sha256(after)))
+    assert journal.weights_at(7, add) == after
+    assert list(journal.verify(add)) == list(range(8))
+    assert journal.undone() == [(6, 2)]
+
+
+def test_a_round_that_returns_to_the_newest_version_only_writes_something_down(journal):
+    commit_rounds(journal, 2)
+    journal.commit(replace(undoing(journal, 2), judgements=JUDGED))
+    assert journal.weights_at(3, add) == weights_by_hand(2) and journal.undone() == []
+    assert list(journal.verify(add)) == list(range(4))
+
+
+@pytest.mark.parametrize("target", [b"4", b"5", b"-1", b"x", b""])
+def test_nobody_returns_to_a_version_that_is_not_earlier(journal, target):
+    commit_rounds(journal, 3)
+    journal.commit(replace(undoing(journal, 2), update=target))
+    with pytest.raises(GltchError):
+        list(journal.verify(add))
 
 
 # ---- The weights of any version
@@ -901,6 +991,7 @@ def test_a_round_is_told_with_everything_but_its_update(journal):
     expected = {key: value for key, value in asdict(record).items() if key != "update"}
     assert told == {
         **expected, "contributions": [asdict(one) for one in contributions_to(2)],
+        "judgements": [],
         "update_sha256": sha256(update_of(2)), "update_bytes": 32, "link": link, "val_loss": 2.5}
     assert journal.round(3)["val_loss"] is None
     json.dumps(told, allow_nan=False)

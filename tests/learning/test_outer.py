@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, TrainConfig, lr_factor
+from hive.learning import outer as module
 from hive.learning.codec import CODECS, decode, digest, encode, replaced, to_bytes
 from hive.learning.fragments import Fragments
 from hive.learning.outer import (
@@ -644,3 +645,80 @@ def test_an_update_as_long_as_something_else_is_rejected(values):
     outer = Outer(normal(0), Sync(fragments=3))
     with pytest.raises(Rejected):
         outer.add("fp32", encode("fp32", normal(1, values)), 1.0, 1)
+
+
+# --- Updates beside each other --------------------------------------------------------------------
+
+def alike(seed, times=1.0):
+    """Updates of a round have something in common."""
+    return times * (normal(99) + normal(seed))
+
+
+def brought(outer, *updates, late=False):
+    for place, update in enumerate(updates):
+        outer.add(outer.sync.up, encode(outer.sync.up, update), 1.0, 200, f"peer-{place}", late)
+
+
+def test_what_points_the_other_way_is_taken_out_as_if_it_had_never_been_added():
+    with_it, without = make(), make()
+    honest = [alike(seed) for seed in range(5)]
+    brought(with_it, *honest, alike(7, -1.0))
+    brought(without, *honest)
+    with_it.judge(), without.judge()
+    assert with_it.weight == without.weight == 5
+    assert torch.allclose(with_it.step().weights, without.step().weights, atol=1e-5)
+    assert [bool(one.weight) for one in with_it.step().brought] == 5 * [True] + [False]
+
+
+def test_an_update_without_weight_is_looked_at_and_moves_nothing():
+    outer = make()
+    brought(outer, *(alike(seed) for seed in range(4)))
+    before = outer.total.clone()
+    assert outer.add(outer.sync.up, encode(outer.sync.up, alike(8)), 0.0, 200, "aside") == 0.0
+    outer.judge()
+    assert torch.equal(outer.total, before) and outer.weight == 4
+    assert outer.brought[-1].seen.cosine > 0.3 and not outer.brought[-1].seen.fault
+
+
+def test_the_update_that_the_hive_committed_last_is_a_copy_and_an_own_one_of_before_too():
+    outer = make(outer_momentum=0.0)
+    brought(outer, *(alike(seed) for seed in range(4)))
+    outer.judge()
+    committed = outer.step()
+    outer.accept(committed)
+    brought(outer, alike(0), *(alike(seed) for seed in range(10, 13)), committed.broadcast)
+    outer.judge()
+    assert ["copy" in one.seen.fault for one in outer.brought] == [True] + 3 * [False] + [True]
+
+
+def test_an_update_for_which_there_is_no_room_is_counted_and_not_kept(monkeypatch):
+    monkeypatch.setattr(module, "KEPT_BYTES", 4 * COUNT)
+    outer = make()
+    brought(outer, alike(1), alike(2))
+    assert [bool(one.content) for one in outer.brought] == [True, False] and outer.weight == 2
+
+
+def test_of_so_many_peers_the_latest_update_is_remembered(monkeypatch):
+    monkeypatch.setattr(module, "MOST_SKETCHES", 3)
+    outer = make()
+    brought(outer, *(alike(seed) for seed in range(5)))
+    outer.judge()
+    assert [by for by, _ in outer.known] == ["peer-2", "peer-3", "peer-4"]
+
+
+def test_a_return_to_an_earlier_version_forgets_where_it_was_going():
+    outer, start = make(outer_momentum=0.5), make().weights
+    add(outer, normal(1))
+    outer.accept(outer.step())
+    outer.accept(outer.back_to(0, start))
+    assert torch.equal(outer.weights, start) and outer.version == 2 and outer.hash == digest(start)
+    assert not outer.momentum.any() and not outer.residual.any()
+
+
+def test_a_note_in_the_record_changes_nothing():
+    outer = make(outer_momentum=0.5)
+    add(outer, normal(1))
+    outer.accept(outer.step())
+    momentum = outer.momentum.clone()
+    outer.accept(outer.back_to(1, outer.weights))
+    assert torch.equal(outer.momentum, momentum) and outer.version == 2

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { State } from "../../hive/page/state.js";
 
 const peer = (id) => ({ peer: id, name: id, state: "waiting", steps: 0, quota: 0, tokens: 0,
-  share: 0, counted: 0, late: 0, rejected: 0, reason: "" });
+  share: 0, counted: 0, late: 0, rejected: 0, reason: "", score: 1, aside: "" });
 
 /** A state that has heard these events, after the whole state. */
 function heard(...events) {

@@ -14,7 +14,10 @@ from shapes import assert_fits
 
 from gltch_2_7m import GltchError, Unwritable
 from hive.journal import Journal
-from hive.learning.sync import SYNCS
+from hive.learning.outer import Brought
+from hive.learning.probe import Change
+from hive.learning.rules import Seen
+from hive.learning.sync import SYNCS, UNDO
 from hive.session import coordinator_session as rules
 from hive.session import protocol, reception, snapshots
 from hive.session.coordinator_session import MOST_UNASKED, CoordinatorSession
@@ -32,12 +35,14 @@ from hive.session.effects import (
     SendBlob,
 )
 from hive.session.evaluation import EVALUATION_SHARE
+from hive.session.intake import FASTER
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.session.reply import LINES
 from hive.session.rounds import AHEAD, Pace
 from hive.session.run import MOST_WINDOWS
 from hive.session.schema import EVENTS
+from hive.session.trust import Outcome, Tried
 from hive.session.work import RETRY_SECONDS
 
 PARAMETERS, UPDATE_BYTES = 1000, 8
@@ -53,6 +58,8 @@ def sha(version):
 class Committed:
     """What the outer step gave."""
 
+    brought = ()
+
 
 class Play:
     """A session whose host is the test. Slow work is done when the test says so."""
@@ -60,6 +67,7 @@ class Play:
     def __init__(self, folder, limits=None, sync=SYNCS["diloco"],
                  update_bytes=lambda number: UPDATE_BYTES, **options):
         self.update = b""  # another one than usual
+        self.brought = ()  # what is seen of updates
         self.journal = Journal(folder)
         self.job = make_job(limits=limits or Limits(steps=1000), sync=sync)
         if self.journal.run is None:
@@ -135,9 +143,16 @@ class Play:
     def do_remember_peer(self, *values):
         self.journal.remember_peer(*values)
 
-    def do_add(self, codec, content, weight, steps):
+    def do_add(self, codec, content, weight, steps, by, late):
         self.added += 1
         return weight
+
+    def do_undo(self, version):
+        committed = Committed()
+        committed.codec, committed.update = UNDO, str(version).encode()
+        committed.base, committed.result = self.journal.head()[1], self.journal.at(version)[0]
+        committed.weights = version
+        return committed
 
     def do_combine(self):
         if not self.added:
@@ -148,6 +163,7 @@ class Play:
         committed.codec, committed.weights = "q4", version
         committed.update = self.update or b"update %d" % version
         committed.base, committed.result = sha(self.version), sha(version)
+        committed.brought = self.brought
         self.committed = weakref.ref(committed)
         return committed
 
@@ -1447,3 +1463,209 @@ def test_a_long_update_does_not_make_the_run_go_faster_where_training_never_stop
             play.do("add")
         play.do("combine"), play.do("keep")
     assert play.session.run.step == 12
+
+
+# --- Whom it believes -----------------------------------------------------------------------------
+
+AGAINST = Seen(-0.5, 0.5, 1.0, 1.0, 0.1, 0, "points the other way than those of the others", True)
+
+
+def combine(play, *brought):
+    """What these brought was looked at: (client, weight, what was seen)."""
+    play.brought = tuple(Brought(client.peer, "q4", b"8 bytes.", weight, 1.0, False, None, seen)
+                         for client, weight, seen in brought)
+    play.do("combine"), play.do("keep")
+    play.brought = ()
+
+
+def both_deliver(play, first, second):
+    first.deliver(), second.deliver(b"8 other."), play.do("add"), play.do("add")
+
+
+def set_aside(play, client):
+    """As the session found it in earlier rounds."""
+    known = play.session.oversight.trust.of(client.peer)
+    known.score, known.aside = 0.2, "its updates bring little"
+
+
+def test_an_update_weighs_its_characters_times_the_score_of_its_peer(play):
+    ann, bob = start(play, "ann", "bob")
+    play.session.oversight.trust.of(ann.peer).score = 0.5
+    ann.deliver(), bob.deliver(b"8 other.")
+    first, second = (work.values for work in play.works if work.what == "add")
+    assert second[2] == 2 * first[2] > 0
+    assert (first[4:], second[4:]) == ((ann.peer, False), (bob.peer, False))
+
+
+def test_what_points_the_other_way_is_left_out_of_the_round_and_its_peer_hears_why(play):
+    ann, bob = start(play, "ann", "bob")
+    both_deliver(play, ann, bob)
+    combine(play, (ann, 0.0, AGAINST), (bob, 32.0, Seen()))
+    assert play.contributions(1) == {("ann", "rejected"), ("bob", "counted")}
+    verdict = [said for said in ann.heard if said["type"] == "verdict"][-1]
+    assert verdict["verdict"] == "rejected" and "the other way" in verdict["reason"]
+    assert not ann.hear("commit")["counted"]
+    found = play.journal.judgements(1)
+    assert [one["kind"] for one in found] == ["seen", "seen"] and found[0]["score"] == 0.7
+
+
+def test_who_is_set_aside_goes_on_sending_without_weight_and_nobody_waits_for_it(play):
+    ann, bob = start(play, "ann", "bob")
+    set_aside(play, ann)
+    ann.deliver()
+    work = play.take("add")
+    assert work.values[2] == 0.0
+    play.tell("done", work.ticket, 0.0)
+    verdict = ann.hear("verdict")
+    assert verdict["verdict"] == "rejected"
+    assert "set aside: its updates bring little" in verdict["reason"]
+    ann.ready()
+    assert ann.heard[-1]["type"] != "train", "no second task in the same round"
+    bob.deliver(b"8 other."), play.do("add")
+    combine(play, (ann, 0.0, Seen()), (bob, 32.0, Seen()))
+    assert play.contributions(1) == {("ann", "rejected"), ("bob", "counted")}
+    bob.ready(), ann.ready()
+    bob.deliver(b"8 again."), play.do("add")
+    assert "combine" in play.waiting(), "the round closed without ann"
+
+
+def test_good_work_lets_it_count_again(play):
+    ann, bob = start(play, "ann", "bob")
+    set_aside(play, ann)
+    for version in range(3):
+        assert play.session.oversight.trust.of(ann.peer).aside
+        play.session.oversight.trust.see(version, ann.peer, Seen(0.5, 0.5, 1.0, 1.0, 0.1, 0))
+    ann.deliver()
+    assert play.take("add").values[2] > 0
+
+
+def test_a_restart_remembers_who_was_set_aside(stage):
+    play = stage()
+    ann, bob = start(play, "ann", "bob")
+    for _ in range(3):
+        play.session.oversight.trust.see(1, ann.peer, AGAINST)
+    both_deliver(play, bob, ann)
+    combine(play)
+    play.journal.close()
+    again = stage()
+    assert again.session.oversight.trust.weight(ann.peer) == 0.0
+    assert again.session.standing.contributors[ann.peer]["aside"]
+
+
+def test_what_is_tried_delays_no_commit_and_counts_from_then_on(stage):
+    play = stage(probing=True)
+    clients = start(play, "ann", "bob", "cy", "dee")
+    liar = clients[0].peer
+    for version in range(4):
+        for client in clients:
+            client.deliver(b"by " + client.name.ljust(5).encode()), play.do("add")
+        combine(play, *((client, 32.0, Seen()) for client in clients))
+        assert play.session.rounds.version == version + 1, "written before anything is tried"
+        work = play.take("probe")
+        number, before, after, trials = work.values
+        assert (before, after) == (number - 1, number)
+        assert all(len(one.given) == 2 for one in trials), "two windows in a step"
+        tried = [Tried(one.peer, Change(-0.01 if one.peer == liar else 0.01, 0.001), 1.0, math.nan)
+                 for one in trials]
+        play.tell("done", work.ticket, Outcome(number, 3.0, 2.9, tried, 0.0))
+        for client in clients:
+            client.ready()
+    assert play.session.oversight.trust.of(liar).aside
+    assert play.lines("aside") == ["ann: its updates raise the loss on text that no peer has"]
+
+
+def jumps(play):
+    """The loss does, with the round that was made."""
+    play.tell("done", play.take("probe").ticket, Outcome(1, 3.0, 9.0, [], 0.0))
+
+
+def test_a_loss_that_jumps_is_undone_by_a_round_that_everybody_gets(stage):
+    play = stage(probing=True)
+    ann, bob = start(play, "ann", "bob")
+    both_deliver(play, ann, bob)
+    combine(play, (ann, 32.0, Seen()), (bob, 32.0, Seen()))
+    ann.ready(), bob.ready()
+    ann.read = len(ann.heard)
+    jumps(play)
+    play.do("undo"), play.do("keep")
+    version = ann.hear("version")
+    assert (version["version"], version["weights"]) == (2, sha(0))
+    assert play.journal.undone() == [(2, 0)]
+    assert play.session.oversight.undone == [{"round": 2, "to": 0}]
+    committed = play.events("committed")[-1]
+    assert committed["undone"] == 0 and committed["step"] == 0
+    ann.ready(2, sha(0))
+    assert ann.hear("train")["version"] == 2
+    bob.read = len(bob.heard)
+    bob.ready(0, sha(0))  # it missed everything, and no update leads to these weights
+    assert bob.hear("version")["version"] == 2
+
+
+def test_what_was_delivered_in_a_round_that_is_given_up_may_come_again(stage):
+    play = stage(probing=True)
+    ann, bob = start(play, "ann", "bob")
+    both_deliver(play, ann, bob)
+    combine(play, (ann, 32.0, Seen()), (bob, 32.0, Seen()))
+    ann.ready(), bob.ready()
+    ann.deliver(b"8 second"), play.do("add")
+    jumps(play)
+    assert "undo" not in play.waiting(), "not before the round is over"
+    bob.deliver(b"8 third."), play.do("add")
+    play.do("undo"), play.do("keep")
+    assert play.contributions(2) == {("ann", "late"), ("bob", "late")}
+    assert ann.offer(b"8 second", version=1)["type"] == "send"
+
+
+# --- The owner's hand -----------------------------------------------------------------------------
+
+def test_who_is_banned_has_to_leave_and_stays_away_until_it_is_pardoned(play):
+    ann, bob = start(play, "ann", "bob")
+    play.tell("ordered", "ban", "ann")
+    assert "banned" in ann.hear("refused")["reason"] and ann.closed
+    again = Client(play, "ann", token=ann.token)
+    assert "banned" in again.hear("refused")["reason"]
+    play.tell("ordered", "pardon", "ann")
+    assert Client(play, "ann", token=ann.token).enter().peer == ann.peer
+    bob.deliver(), play.do("add"), play.do("combine"), play.do("keep")
+    assert [one["kind"] for one in play.journal.judgements(1)] == ["banned", "pardoned"]
+
+
+def test_an_order_is_written_down_at_once_where_nobody_makes_rounds(play):
+    ann, = start(play, "ann")
+    play.tell("ordered", "ban", "ann")
+    play.do("undo"), play.do("keep")
+    assert [one["kind"] for one in play.journal.judgements(1)] == ["banned"]
+    assert play.journal.at(1) == play.journal.at(0) and play.journal.undone() == []
+
+
+def test_an_owner_may_go_back_and_nobody_waits_for_a_round(play):
+    ann, = start(play, "ann")
+    for _ in range(3):
+        ann.deliver(), play.do("add"), play.do("combine"), play.do("keep")
+        ann.ready()
+    ann.read = len(ann.heard)
+    play.tell("ordered", "rollback", 1)
+    play.do("undo"), play.do("keep")
+    assert play.journal.undone() == [(4, 1)] and play.journal.at(4) == play.journal.at(1)
+    assert ann.hear("version")["weights"] == sha(1)
+    assert "owner of this hive wants that" in play.journal.judgements(4)[0]["reason"]
+
+
+@pytest.mark.parametrize("kind, value", [
+    ("ban", "nobody"), ("pardon", "nobody"), ("rollback", 0), ("rollback", 7)])
+def test_an_order_that_fits_nobody_changes_nothing(play, kind, value):
+    ann, = start(play, "ann")
+    play.tell("ordered", kind, value)
+    assert "undo" not in play.waiting() and ann.closed is None
+
+
+def test_a_claim_weighs_no_more_than_there_was_time_for_at_the_speed_shown_before(play):
+    ann, = start(play, "ann")
+    for number in range(4):
+        play.passes(2.0)
+        ann.deliver(), play.do("add"), play.do("combine"), play.do("keep")
+        ann.say("ready", version=number + 1, weights=sha(number + 1),
+                batch_size=2 if number < 3 else 200)
+    play.passes(2.0)
+    ann.deliver(tokens=200 * 16, batch_size=200)
+    assert 32 < play.take("add").values[2] <= 2 * FASTER * 32 * 1.01

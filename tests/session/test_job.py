@@ -3,7 +3,7 @@ import copy
 import hashlib
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import MISSING, fields, replace
 
 import pytest
 import torch
@@ -21,12 +21,13 @@ from gltch_2_7m import (
     GltchError,
     TrainConfig,
     Vocabulary,
+    Windows,
 )
 from hive.learning.codec import CODECS
 from hive.learning.sync import SYNCS, Sync
 from hive.session.job import LARGEST, MOST_PARAMETERS, Job, Limits, parameters_of
 from hive.session.protocol import MESSAGE_BYTES, pack, unpack
-from hive.text import corpus_of
+from hive.text import corpus_of, given_bytes, training_bytes, whole_bytes
 
 quick = settings(deadline=None, max_examples=50)
 HASH = "0123456789abcdef" * 4
@@ -130,7 +131,7 @@ def test_what_is_no_description_is_refused(value):
     assert "cannot be used" in sentence(error)
 
 
-@pytest.mark.parametrize("name", [f.name for f in fields(Job)])
+@pytest.mark.parametrize("name", [f.name for f in fields(Job) if f.default is MISSING])
 def test_a_description_without_one_of_its_parts_is_refused(name):
     described = make().as_json()
     del described[name]
@@ -343,3 +344,39 @@ def test_a_text_is_read_in_pieces_that_may_end_within_a_character():
     assert len(text.encode()) > 3 * CHUNK
     corpus = corpus_of(make(text), text.encode())
     assert corpus.digest == make(text).text and len(corpus.ids) == len(text)
+
+
+def with_a_hidden_slice(text):
+    """(job, what peers get) of a hive that holds the validation tenth back."""
+    given = text[: len(text) * 9 // 10].encode()
+    job = make(text)
+    return replace(job, whole_text=job.text, text=hashlib.sha256(given).hexdigest(),
+                   text_bytes=len(given)), given
+
+
+def test_peers_get_the_training_part_and_draw_the_windows_that_the_whole_text_has(tmp_path):
+    text = "naïve 漢字 🙂 and more\n" * 40
+    job, given = with_a_hidden_slice(text)
+    whole, mine = corpus_of(job, text.encode()), corpus_of(job, given)
+    assert torch.equal(mine.train, whole.train) and len(mine.validation) == 0
+    assert len(whole.validation) == len(text) - len(text) * 9 // 10
+    of_peer, of_run = (Windows(corpus.train, 16, seed=1) for corpus in (mine, whole))
+    for ours, theirs in zip(of_peer.batch(range(200)), of_run.batch(range(200))):
+        assert torch.equal(ours, theirs)
+    assert training_bytes(whole) == given and whole_bytes(whole) == text.encode()
+    (tmp_path / "text.txt").write_bytes(text.encode())
+    assert given_bytes(job, tmp_path / "text.txt") == given
+
+
+def test_a_run_of_before_the_slice_was_hidden_goes_on_with_the_text_it_gave():
+    job = Job.from_json(make().as_json())
+    assert "whole_text" not in make().as_json() and job.source == job.text
+    assert len(corpus_of(job, TEXT.encode()).validation) > 0
+
+
+def test_a_run_says_which_text_it_is_about_and_which_part_travels():
+    job, given = with_a_hidden_slice(TEXT)
+    again = Job.from_json(job.as_json())
+    assert again == job and again.source == make().text != again.text
+    with pytest.raises(GltchError):
+        Job.from_json({**job.as_json(), "whole_text": "no digest"})

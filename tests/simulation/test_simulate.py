@@ -22,6 +22,7 @@ from hive.session.peer_session import PeerSession
 from hive.simulate import main
 from hive.simulation import hive as hive_of_simulation
 from hive.simulation import hive as module
+from hive.simulation.attackers import KINDS
 from hive.simulation.hive import Simulation, simulate
 from hive.simulation.settings import Settings
 
@@ -411,3 +412,25 @@ def test_the_help_begins_with_something_to_paste(capsys):
         main(["--help"])
     assert ended.value.code == 0
     assert capsys.readouterr().out.lstrip().startswith("python -m hive.simulate")
+
+
+# --------------------------------------------------------------------------------------------------
+# Peers that harm
+# --------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_every_kind_of_attacker_takes_part_and_the_run_is_the_same_again(kind):
+    given = replace(SMALL, attackers=(f"{kind}:0.34",))
+    assert run(given) == run(given)
+    assert run(given) != run(SMALL)
+
+
+def test_attackers_come_with_churn_and_stragglers():
+    rows, summary = run(SMALL, attackers=("flip:0.2", "nan:0.2"), churn=0.3, stragglers=0.2)
+    assert summary.rounds == 12 and summary.disagreements == 0
+
+
+@pytest.mark.parametrize("attack", ["flip", "flip:2", "flip:x", "nothing:0.1", "flip:1"])
+def test_an_attack_that_makes_no_sense_is_a_sentence(attack):
+    with pytest.raises(GltchError):
+        simulate(replace(SMALL, attackers=(attack,)))

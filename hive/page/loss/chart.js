@@ -84,14 +84,17 @@ export class LossChart {
   update(state) {
     this.unit = state.unit;
     this.latest = { train: state.loss, validation: state.val_loss };
+    this.plot.undone = [...state.undone];
     this.offerAxes();
     this.history.update(state);
   }
 
   /** @param {HiveEvent} event */
   event(event) {
-    if (event.type === "committed") this.latest.train = event.loss;
-    else if (event.type === "evaluated") this.latest.validation = event.val_loss;
+    if (event.type === "committed") {
+      this.latest.train = event.loss;
+      if (event.undone !== null) this.plot.undone.push({ round: event.version, to: event.undone });
+    } else if (event.type === "evaluated") this.latest.validation = event.val_loss;
     else return;
     this.history.event(event);
   }

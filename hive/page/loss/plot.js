@@ -10,6 +10,7 @@ import {
 /** @import { Axis, Evaluation, Point } from "./curve.js" */
 /** @import { History } from "./history.js" */
 /** @import { Form } from "./scale.js" */
+/** @import { Undone } from "../facts.d.ts" */
 
 /** What is to be seen: over what, how, and which curves are on.
  * @typedef {object} Look
@@ -51,6 +52,8 @@ export class Plot {
   empty = true; // nothing is known of what is looked at: there are no axes either
   width = 0;
   height = 0;
+  /** @type {Undone[]} */
+  undone = []; // rounds that went back to an earlier one
 
   /** @param {HTMLCanvasElement} canvas
    * @param {History} history
@@ -86,6 +89,7 @@ export class Plot {
     this.drawRounds();
     this.context.save();
     this.clip();
+    this.drawUndone();
     if (look.train) this.drawTrain();
     if (look.validation) this.drawValidation();
     this.context.restore();
@@ -226,6 +230,17 @@ export class Plot {
     }
     const last = points.length - 1;
     if (points[last] === curve.points.at(-1)) this.dot(line[last], 3, colours.train);
+  }
+
+  /** A line where a round went back to an earlier one. */
+  drawUndone() {
+    const { x, y, colours, range } = this;
+    for (const { round, to } of this.undone) {
+      if (round < range.from || round > range.to) continue;
+      const left = x.pixel(this.acrossRound(round));
+      this.line([[left, y.start], [left, y.end]], colours.accent, { dash: [1, 3] });
+      this.text(`↩ ${count(to)}`, left + 4, y.end + 8, "left");
+    }
   }
 
   drawValidation() {

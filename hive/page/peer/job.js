@@ -26,8 +26,10 @@ import { count, shown } from "./words.js";
  * @property {Recipe} recipe
  * @property {Sync} sync
  * @property {string} characters the vocabulary
- * @property {string} text SHA-256 of the text in UTF-8
+ * @property {string} text SHA-256 of the text that peers get, in UTF-8
  * @property {number} text_bytes
+ * @property {string} whole_text SHA-256 of the text with what is held out; empty: peers get all of
+ *   it, and train on the first nine tenths
  * @property {string} described all that was said, to compare */
 
 /** What a peer agrees to build.
@@ -85,7 +87,8 @@ const RULES = {
 /** @type {Record<string, (value: any) => boolean>} */
 const OTHERS = {
   hive: text().allows, size: text().allows, mode: text().allows, characters: text().allows,
-  text: digest, text_bytes: whole(0, BLOB_BYTES) };
+  text: digest, text_bytes: whole(0, BLOB_BYTES),
+  whole_text: (value) => value === "" || digest(value) };
 
 /** @param {Record<string, unknown>} values
  * @param {Record<string, Rule>} rules */
@@ -99,9 +102,11 @@ function build(values, rules) {
   }));
 }
 
-/** @param {Record<string, any>} value
+/** @param {Record<string, any>} said
  * @returns {Job} */
-function read(value) {
+function read(said) {
+  /** @type {Record<string, any>} */
+  const value = { whole_text: "", ...said }; // a run of before a part was held out has none
   const names = [...Object.keys(RULES), ...Object.keys(OTHERS)];
   require(Object.keys(value).length === names.length
     && names.every((name) => Object.hasOwn(value, name)), "it has other fields");

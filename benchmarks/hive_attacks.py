@@ -1,0 +1,137 @@
+"""Peers that harm: how well a hive learns with each kind of attacker in it, defended and not.
+
+    GLTCH_DATA=tinyshakespeare.txt python benchmarks/hive_attacks.py
+    GLTCH_DATA=tinyshakespeare.txt python benchmarks/hive_attacks.py --peers 8 --kinds flip noise
+
+Hives are simulated (`hive/simulate.py`): real training of a small network on a real text, the
+hive's own sessions, rules and probes, no sockets. The measure is the validation loss at the end, as
+a percentage above that of a run in which only the honest peers of the same hive take part. `mean`
+is the same hive undefended. `honest aside` are honest peers that were ever set aside, `caught` the
+attackers. `--output` keeps finished rows, so that an interrupted benchmark goes on, and `--show`
+prints the table of those that are there.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, Dict, List
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from gltch_2_7m import Config
+from hive.simulation.hive import Simulation
+from hive.simulation.settings import Settings
+
+Row = Dict[str, Any]
+KINDS = ("flip", "flip3", "noise", "push", "drift", "copy", "shirk", "inflate", "nan", "collude")
+MESSY = 0.2  # churn a round, and share of stragglers
+
+
+def rows_for(args: argparse.Namespace) -> List[Row]:
+    """The most telling first: each seed for all kinds, before the next one."""
+    rows: List[Row] = []
+    for seed in range(1, args.seeds + 1):
+        for share in args.shares:
+            for peers in args.peers:
+                for messy in (False, True) if args.messy else (False,):
+                    common = {"peers": peers, "share": share, "seed": seed, "steps": args.steps,
+                              "messy": messy}
+                    rows.append({**common, "kind": "none", "undefended": False})
+                    rows += [{**common, "kind": kind, "undefended": undefended}
+                             for kind in args.kinds for undefended in (False, True)]
+    return rows
+
+
+def run_row(row: Row) -> Row:
+    """The row, with what came out."""
+    bad = round(row["share"] * row["peers"])
+    honest = row["kind"] == "none"  # only the others take part
+    settings = Settings(
+        peers=row["peers"] - bad if honest else row["peers"], steps=row["steps"], train="real",
+        network=Config(block_size=32, n_layer=1, n_head=2, n_embd=32, dropout=0.0),
+        attackers=() if honest else (f"{row['kind']}:{row['share']}",), eval_every=10**9,
+        undefended=row["undefended"], recipe={"batch_size": 8, "seed": row["seed"]},
+        churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0)
+    hive = Simulation(settings)
+    summary = hive.run()
+    session = hive.coordinator.session
+    attack = {peer.name: peer.attack for peer in hive.peers}
+    aside: Dict[str, int] = {}  # by peer: the round in which it was first set aside
+    for number in range(1, summary.rounds + 1):
+        for one in hive.coordinator.journal.judgements(number):
+            if one["kind"] == "aside":
+                aside.setdefault(one["peer"], number)
+    named = {session.standing.contributors[peer]["name"]: number for peer, number in aside.items()}
+    caught = [number for name, number in named.items() if attack.get(name)]
+    return {**row, "loss": summary.val_loss, "rounds": summary.rounds,
+            "honest": sum(not kind for kind in attack.values()), "attackers": bad,
+            "honest_aside": sorted(name for name in named if not attack.get(name)),
+            "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
+            "rollbacks": len(session.oversight.undone)}
+
+
+def key(row: Row) -> str:
+    names = ("kind", "peers", "share", "seed", "steps", "messy", "undefended")
+    return json.dumps([row[name] for name in names])
+
+
+def table(rows: List[Row]) -> str:
+    """Means over the seeds that are there, and the worst of them."""
+    known = {key(row): row for row in rows}
+    groups: Dict[Any, List[Row]] = {}
+    for row in rows:
+        clean = known.get(key({**row, "kind": "none", "undefended": False}))
+        if row["kind"] != "none" and clean:
+            over = 100 * ((row["loss"] or float("inf")) / clean["loss"] - 1)
+            at = row["share"], row["peers"], row["messy"], row["kind"]
+            groups.setdefault(at, []).append({**row, "over": over})
+    lines = ["| attackers | of peers | kind | seeds | defended | worst seed | mean "
+             "| caught (round) | honest aside | undone |", "|---" * 10 + "|"]
+    for (share, peers, messy, kind), found in sorted(groups.items()):
+        ours = [row for row in found if not row["undefended"]]
+        plain = [row["over"] for row in found if row["undefended"]]
+        if not ours:
+            continue
+        by = [row["caught_by"] for row in ours if row["caught_by"] is not None]
+        lines.append(
+            f"| {share:.0%}{' with churn and stragglers' if messy else ''} | {peers} | {kind} "
+            f"| {len(ours)} | {statistics.mean(row['over'] for row in ours):+.1f}% "
+            f"| {max(row['over'] for row in ours):+.1f}% "
+            f"| {f'{statistics.mean(plain):+.1f}%' if plain else '-'} "
+            f"| {sum(row['caught'] for row in ours)} of {sum(row['attackers'] for row in ours)}"
+            f"{f' ({statistics.median(by):g})' if by else ''} "
+            f"| {sum(len(row['honest_aside']) for row in ours)} of "
+            f"{sum(row['honest'] for row in ours)} "
+            f"| {sum(row['rollbacks'] for row in ours)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--peers", nargs="+", type=int, default=[8, 16])
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.4])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--messy", action="store_true", help="also with churn and stragglers")
+    parser.add_argument("--output", type=Path, default=Path("hive_attacks.jsonl"))
+    parser.add_argument("--show", action="store_true", help="only what is there")
+    args = parser.parse_args()
+    lines = args.output.read_text().splitlines() if args.output.exists() else []
+    rows = [json.loads(line) for line in lines]
+    done = set(map(key, rows))
+    missing = [row for row in rows_for(args) if key(row) not in done]
+    for row in [] if args.show else missing:
+        rows.append(run_row(row))
+        with args.output.open("a") as file:
+            file.write(json.dumps(rows[-1]) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
