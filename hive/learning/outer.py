@@ -135,8 +135,9 @@ class Outer:
             self.total[self.part].add_(update, alpha=counting * share)
             self.weight += counting
         self.kept += len(content)
+        keep = self.kept <= KEPT_BYTES or self.combination is not None
         self.brought.append(Brought(
-            by, codec, content if self.kept <= KEPT_BYTES else b"", counting, share, late,
+            by, codec, content if keep else b"", counting, share, late,
             self.sketcher.sketch(update, self.part)))
         return counting
 
@@ -186,7 +187,8 @@ class Outer:
         if self.combination:
             update = self.combined(self.combination) * (1 + mu)
         else:
-            update = self.total[part] * ((1 + mu) / self.weight)  # mean + mu (mu b + mean), in place
+            update = self.total[part] * ((1 + mu) / self.weight)
+        # mean + mu (mu b + mean), in place
         update.add_(self.momentum[part], alpha=mu * mu).mul_(self.sync.outer_lr)
         update.add_(self.residual[part])
         content = encode(self.sync.down, update)
