@@ -917,8 +917,6 @@ SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
 CHUNK = 1 << 18  # characters decoded at a time
 MOST_BYTES = 1 << 30  # of a download, and of what a .gz or .zip file unpacks to
-DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
-          zlib.error)  # what unpacking such a file can raise
 
 
 def narrowest(size: int) -> torch.dtype:
@@ -971,8 +969,6 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
                          "save it as UTF-8 and try again.") from None
-    except DAMAGE as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
         text.detach()  # do not close the stream: standard input stays open
 
@@ -1011,6 +1007,16 @@ def files_in(folder: Path) -> List[Path]:
     return only_texts(str(folder), files, is_text_file)
 
 
+@contextlib.contextmanager
+def unpacking(name: str) -> Iterator[None]:
+    """Turns what a damaged archive leads to into a sentence."""
+    try:
+        yield
+    except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
+            ) as error:
+        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+
+
 class Unpacked(io.RawIOBase):
     """A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a small
     file can unpack to more than any disk holds."""
@@ -1022,7 +1028,8 @@ class Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
+        with unpacking(self.name):
+            content = self.stream.read(len(buffer))
         self.left[0] -= len(content)
         require(self.left[0] >= 0, f"{self.name} unpacks to more than {MOST_BYTES >> 20:,} MB, "
                 "which is all that is taken of such a file: unpack it yourself.")
@@ -1053,11 +1060,8 @@ def unpacked(name: str, stream: Any) -> Iterator[Tuple[str, Any]]:
     if start[:2] == b"\x1f\x8b":
         yield name, Unpacked(name, gzip.GzipFile(fileobj=stream), [MOST_BYTES])
     elif start[:4] == b"PK\3\4":
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                yield from members_in(name, archive)
-        except DAMAGE as error:
-            raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        with unpacking(name), zipfile.ZipFile(stream) as archive:
+            yield from members_in(name, archive)
     else:
         yield name, stream
 
@@ -2211,7 +2215,7 @@ def open_origin(name: Optional[str] = None) -> Origin:
 
 
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
-            saved: Optional[Dict[str, Any]], origin: Optional[Origin], reference: int
+            saved: Optional[Dict[str, Any]], reference: int, origin: Optional[Origin] = None
             ) -> Tuple[FastTrainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
     require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
@@ -2281,7 +2285,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     folder = Path("runs") / name
     if resume is not None:
         saved, config, recipe, folder = resumed(resume, recipe)
-    trainer, run = prepare(config, recipe, corpus, folder, saved, origin, reference)
+    trainer, run = prepare(config, recipe, corpus, folder, saved, reference, origin)
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:

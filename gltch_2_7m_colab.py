@@ -1008,8 +1008,6 @@ SHAKESPEARE_CHARACTERS = "\n !$&',-.3:;?ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 SHAKESPEARE, BUILT_IN = "@shakespeare", "@builtin"  # names for --data, besides files and folders
 CHUNK = 1 << 18  # characters decoded at a time
 MOST_BYTES = 1 << 30  # of a download, and of what a .gz or .zip file unpacks to
-DAMAGE = (EOFError, NotImplementedError, ValueError, gzip.BadGzipFile, zipfile.BadZipFile,
-          zlib.error)  # what unpacking such a file can raise
 
 
 def narrowest(size: int) -> torch.dtype:
@@ -1069,8 +1067,6 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
                          "save it as UTF-8 and try again.") from None
-    except DAMAGE as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
     finally:
         text.detach()  # do not close the stream: standard input stays open
 
@@ -1109,6 +1105,19 @@ def files_in(folder: Path) -> List[Path]:
     return only_texts(str(folder), files, is_text_file)
 
 # %% [markdown]
+# **unpacking.** Turns what a damaged archive leads to into a sentence.
+
+# %%
+@contextlib.contextmanager
+def unpacking(name: str) -> Iterator[None]:
+    """Turns what a damaged archive leads to into a sentence."""
+    try:
+        yield
+    except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
+            ) as error:
+        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+
+# %% [markdown]
 # **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a
 # small file can unpack to more than any disk holds.
 
@@ -1124,7 +1133,8 @@ class Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        content = self.stream.read(len(buffer))
+        with unpacking(self.name):
+            content = self.stream.read(len(buffer))
         self.left[0] -= len(content)
         require(self.left[0] >= 0, f"{self.name} unpacks to more than {MOST_BYTES >> 20:,} MB, "
                 "which is all that is taken of such a file: unpack it yourself.")
@@ -1164,11 +1174,8 @@ def unpacked(name: str, stream: Any) -> Iterator[Tuple[str, Any]]:
     if start[:2] == b"\x1f\x8b":
         yield name, Unpacked(name, gzip.GzipFile(fileobj=stream), [MOST_BYTES])
     elif start[:4] == b"PK\3\4":
-        try:
-            with zipfile.ZipFile(stream) as archive:
-                yield from members_in(name, archive)
-        except DAMAGE as error:
-            raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        with unpacking(name), zipfile.ZipFile(stream) as archive:
+            yield from members_in(name, archive)
     else:
         yield name, stream
 
@@ -2459,7 +2466,7 @@ def open_origin(name: Optional[str] = None) -> Origin:
 
 
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
-            saved: Optional[Dict[str, Any]], origin: Optional[Origin], reference: int
+            saved: Optional[Dict[str, Any]], reference: int, origin: Optional[Origin] = None
             ) -> Tuple[FastTrainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
     require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
@@ -2532,7 +2539,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     folder = Path("runs") / name
     if resume is not None:
         saved, config, recipe, folder = resumed(resume, recipe)
-    trainer, run = prepare(config, recipe, corpus, folder, saved, origin, reference)
+    trainer, run = prepare(config, recipe, corpus, folder, saved, reference, origin)
     if watch is not None and run.writes:
         watch(trainer, run)
     with Interrupts(trainer.runtime) as interrupts:
@@ -2701,9 +2708,10 @@ def attention_picture(maps, size=100, gap=12):
             out.append(f'<g transform="translate({head * (size + gap)} {layer * (size + gap)}) '
                        f'scale({size / T})"><title>layer {layer + 1}, head {head + 1}</title>'
                        f'<path d="M0 0V{T}H{T}Z" opacity="0.08"/>')
-            for row, column in (maps[layer, head] > 0.03).nonzero().tolist():
-                out.append(f'<rect x="{column}" y="{row}" width="1" height="1" '
-                           f'opacity="{maps[layer, head, row, column]:.2f}"/>')
+            for row, weights in enumerate(maps[layer, head].tolist()):
+                out += [f'<rect x="{column}" y="{row}" width="1" height="1" '
+                        f'opacity="{weight:.2f}"/>'
+                        for column, weight in enumerate(weights) if weight > 0.03]
             out.append("</g>")
     return "\n".join([*out, "</svg>"])
 

@@ -231,10 +231,13 @@ class Peer:
         return self.trouble is None
 
     def catch_up(self) -> None:
-        """Read what arrived during a step."""
+        """Read what arrived during a step. What a message asks for is done before the next is read:
+        the content of a round may come right behind that of the round before."""
         for _ in range(MOST_AT_ONCE):
             if not self.listen(0.0):
                 break
+            while self.to_do and not (self.trouble or self.interrupts.signal):
+                self.work(self.to_do.popleft())
         self.look_at_uplink()
         self.carry_out(self.session.wake(now()))
 

@@ -97,6 +97,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"for the dashboard, and for peers at /hive (default: {DASHBOARD_PORT}; 0: any)")
     add("--allow-host", nargs="+", default=[], metavar="NAME", help="names the dashboard may be "
         "called, besides localhost and addresses in digits (.example.org: all below it)")
+    add("--no-browsers", action="store_true", help="let no web browser train along")
     add("--tls-cert", metavar="FILE", help="certificate (PEM): both ports speak TLS, https and wss")
     add("--tls-key", metavar="FILE", help="its key (default: in the same file)")
     add("--trusted-proxy", nargs="+", default=[], metavar="ADDRESS", help="where a proxy or tunnel "
@@ -305,7 +306,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
             facts = HiveFacts(coordinator, port)
             publishing = asyncio.ensure_future(facts.publish())
             coordinator.watch(publishing)
-            web = Web(facts, names, coordinator.serve, door)
+            web = Web(facts, names, coordinator.serve, door, not args.no_browsers)
             async with pages(web, port=args.dashboard_port, **settings) as page:
                 announce(coordinator, args, port, page, secure)
                 try:

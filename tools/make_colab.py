@@ -167,9 +167,10 @@ def attention_picture(maps, size=100, gap=12):
             out.append(f'<g transform="translate({head * (size + gap)} {layer * (size + gap)}) '
                        f'scale({size / T})"><title>layer {layer + 1}, head {head + 1}</title>'
                        f'<path d="M0 0V{T}H{T}Z" opacity="0.08"/>')
-            for row, column in (maps[layer, head] > 0.03).nonzero().tolist():
-                out.append(f'<rect x="{column}" y="{row}" width="1" height="1" '
-                           f'opacity="{maps[layer, head, row, column]:.2f}"/>')
+            for row, weights in enumerate(maps[layer, head].tolist()):
+                out += [f'<rect x="{column}" y="{row}" width="1" height="1" '
+                        f'opacity="{weight:.2f}"/>'
+                        for column, weight in enumerate(weights) if weight > 0.03]
             out.append("</g>")
     return "\\n".join([*out, "</svg>"])
 

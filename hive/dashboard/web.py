@@ -31,7 +31,16 @@ from typing import (
 from gltch_2_7m import GltchError
 from hive.dashboard.downloads import Full, Shelf, Snapshot, Stored, open_stored
 from hive.dashboard.metrics import metrics
-from hive.network.answers import REASONS, Query, Refusal, Reply, as_refusal, demand, the_only
+from hive.network.answers import (
+    COMPILES,
+    REASONS,
+    Query,
+    Refusal,
+    Reply,
+    as_refusal,
+    demand,
+    the_only,
+)
 from hive.network.door import Door, Places, file_limit
 from hive.session.events import Events, finite
 from hive.session.schema import Everybody, State
@@ -53,14 +62,16 @@ FILES = {  # address: file and content type
             "dom", "format", "network/network", "network/scene", "network/layout",
             "network/picture", "network/readout", "loss/chart", "loss/plot", "loss/history",
             "loss/curve", "loss/scale", "chat/chat", "chat/transcript", "chat/time",
-             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
-             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
-             "inside/progress", "inside/surprise", "inside/tip",
-             "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
-             "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
-             "peer/learner", "peer/network", "peer/optimizer", "peer/outer", "peer/protocol",
-             "peer/session", "peer/sha256", "peer/trainee", "peer/training_worker", "peer/update",
-             "peer/windows", "peer/words", "peer/workers")))}}
+            "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
+            "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
+            "inside/progress", "inside/surprise", "inside/tip",
+            "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
+            "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
+            "peer/learner", "peer/network", "peer/optimizer", "peer/outer", "peer/patience",
+            "peer/peer", "peer/protocol", "peer/session", "peer/sha256", "peer/text",
+            "peer/trainee", "peer/training_worker", "peer/update", "peer/uplink", "peer/windows",
+            "peer/words", "peer/worker", "peer/workers")))}}
+WORKERS = ("/page/peer/worker.js", "/page/peer/training_worker.js")  # that compile the kernels
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected
@@ -91,12 +102,12 @@ class Source(Protocol):
 
 class Web:
     """The dashboard's port. `names` are the names it answers to besides the obvious ones, and
-    `peers` takes over a WebSocket at /hive."""
+    `peers` takes over a WebSocket at /hive, that of the page itself only if `browsers` may join."""
 
     def __init__(self, source: Source, names: Iterable[str] = (),
                  peers: Optional[Callable[[Guest], Awaitable[None]]] = None,
-                 door: Optional[Door] = None):
-        self.source, self.serve_peer = source, peers
+                 door: Optional[Door] = None, browsers: bool = True):
+        self.source, self.serve_peer, self.browsers = source, peers, browsers
         self.latest_state, self.state_until = Reply("", b""), -math.inf
         own = socket.gethostname().lower()
         self.names = {"localhost", own, f"{own}.local", *(name.lower() for name in names)}
@@ -140,16 +151,18 @@ class Web:
     async def find(self, connection: Guest, request: Request) -> Optional[Reply]:
         path, _, fields = request.path.partition("?")
         query, origin = Query(fields), the_only(request.headers, "Origin")
+        host = the_only(request.headers, "Host") or ""
+        own = origin in (f"http://{host}", f"https://{host}")
         if path == PEERS and self.serve_peer:
-            demand(origin is None, 403, "Peers join here, not web pages.")
+            demand(origin is None or own and self.knows(host), 403,
+                   "Peers join here, not web pages of other sites.")
+            demand(origin is None or self.browsers, 403, "This hive takes no browsers.")
             return None  # a stranger still, until it proves that it has the key
         demand(connection.visits(), 503, BUSY)
-        host = the_only(request.headers, "Host") or ""
         demand(self.knows(host), 421, f"This dashboard is not known as {host[:100]!r}: start it "
                "with --allow-host and that name if it should be.")
         if path == EVENTS:
-            demand(origin in (None, f"http://{host}", f"https://{host}"), 403,
-                   "The events are not for pages of other sites.")
+            demand(origin is None or own, 403, "The events are not for pages of other sites.")
             demand((the_only(request.headers, "Upgrade") or "").lower() == "websocket", 426,
                    "The events come over a WebSocket.")
             query.number("since", 0)  # says when it makes no sense
@@ -171,7 +184,7 @@ class Web:
         demand(path in FILES, 404, "There is nothing here.")
         name, kind = FILES[path]
         return Reply(f"{kind}; charset=utf-8", await self.read(
-            connection, (HERE / name).read_bytes))
+            connection, (HERE / name).read_bytes), headers=COMPILES if path in WORKERS else {})
 
     def knows(self, host: str) -> bool:
         """Is this one of our names? Another site could make its own name point to this machine to

@@ -14,6 +14,9 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Connection": "close",
 }
+COMPILES = {  # of a worker's script: what it may do besides is to compile WebAssembly
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"]
+                               + "; script-src 'self' 'wasm-unsafe-eval'"}
 REASONS = {200: "OK", 304: "Not Modified", 400: "Bad Request", 403: "Forbidden",
            404: "Not Found", 405: "Method Not Allowed", 421: "Misdirected Request",
            426: "Upgrade Required", 431: "Request Header Fields Too Large",

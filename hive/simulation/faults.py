@@ -213,7 +213,9 @@ class Trial(FaultyHive):
             must(self.clock.step(), "nothing is left to happen")
             self.check()
         must(not self.plan, "the run was over before its faults")
-        self.truth.check_journal({lot for peer in self.peers for lot in peer.lots})
+        self.truth.check_journal()
+        self.truth.check_tokens({lot for peer in self.peers for lot in peer.lots},
+                                untaken=sum(peer.untaken for peer in self.peers))
 
     def is_well(self, quiet: float) -> bool:
         """Has every peer's update counted since the faults stopped, or is the run over?"""

@@ -27,6 +27,7 @@ from hive.session.job import Job
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
+from hive.session.uploads import BUDGET_BYTES
 from hive.simulation.damage import Damage
 from hive.simulation.disk import Disk
 from hive.simulation.hive import Connection, CoordinatorHost, PeerHost, Simulation
@@ -155,6 +156,9 @@ class Coordinator(CoordinatorHost):
             return
         early = session.intake.early
         must(early.keys() <= session.links.peers.keys(), "an update is kept of who is gone")
+        must(all(len(mine) <= self.hive.sync.in_flight for mine in early.values())
+             and sum(len(one.content) for mine in early.values() for one in mine.values())
+             <= BUDGET_BYTES, "too much is kept of updates that wait")
         for mine in early.values():
             must(session.run.finished or all(map(session.rounds.waits, mine)),
                  "an update is kept that has nothing to wait for")
@@ -325,6 +329,7 @@ class Peer(PeerHost):
             self.cut(self.trouble.noticed(), at_once=False)
             self.hang_up()
         self.lose(self.lots, why)
+        self.lose_untaken(why)
         self.sent.clear()
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
@@ -340,6 +345,10 @@ class Peer(PeerHost):
         for lot in lots:
             lot.fate = lot.fate or why
         self.lots = [lot for lot in self.lots if lot not in lots]
+
+    def lose_untaken(self, why: str) -> None:
+        self.truth.lot(self.untaken, why)
+        self.untaken = 0
 
     def lose_all_but_travelling(self, why: str) -> None:
         travelling = self.travelling
@@ -440,7 +449,7 @@ class Peer(PeerHost):
         if not self.has_text:
             self.trouble.cover("text fetched by a peer")
             self.has_text = self.clock.now >= self.full_until
-        self.untaken = 0
+        must(not self.untaken, f"{self.name} builds its network anew and forgets what it trained")
         self.moves.zero_()
         return super().begin(job, text)
 
@@ -458,6 +467,7 @@ class Peer(PeerHost):
             self.breakdown = False
             self.trouble.cover("training broke down")
             self.lose_all_but_travelling("training broke down")
+            self.lose_untaken("training broke down")
             self.left_behind = self.travelling
             raise GltchError("The loss became nan.")
         worker = self.learner.worker
@@ -465,6 +475,7 @@ class Peer(PeerHost):
         loss = super().make_step()
         self.moves += before - worker.weights
         self.untaken += worker.tokens
+        self.truth.trained += worker.tokens
         return loss
 
     def make_update(self, part: slice) -> bytes:
@@ -478,7 +489,7 @@ class Peer(PeerHost):
         if nonsense:
             self.truth.nonsense.add(name_of(update))
         blob = self.sent[part.start] = name_of(update)
-        self.lots.append(Lot(self.untaken))
+        self.lots.append(self.truth.lot(self.untaken))
         self.untaken, travelling = 0, self.travelling
         self.truth.made(blob, [lot for lot in self.lots if lot not in travelling], self.name)
         return update
@@ -528,6 +539,8 @@ class Peer(PeerHost):
         must(session.carried == carried,
              f"{self.name} carries {session.carried} tokens and should carry {carried}")
         must(len(session.talk.inbox) <= MOST_KEPT, "an inbox is too full")
+        must(len(session.offers.updates) <= self.hive.sync.in_flight,
+             "too many updates are on their way")
         begun = session.download.partial
         must(begun is None or len(begun.content) <= max(4 * len(self.moves), len(self.hive.text)),
              "a download is too long")

@@ -34,6 +34,8 @@ class Lot:
 class Truth:
     def __init__(self, trouble: Trouble, journal: Journal):
         self.trouble, self.journal = trouble, journal
+        self.trained = 0  # tokens, of all steps
+        self.lots: List[Lot] = []  # all that there ever were
         self.made_of: Dict[str, List[Lot]] = {}  # by the update's SHA-256: what went into it
         self.by: Dict[str, str] = {}  # the peer that made it
         self.counted: Dict[str, int] = {}  # the round
@@ -43,6 +45,10 @@ class Truth:
         self.last_round: Dict[str, int] = {}  # by peer: in which it counted
         self.latest: Optional[Tensor] = None  # weights, as written down last
         self.restarts, self.cloned = 0, False
+
+    def lot(self, tokens: int, fate: str = "") -> Lot:
+        self.lots.append(Lot(tokens, fate))
+        return self.lots[-1]
 
     def made(self, update: str, lots: List[Lot], by: str) -> None:
         self.made_of[update], self.by[update] = list(lots), by
@@ -85,9 +91,13 @@ class Truth:
             if c.reason:
                 self.trouble.cover("update that came rounds late")
 
-    def check_journal(self, carried: Collection[Lot]) -> None:
+    def check_journal(self) -> None:
         last = list(self.journal.verify(applying(Job.from_json(self.journal.run or {}))))[-1]
         must(last == self.journal.last, "the journal ends early")
-        for lots in self.made_of.values():
-            for lot in lots:
-                must(bool(lot.fate) or lot in carried, "tokens vanished")
+
+    def check_tokens(self, carried: Collection[Lot], untaken: int) -> None:
+        """Trained = counted + carried + lost by a fault that has a name. `untaken`: of which no
+        update was made yet."""
+        must(all(lot.fate or lot in carried for lot in self.lots), "tokens vanished")
+        must(self.trained == sum(lot.tokens for lot in self.lots) + untaken,
+             "tokens are neither counted, nor carried, nor lost by a fault that has a name")

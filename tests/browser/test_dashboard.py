@@ -721,3 +721,40 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
     if sys.platform != "win32":
         program.process.send_signal(signal.SIGINT)
         assert program.end() == 130 and "saved" in program.said()
+
+
+# --------------------------------------------------------------------------------------------------
+# A tab that trains
+# --------------------------------------------------------------------------------------------------
+
+JOIN = """([name, workers]) => {
+  window.told = [];
+  window.tab = new Worker("page/peer/worker.js", { type: "module" });
+  window.tab.onmessage = ({ data }) => window.told.push(data);
+  window.tab.postMessage({ type: "join", name, workers, device: "a tab (CPU)", key: "",
+    server: `ws://${location.host}/hive` });
+}"""
+
+
+@pytest.mark.parametrize("sync, workers", [("diloco", 1), ("streaming", 2)])
+def test_a_tab_trains_beside_a_pytorch_peer(shared, visit, sync, workers):
+    hive = shared.coordinator(*FOR_EVER, "--sync", sync, run=f"tab-{sync}")
+    shared.peer(hive, "ada")
+    visitor = visit(hive.page)
+    visitor.ask(JOIN, ["tab", workers])
+    for name in ("tab", "ada"):
+        hive.joined(name)
+        hive.until(lambda name=name: hive.member(name)["counted"] >= 3,
+                   f"{name}'s updates never counted")
+    visitor.ask("window.tab.postMessage({ type: 'stop' })")
+    hive.left("tab")
+    visitor.until("window.told.at(-1).type === 'ended'")
+    assert visitor.ask("window.told.at(-1).how") == "stopped"
+    said = [told["kind"] for told in visitor.ask("window.told") if told["type"] == "said"]
+    assert said == ["network", "joined"]  # and nothing of trouble
+    visitor.page.close()
+    hive.interrupt()
+    verify = Program(shared.folder, "verify", PROGRAM.parent / "hive" / "server.py", "--verify",
+                     "--name", f"tab-{sync}")
+    shared.programs.append(verify)
+    assert verify.end() == 0, verify.said()

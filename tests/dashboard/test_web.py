@@ -84,8 +84,8 @@ class Facts:
 class Port:
     """A dashboard's port, open in a thread of its own until it is closed."""
 
-    def __init__(self, source, names=(), peers=None, door=None):
-        self.source, self.web = source, Web(source, names, peers, door)
+    def __init__(self, source, names=(), peers=None, door=None, **settings):
+        self.source, self.web = source, Web(source, names, peers, door, **settings)
         self.loop, opened = asyncio.new_event_loop(), threading.Event()
         self.thread = threading.Thread(
             target=lambda: self.loop.run_until_complete(self.show(opened)), daemon=True)
@@ -309,7 +309,7 @@ def test_what_nobody_can_have_meant_is_refused_like_everything_else(port, path, 
     assert {name: answer.headers[name] for name in HEADERS} == HEADERS
 
 
-def test_peers_join_by_any_name_but_web_pages_never(opened, source):
+def test_peers_join_by_any_name_but_of_web_pages_only_its_own(opened, source):
     joined = threading.Event()
 
     async def serve_peer(connection):
@@ -317,12 +317,33 @@ def test_peers_join_by_any_name_but_web_pages_never(opened, source):
         await connection.send("welcome")
 
     port = opened(source, peers=serve_peer)
-    for origin in ("https://evil.org", f"http://localhost:{port.number}", "null", ""):
-        assert_refused(port.knock("/hive", Origin=origin), 403, "Peers join here")
+    own = f"localhost:{port.number}"
+    for host, origin in ((own, "https://evil.org"), (own, "http://localhost"), (own, "null"),
+                         (own, ""), ("evil.org", "http://evil.org")):
+        assert_refused(port.knock("/hive", host, Origin=origin), 403, "Peers join here")
     assert not joined.is_set()
+    assert port.knock("/hive", own, Origin=f"http://{own}").status == 101
     assert port.knock("/hive", "hive.example.org").status == 101
     with open_socket(port.number, "/hive") as peer:
         assert peer.recv(timeout=LIMIT) == "welcome"
+
+
+def test_no_browsers_means_not_even_its_own_page(opened, source):
+    async def serve_peer(connection):
+        await connection.send("welcome")
+
+    port = opened(source, peers=serve_peer, browsers=False)
+    own = f"localhost:{port.number}"
+    assert_refused(port.knock("/hive", own, Origin=f"http://{own}"), 403, "no browsers")
+    assert port.knock("/hive", own).status == 101
+
+
+def test_only_the_scripts_of_workers_may_compile_the_kernels(port):
+    scripts = [path for path, (_, kind) in FILES.items() if kind == "text/javascript"]
+    compile_ = [path for path in scripts if "'wasm-unsafe-eval'" in port.ask(path).headers[
+        "Content-Security-Policy"]]
+    assert sorted(compile_) == ["/page/peer/training_worker.js", "/page/peer/worker.js"]
+    assert b"\0asm" == port.ask("/page/peer/kernels.wasm").content[:4]
 
 
 @pytest.mark.parametrize("path, status, headers", [

@@ -19,9 +19,10 @@ from builders import make_token
 from hive_processes import ON_CPU, free_ports
 from websockets.sync.server import serve
 
-from gltch_2_7m import GLTCH, Runtime, TrainConfig
+from gltch_2_7m import GLTCH, Runtime, TrainConfig, parameters_of
 from hive import machine, peer
-from hive.learning.codec import flatten, to_bytes
+from hive.learning.codec import encode, flatten, to_bytes
+from hive.learning.sync import SYNCS
 from hive.learning.worker import Worker
 from hive.network import dial
 from hive.network.uplink import Uplink
@@ -507,6 +508,31 @@ def test_weights_that_break_every_training_are_one_sentence_after_a_few_times(fa
     said = capsys.readouterr().err
     assert said.count("Starting again from the hive's weights") == peer_session.MOST_FAILURES - 1
     assert "peer.py: error: The loss became nan" in said
+
+
+def test_rounds_that_end_during_one_step_are_taken_one_after_the_other(false, capsys):
+    """Their contents come unasked, while the update before is not applied yet."""
+    def hurry(self, connection):
+        job = make(TEXT, sync=replace(SYNCS["streaming"], fragments=1, in_flight=1))
+        name = self.prepare(connection, job)
+        connection.send(protocol.pack("train", version=0, weights=name, step=0, total=None,
+                                      quota=10**6, seconds=1e6, window=0))
+        self.hear(connection, "progress")
+        update = encode("q4", torch.zeros(parameters_of(job.config)))
+        blob, size = protocol.name_of(update), len(update)
+        for version in range(1, 9) if len(self.visits) == 1 else ():
+            connection.send(protocol.pack(
+                "commit", version=version, weights=name, codec="q4", update=blob, bytes=size,
+                step=version, counted=False, follows=True))
+            connection.send(protocol.pack("blob", blob=blob, bytes=size, offset=0))
+            for chunk in protocol.chunks(blob, update):
+                connection.send(chunk)
+        connection.send(protocol.pack("finished", reason="eight rounds are made"))
+        connection.recv(60)
+
+    assert join(false(hurry)) == 0
+    said = capsys.readouterr().err
+    assert "eight rounds are made" in said and "trying again" not in said
 
 
 # --- Several processes ----------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import gltch_2_7m as gltch
@@ -391,6 +391,7 @@ def test_a_damaged_archive_is_named(tmp_path, make):
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.booleans(), st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1,
                                max_size=4))
+@example(True, [(291, 1)])  # a member that begins before the file does
 def test_an_archive_with_any_bytes_changed_is_a_text_or_a_sentence(tmp_path, zipped, changes):
     path = tmp_path / "changed"
     if zipped:

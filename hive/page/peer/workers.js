@@ -15,7 +15,7 @@ export class HiredWorker {
     this.worker = new Worker(new URL("training_worker.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.hear(data);
     this.worker.onerror = () => this.waiting?.reject(new GltchError("A worker of this page broke "
-      + "down: the browser is too old, or short of memory. Close other pages, or use fewer workers."));
+      + "down: the browser is too old, or short of memory. Use fewer workers."));
   }
 
   /** @param {Reply} reply */
@@ -53,8 +53,8 @@ export class HiredWorker {
 export async function hire(kernels, beginning, of) {
   const workers = Array.from({ length: of }, () => new HiredWorker());
   try {
-    await Promise.all(workers.map((worker, number) => worker.say({ ...beginning, kernels, number, of,
-      seed: crypto.getRandomValues(new Uint32Array(4)) })));
+    await Promise.all(workers.map((worker, number) => worker.say({ ...beginning, kernels, number,
+      of, seed: crypto.getRandomValues(new Uint32Array(4)) })));
   } catch (error) {
     for (const worker of workers) worker.end();
     throw error;

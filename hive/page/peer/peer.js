@@ -1,0 +1,310 @@
+// A peer over all its connections, as in hive/peer.py: the WebSocket, the workers and the clock
+// around its session.
+
+import { Crew } from "./crew.js";
+import { GltchError } from "./errors.js";
+import { Learner } from "./learner.js";
+import { parametersOf } from "./network.js";
+import { applyUpdate } from "./outer.js";
+import { Patience } from "./patience.js";
+import { ProtocolError, chunks, nameOf, pack, unpack } from "./protocol.js";
+import { PeerSession } from "./session.js";
+import { hex } from "./sha256.js";
+import { trainingIds } from "./text.js";
+import { Uplink } from "./uplink.js";
+import { hire } from "./workers.js";
+
+/** @import { Do, Effect, Moment, Work } from "./effects.d.ts" */
+/** @import { Part } from "./fragments.js" */
+/** @import { Job } from "./job.js" */
+/** @import { Facts, Joining } from "./joining.d.ts" */
+/** @import { HiredWorker } from "./workers.js" */
+
+const LISTEN = 250; // milliseconds; then the session may notice silence
+const GOODBYE = 1000; // milliseconds for the last words to go out
+
+/** @typedef {{ chunk: Uint8Array } | { text: string } | { sent: string } | { closed: string }} Mail
+ * */
+
+/** How one connection ended: the run is over, nobody wants this peer, it was stopped, or another
+ * connection may begin another conversation.
+ * @typedef {{ how: "finished" | "refused" | "stopped" | "broken", why: string }} Ending */
+
+/** @returns {Moment} */
+function now() {
+  return { steady: performance.now() / 1000, unix: Date.now() / 1000 };
+}
+
+/** @param {number} milliseconds */
+function sleep(milliseconds) {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+export class Peer {
+  /** @type {Do[]} */
+  toDo = [];
+  /** @type {Mail[]} */
+  mail = [];
+  wakeUp = () => {}; // whoever waits for mail
+  /** @type {WebSocket | undefined} */
+  socket;
+  /** @type {Uplink | undefined} */
+  uplink;
+  /** @type {Ending | null} */
+  ending = null;
+  stopping = false;
+  patience = new Patience();
+  bytes = { up: 0, down: 0 };
+  /** @type {HiredWorker[]} */
+  workers = [];
+  /** @type {Learner | null} */
+  learner = null; // made for a job
+
+  /** @param {Joining} joining
+   * @param {ArrayBuffer} kernels
+   * @param {(facts: Facts) => void} tell the page */
+  constructor(joining, kernels, tell) {
+    this.joining = joining;
+    this.kernels = kernels;
+    this.tell = tell;
+    const { key, name, device, server } = joining;
+    const token = () => hex(crypto.getRandomValues(new Uint8Array(32)));
+    this.session = new PeerSession({ name, key, device, server, token });
+    /** @type {Record<Work, (...values: any[]) => any>} */
+    this.works = {
+      text: () => null,
+      begin: (job, content) => this.begin(job, content),
+      whole: (content) => this.whole(content),
+      apply: (weights, codec, update, part) => this.apply(weights, codec, update, part),
+      load: (weights) => this.trained.load(weights),
+      rebase: (weights, part) => this.trained.rebase(weights, part),
+      task: (step, total, window) => this.trained.begin(step, total, window),
+      take: (part) => this.trained.take(part),
+      settle: (counted, part) => this.trained.feedback.settle(counted, part),
+      forget: (parts) => this.trained.feedback.forget(parts),
+    };
+  }
+
+  get trained() {
+    if (!this.learner) throw new Error("The session asked for training before it began.");
+    return this.learner;
+  }
+
+  // One connection after the other
+
+  /** Until the run is over, nobody wants this peer, or it is stopped.
+   * @returns {Promise<Ending>} */
+  async run() {
+    this.stopping = false;
+    for (;;) {
+      const ending = await this.converse();
+      if (ending.how !== "broken") return ending;
+      const seconds = this.patience.next(Math.random);
+      this.say("waiting", `no connection to the hive (${ending.why}); trying again`);
+      for (const until = now().steady + seconds; now().steady < until; await sleep(100)) {
+        if (this.stopping) return { how: "stopped", why: "" };
+      }
+    }
+  }
+
+  /** The step that is being made is the last one. */
+  stop() {
+    this.stopping = true;
+    this.wakeUp();
+  }
+
+  /** One connection, from its first word to its last.
+   * @returns {Promise<Ending>} */
+  async converse() {
+    this.ending = null;
+    this.mail = [];
+    const socket = this.socket = new WebSocket(this.joining.server);
+    socket.binaryType = "arraybuffer";
+    const uplink = this.uplink = new Uplink(socket, (sent) => this.post({ sent }));
+    socket.onmessage = ({ data }) => this.post(
+      typeof data === "string" ? { text: data } : { chunk: new Uint8Array(data) });
+    socket.onclose = ({ reason }) => this.post({ closed: reason || "it was closed" });
+    this.carryOut(this.session.connected(now()));
+    while (this.toDo.length || !this.ending) await this.goOn();
+    await this.sayGoodbye();
+    this.bytes.up += uplink.bytes;
+    uplink.end();
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    this.carryOut(this.session.lost(now()));
+    return this.ending;
+  }
+
+  async goOn() {
+    if (this.stopping) {
+      this.carryOut(this.session.stop(now()));
+      this.toDo = [];
+      this.ending = { how: "stopped", why: "" };
+      return;
+    }
+    if (!this.toDo.length) this.carryOut(this.session.caughtUp(now()));
+    const work = this.toDo.shift();
+    if (work) await this.doWork(work);
+    else if (this.learner && this.session.training) await this.step(this.learner);
+    else if (!await this.listen()) this.carryOut(this.session.wake(now()));
+  }
+
+  async sayGoodbye() {
+    const until = now().steady + GOODBYE / 1000;
+    while (this.socket?.readyState === WebSocket.OPEN && this.socket.bufferedAmount
+      && now().steady < until) await sleep(LISTEN / 10);
+  }
+
+  /** @param {Effect[]} effects */
+  carryOut(effects) {
+    for (const effect of effects) this.carryOutOne(effect);
+  }
+
+  /** What takes long waits for its turn.
+   * @param {Effect} effect */
+  carryOutOne(effect) {
+    switch (effect.type) {
+      case "tell": this.uplink?.send(pack(effect.message)); break;
+      case "upload":
+        this.uplink?.sendBlob(effect.blob, chunks(effect.blob, effect.content, effect.offset));
+        break;
+      case "do": this.toDo.push(effect); break;
+      case "say": this.say(effect.kind, effect.text); break;
+      case "settled": this.patience = new Patience(); break;
+      case "leave": this.ending = { how: "broken", why: effect.reason }; break;
+      case "refuse": this.ending = { how: "refused", why: effect.reason }; break;
+      case "end": this.ending = { how: "finished", why: effect.reason }; break;
+      case "keep": // this page is one process: the session remembers as long as it
+    }
+  }
+
+  // What comes
+
+  /** @param {Mail} mail */
+  post(mail) {
+    this.mail.push(mail);
+    this.wakeUp();
+  }
+
+  /** Pass on the next that comes; false when nothing does for a while. */
+  async listen() {
+    if (!this.mail.length) {
+      await new Promise((resolve) => {
+        this.wakeUp = () => resolve(null);
+        setTimeout(resolve, LISTEN);
+      });
+    }
+    const mail = this.mail.shift();
+    if (mail) this.carryOut(this.open(mail));
+    this.show();
+    return Boolean(mail);
+  }
+
+  /** Listen to what was said during a step, and do what it leads to. */
+  async catchUp() {
+    while (this.mail.length && !this.ending) {
+      await this.listen();
+      for (let work = this.toDo.shift(); work; work = this.toDo.shift()) await this.doWork(work);
+    }
+    this.carryOut(this.session.wake(now()));
+  }
+
+  /** @param {Mail} mail
+   * @returns {Effect[]} */
+  open(mail) {
+    if ("closed" in mail) {
+      this.ending = { how: "broken", why: mail.closed };
+      return [];
+    }
+    if ("sent" in mail) return this.session.uploaded(mail.sent, now());
+    if ("chunk" in mail) {
+      this.bytes.down += mail.chunk.length;
+      return this.session.chunk(mail.chunk, now());
+    }
+    this.bytes.down += mail.text.length;
+    try {
+      return this.session.heard(unpack(mail.text), now());
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) throw error;
+      return this.session.broken(error, now());
+    }
+  }
+
+  // Work
+
+  /** @param {Do} work */
+  async doWork({ ticket, what, values }) {
+    try {
+      const result = await this.works[what](...values);
+      this.carryOut(this.session.done(ticket, result, now()));
+    } catch (error) {
+      if (!(error instanceof GltchError)) throw error;
+      this.carryOut(this.session.failed(ticket, error, now()));
+    }
+  }
+
+  /** Build the network and the optimizer, in all workers.
+   * @param {Job} job
+   * @param {Uint8Array} content
+   * @returns {Promise<number>} parameters */
+  async begin({ config, recipe, sync, ...job }, content) {
+    this.dismiss();
+    const ids = trainingIds({ config, recipe, sync, ...job }, content);
+    this.workers = await hire(this.kernels, { config, recipe, ids }, this.joining.workers);
+    const count = parametersOf(config);
+    const crew = new Crew(config, recipe, new Float32Array(count), this.workers);
+    this.learner = new Learner(crew, sync.up, sync.beta);
+    return count;
+  }
+
+  /** The workers, and their memory, are not needed any more. */
+  dismiss() {
+    for (const worker of this.workers) worker.end();
+    this.workers = [];
+    this.learner = null;
+  }
+
+  /** @param {Uint8Array} content */
+  whole(content) {
+    return [new Float32Array(content.slice().buffer), nameOf(content)];
+  }
+
+  /** @param {Float32Array} weights
+   * @param {string} codec
+   * @param {Uint8Array} update
+   * @param {Part} part */
+  apply(weights, codec, update, part) {
+    const after = applyUpdate(weights, codec, update, part);
+    return [after, nameOf(new Uint8Array(after.buffer))];
+  }
+
+  /** One step of training, in all workers.
+   * @param {Learner} learner */
+  async step({ crew }) {
+    const began = now().steady;
+    try {
+      const loss = await crew.trainStep();
+      this.carryOut(this.session.stepped(crew.tokens, loss, now().steady - began, now()));
+    } catch (error) {
+      if (!(error instanceof GltchError)) throw error;
+      this.carryOut(this.session.brokeDown(error, now()));
+    }
+    await this.catchUp();
+    this.show();
+  }
+
+  // What is shown
+
+  /** @param {string} kind
+   * @param {string} text */
+  say(kind, text) {
+    this.tell({ type: "said", kind, text });
+  }
+
+  show() {
+    const { figures, held, identity, carried } = this.session, crew = this.learner?.crew;
+    this.tell({ type: "figures", ...figures, name: identity.name, version: held.version,
+      step: crew?.step ?? 0, total: crew?.total ?? null, carried,
+      up: this.bytes.up + (this.uplink?.bytes ?? 0), down: this.bytes.down });
+  }
+}
