@@ -18,13 +18,14 @@ class Books:
     """The outer step as it was when the newest round was written down, and what writes the next.
     `looking`: updates are compared with each other; the plain mean takes them as they come."""
 
-    def __init__(self, job: Job, journal: Journal, secret: int = 0, looking: bool = True):
+    def __init__(self, job: Job, journal: Journal, secret: int = 0, looking: bool = True,
+                 combination: str = "mean"):
         self.job, self.journal, self.looking = job, journal, looking
         version = journal.head()[0]
         usual = job.sync.inner_steps * job.recipe.batch_size * job.config.block_size
         weights = from_bytes(journal.weights_at(version, applying(job)))
         self.outer = Outer(weights, job.sync, usual, version, secret,
-                           tensors_of(job.config, len(weights)))
+                           tensors_of(job.config, len(weights)), combination)
         known, state = journal.newest_extra()
         self.outer.recover(state, ((n, *journal.update(n)) for n in range(known + 1, version + 1)),
                            (weight for weight, _ in reversed(journal.recent_weights(REMEMBERED))))

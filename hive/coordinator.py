@@ -46,9 +46,9 @@ class Coordinator:
     only the books and the evaluator, each of them from one thread."""
 
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
-                 pace: Optional[Pace] = None, least: int = 1):
+                 pace: Optional[Pace] = None, least: int = 1, combination: str = "mean"):
         self.job, self.journal, self.folder, self.key = job, journal, folder, key
-        self.books = Books(job, journal, secrets.randbits(63))
+        self.books = Books(job, journal, secrets.randbits(63), combination=combination)
         evaluator = Evaluator(job, journal, corpus, folder)
         ground = TextGround(job.config, corpus.train, corpus.validation, job.recipe.seed)
         prober = Prober(ground, self.books.outer.fragments, core_seconds)

@@ -68,6 +68,7 @@ from hive.evaluator import checkpoint
 from hive.journal import Journal
 from hive.key import LOCAL, key_for
 from hive.learning.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
+from hive.learning.robust import COMBINATIONS
 from hive.learning.sync import SYNCS
 from hive.machine import require_websockets
 from hive.network import tls
@@ -110,6 +111,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
     add("--codec", choices=list(CODECS),
         help="format of the updates, both ways (default: what --sync brings)")
+    add("--combine", choices=list(COMBINATIONS), default="mean", help="what a round makes of its "
+        "updates: their mean, or what bounds the effect of each at some cost (default: mean)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
@@ -429,7 +432,7 @@ def run(args: argparse.Namespace) -> int:
         job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)
         pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
         coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
-                                  pace=pace, least=args.min_peers)
+                                  pace=pace, least=args.min_peers, combination=args.combine)
         session, done = coordinator.session, coordinator.session.run
         require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
                 f"Start another with --name (from this network with --from {args.name}), or let it "

@@ -17,6 +17,7 @@ from torch import Tensor
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import WHOLE, decode, digest, encode, from_bytes, replaced, to_bytes
 from hive.learning.fragments import Fragments
+from hive.learning.robust import COMBINATIONS, Combination
 from hive.learning.rules import Seen, Sketch, Sketcher, look
 from hive.learning.sync import UNDO, Sync
 
@@ -75,10 +76,10 @@ class Outer:
 
     `usual` is what an update weighs, in tokens, as long as that is not known from updates.
     `secret` is what nobody may know who sends updates, and `tensors` are the sizes of those that
-    the weights are made of."""
+    the weights are made of; `combination` is one of `robust.COMBINATIONS`."""
 
     def __init__(self, weights: Tensor, sync: Sync, usual: float = math.inf, version: int = 0,
-                 secret: int = 0, tensors: Sequence[int] = ()):
+                 secret: int = 0, tensors: Sequence[int] = (), combination: str = "mean"):
         self.weights, self.sync, self.version = weights, sync, version
         self.fragments = Fragments(len(weights), sync.fragments)
         self.hash = digest(weights)
@@ -88,6 +89,7 @@ class Outer:
         self.lengths: List[Deque[float]] = [  # of updates, by part
             deque(maxlen=REMEMBERED) for _ in self.fragments.parts]
         self.heavy: Deque[float] = deque([usual] * ENOUGH, maxlen=REMEMBERED)  # weights of updates
+        self.combination = COMBINATIONS[combination]
         self.sketcher = Sketcher(len(weights), secret, tensors)
         self.known: OrderedDict[Tuple[str, int], Tensor] = OrderedDict()  # the latest of a part, by
         # whom; of the hive itself by nobody: sketches
@@ -133,8 +135,9 @@ class Outer:
             self.total[self.part].add_(update, alpha=counting * share)
             self.weight += counting
         self.kept += len(content)
+        keep = self.kept <= KEPT_BYTES or self.combination is not None
         self.brought.append(Brought(
-            by, codec, content if self.kept <= KEPT_BYTES else b"", counting, share, late,
+            by, codec, content if keep else b"", counting, share, late,
             self.sketcher.sketch(update, self.part)))
         return counting
 
@@ -167,12 +170,25 @@ class Outer:
         """How long this many of the weights are on average; a part may itself be all zeros."""
         return float(self.weights.norm()) * math.sqrt(values / len(self.weights))
 
+    def combined(self, combination: Combination) -> Tensor:
+        """What the updates of the round say together, (n,), where that is not their mean."""
+        counting = [one for one in self.brought if one.weight and one.content]
+        values = self.fragments.values(self.version + 1)
+        updates = torch.stack([decode(one.codec, one.content, values) * one.share
+                               for one in counting])  # (K, n)
+        return combination(updates, torch.tensor([one.weight for one in counting]),
+                                self.momentum[self.part])
+
     def step(self) -> Committed:
         """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv
         2311.08105, algorithm 1), encoded with error feedback. Changes nothing until `accept`."""
         assert self.weight > 0, "a step needs an update"
         mu, part = self.sync.outer_momentum, self.part
-        update = self.total[part] * ((1 + mu) / self.weight)  # mean + mu (mu b + mean), in place
+        if self.combination:
+            update = self.combined(self.combination) * (1 + mu)
+        else:
+            update = self.total[part] * ((1 + mu) / self.weight)
+        # mean + mu (mu b + mean), in place
         update.add_(self.momentum[part], alpha=mu * mu).mul_(self.sync.outer_lr)
         update.add_(self.residual[part])
         content = encode(self.sync.down, update)
