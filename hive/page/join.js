@@ -61,7 +61,7 @@ export function invitation(join) {
   button.onclick = () => copy(code, button);
   const command = make("div", { className: "command" }, code, button);
   const key = make("p", { className: "quiet" },
-    "The file hive.key holds the key of this hive: ask whoever runs it.");
+    "The file hive.key holds the key of this hive: ask the person who runs it.");
   const box = make("div", {}, command, key);
   return { box, update: (/** @type {State} */ state) => {
     setText(code, join.command);

@@ -23,9 +23,9 @@ class Settings:
     """One simulated run. Raises GltchError for a value that makes no sense."""
 
     peers: int = option(16, int, "how many take part")
-    rounds: Optional[int] = option(None, int, "end after so many rounds")
-    steps: Optional[int] = option(None, int, "end after so many steps")
-    minutes: Optional[float] = option(None, float, "end after so much virtual time")
+    rounds: Optional[int] = option(None, int, "end after this many rounds")
+    steps: Optional[int] = option(None, int, "end after this many steps")
+    minutes: Optional[float] = option(None, float, "end after this many virtual minutes")
     target_loss: Optional[float] = option(None, float, "end when val_loss is this low")
     lockstep: bool = option(False, bool, "equal peers, no transfer times, every peer makes all "
                             "steps of every round: what the algorithm does, undisturbed")
@@ -43,7 +43,7 @@ class Settings:
     latency: float = option(0.05, float, "seconds one way")
     commit_seconds: float = option(0.1, float, "that the coordinator takes to end a round")
     round_seconds: float = option(60.0, float, "the longest a round trains")
-    min_peers: int = option(1, int, "wait for so many before a round")
+    min_peers: int = option(1, int, "peers to wait for before a round")
     train: str = option("synthetic", str, "what is trained", ("synthetic", "real"))
     parameters: int = option(20_000, int, "of the synthetic vector")
     size: str = option("2.7m", str, "of the real network", tuple(PRESETS))
