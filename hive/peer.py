@@ -207,7 +207,7 @@ class Peer:
         while self.uplink.sent:
             self.carry_out(self.session.uploaded(self.uplink.sent.popleft(), now()))
         if self.uplink.error and not self.trouble:
-            while self.listen(0.0):
+            while self.listen(LISTEN_SECONDS):
                 pass  # what came before the line broke is still read: perhaps the reason
             self.trouble = self.trouble or self.uplink.error
 

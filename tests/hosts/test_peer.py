@@ -634,6 +634,7 @@ def test_a_peer_that_got_another_name_comes_back_under_that_name(here):
     second = here.peer(hive, "twin", machine="second")
     hive.joined("twin-2")
     who = hive.member("twin-2")["peer"]
+    second.hears("joined")  # it has kept who it is
     second.kill()
     hive.left("twin-2")
     here.peer(hive, "twin", machine="second")
