@@ -347,7 +347,7 @@ def test_what_it_writes_is_shown_with_the_round_it_came_from(busy, visit):
     shown = visitor.ask("[page.samples.samples[page.samples.place].round,"
                         " document.getElementById('sample').textContent]")
     assert rounds[str(shown[0])] == shown[1]
-    assert f"after round {shown[0]}" in visitor.text("#sample-about")
+    assert f"after round {shown[0]:,}" in visitor.text("#sample-about")
 
 
 def test_a_page_that_lost_its_connection_misses_nothing(busy, visit):
@@ -562,7 +562,8 @@ def test_the_surprise_at_a_text_is_that_of_pytorch_then_and_now(busy, visit, tmp
         torch.testing.assert_close(torch.tensor(reading["chances"]), chances, rtol=0, atol=1e-3)
         bits = -chances.log2().mean().item()
         assert reading["bits"] == pytest.approx(bits, abs=1e-3)
-        version = visitor.page.locator("#surprise h3", has_text=f"after round {reading['round']}:")
+        named = f"after round {reading['round']:,}:"
+        version = visitor.page.locator("#surprise h3", has_text=named)
         assert f"{bits:.2f} bits per character" in version.inner_text()
     assert found[0]["bits"] < found[1]["bits"]  # one sees it learn
 
