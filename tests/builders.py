@@ -12,6 +12,10 @@ from hive.session.job import Job, Limits
 from hive.session.protocol import Digest, Flag, Maybe, Number, Object, Several, Text, Whole
 
 JOB_TEXT = "Tomorrow, and tomorrow, and tomorrow, creeps in this petty pace from day to day.\n"
+TINY = Config(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
+TINY_RECIPE = TrainConfig(steps=12, batch_size=4, eval_every=4, log_every=2, sample_every=0,
+                          warmup=3, precision="fp32", device="cpu")
+FRENCH = "Être, ou ne pas être. Abc, déjà vu.\n" * 40
 make_token = partial(secrets.token_hex, 32)
 
 

@@ -10,6 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from builders import FRENCH, TINY, TINY_RECIPE
+
+from gltch_2_7m import load_corpus, train
 
 PROGRAM = Path(__file__).resolve().parent.parent / "gltch_2_7m.py"
 SMALL_RUN = ("--size", "1m", "--device", "cpu", "--batch-size", "2", "--precision", "fp32",
@@ -140,6 +143,20 @@ def text_file(tmp_path_factory):
     lines = [" ".join(rng.choices(words, k=8)).capitalize() + "." for _ in range(130)]
     path = tmp_path_factory.mktemp("text") / "words.txt"
     path.write_bytes("\n".join(lines).encode())
+    return path
+
+
+@pytest.fixture
+def finished(text_file):
+    """The folder of a finished run."""
+    return train(TINY, TINY_RECIPE, load_corpus([str(text_file)]), name="finished").folder
+
+
+@pytest.fixture
+def french(tmp_path):
+    """A text with characters that the other one does not have."""
+    path = tmp_path / "french.txt"
+    path.write_text(FRENCH, encoding="utf-8")
     return path
 
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from builders import FRENCH, TINY, TINY_RECIPE
 
 from gltch_2_7m import (
     GLTCH,
     PRESETS,
-    Config,
     GltchError,
-    TrainConfig,
     load_corpus,
     open_origin,
     save_checkpoint,
@@ -24,23 +23,6 @@ from hive.learning.codec import flatten, from_bytes, unflatten
 from hive.server import build_parser, go_on, start_run
 from hive.session.job import Job
 from hive.text import TEXT
-
-TINY = Config(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
-RECIPE = TrainConfig(steps=4, batch_size=4, sample_every=0, precision="fp32", device="cpu")
-FRENCH = "Être, ou ne pas être. Abc, déjà vu.\n" * 40
-
-
-@pytest.fixture
-def finished(text_file):
-    """The folder of a finished run."""
-    return train(TINY, RECIPE, load_corpus([str(text_file)]), name="finished").folder
-
-
-@pytest.fixture
-def french(tmp_path):
-    path = tmp_path / "french.txt"
-    path.write_text(FRENCH, encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -121,7 +103,7 @@ def test_another_origin_is_refused_when_a_run_goes_on(hive, finished, text_file,
     journal.close()
     shape = replace(TINY, n_layer=1) if other == "another shape" else TINY
     text = french if other == "another alphabet" else text_file
-    train(shape, replace(RECIPE, seed=9), load_corpus([str(text)]), name="other")
+    train(shape, replace(TINY_RECIPE, seed=9), load_corpus([str(text)]), name="other")
     with pytest.raises(GltchError, match="was started with another --from: leave it out"):
         hive("--from", "other")
 

@@ -9,13 +9,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from builders import FRENCH, TINY, TINY_RECIPE
 from torch.testing import assert_close
 
 import gltch_2_7m as gltch
 from gltch_2_7m import (
     GLTCH,
-    Config,
-    TrainConfig,
     Vocabulary,
     in_the_numbers_of,
     load,
@@ -25,24 +24,6 @@ from gltch_2_7m import (
     take_over,
     train,
 )
-
-TINY = Config(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
-RECIPE = TrainConfig(steps=12, batch_size=4, eval_every=4, log_every=2, sample_every=0, warmup=3,
-                     precision="fp32", device="cpu")
-FRENCH = "Être, ou ne pas être. Abc, déjà vu.\n" * 40
-
-
-@pytest.fixture
-def finished(text_file):
-    """The folder of a finished run."""
-    return train(TINY, RECIPE, load_corpus([str(text_file)]), name="finished").folder
-
-
-@pytest.fixture
-def french(tmp_path):
-    path = tmp_path / "french.txt"
-    path.write_text(FRENCH, encoding="utf-8")
-    return path
 
 
 @pytest.fixture
@@ -107,7 +88,7 @@ def test_a_network_that_grows_scores_the_old_characters_as_before():
 
 def test_a_run_from_a_network_begins_where_that_ended(finished, text_file):
     state = read_checkpoint(finished / "best.pt")
-    result = train(recipe=RECIPE, origin=open_origin("finished"), name="further")
+    result = train(recipe=TINY_RECIPE, origin=open_origin("finished"), name="further")
     assert first_loss(result.folder) == pytest.approx(state["val_loss"], abs=1e-6)
     assert result.val_loss < state["val_loss"]
     assert result.vocabulary.characters == state["vocabulary"]
@@ -118,7 +99,7 @@ def test_a_run_from_a_network_begins_where_that_ended(finished, text_file):
 
 def test_on_another_text_it_knows_the_old_characters_and_the_new_ones(finished, french):
     old = load(str(finished))[1]
-    result = train(recipe=RECIPE, corpus=load_corpus([str(french)]), name="further",
+    result = train(recipe=TINY_RECIPE, corpus=load_corpus([str(french)]), name="further",
                    origin=open_origin(str(finished / "last.pt")))
     model, vocabulary = load("further")
     assert vocabulary.characters[:len(old)] == old.characters
@@ -129,7 +110,7 @@ def test_on_another_text_it_knows_the_old_characters_and_the_new_ones(finished, 
 
 def test_its_optimizers_start_fresh(finished, monkeypatch):
     trainers = []
-    train(recipe=replace(RECIPE, steps=1), origin=open_origin("finished"), name="further",
+    train(recipe=replace(TINY_RECIPE, steps=1), origin=open_origin("finished"), name="further",
           watch=lambda trainer, run: trainers.append(
               [dict(optimizer.state) for optimizer in trainer.optimizers]))
     assert trainers == [[{}, {}]]
@@ -137,7 +118,7 @@ def test_its_optimizers_start_fresh(finished, monkeypatch):
 
 def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(finished, french, monkeypatch):
     def run(name):
-        return train(recipe=RECIPE, corpus=load_corpus([str(french)]), name=name,
+        return train(recipe=TINY_RECIPE, corpus=load_corpus([str(french)]), name=name,
                      origin=open_origin("finished"))
 
     straight, step = run("straight"), gltch.FastTrainer.train_step
