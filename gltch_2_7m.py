@@ -673,7 +673,8 @@ from torch.utils.checkpoint import checkpoint
 # ==================================================================================================
 # 8. Faster, and the same
 #
-# Faster forms of the lesson's operations, equal to them up to rounding, which take their place.
+# Faster forms of the lesson's operations, which take their place: equal up to rounding, and dropout
+# with the fraction that it drops rounded to a 256th.
 # ==================================================================================================
 
 

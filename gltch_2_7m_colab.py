@@ -724,7 +724,8 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # ## Faster, and the same
 #
-# Faster forms of the lesson's operations, equal to them up to rounding, which take their place.
+# Faster forms of the lesson's operations, which take their place: equal up to rounding, and dropout
+# with the fraction that it drops rounded to a 256th.
 #
 # **fast_attention.** `plain_attention` where T is 1 or S.
 #

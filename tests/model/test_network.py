@@ -220,6 +220,16 @@ def test_with_fewer_queries_than_keys_plain_attention_gives_the_last_rows():
     assert_close(plain_attention(q[:, :, 5:], k, v), plain_attention(q, k, v)[:, :, 5:])
 
 
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5])
+def test_fast_dropout_drops_and_scales_as_the_plain_one_does(p):
+    torch.manual_seed(0)
+    x, rounded = torch.randn(500, 1000), round(256 * p) / 256
+    for dropped in (fast_dropout(x, p), torch.nn.functional.dropout(x, rounded)):
+        kept = dropped != 0
+        assert kept.float().mean().item() == pytest.approx(1 - rounded, abs=0.004)
+        assert_close(dropped[kept], x[kept] / (1 - rounded))
+
+
 def test_the_network_calls_the_fast_forms():
     assert (causal_attention, dropout) == (fast_attention, fast_dropout)
 

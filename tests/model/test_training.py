@@ -182,6 +182,7 @@ def test_evaluation_predicts_every_character_but_the_first_once(length, context,
             scores = model(inputs[None, : len(targets)])[0].log_softmax(-1)
         total -= sum(scores[i, target].item() for i, target in enumerate(targets))
     assert evaluate(model, ids, CPU) == pytest.approx(total / (length - 1), rel=1e-5)
+    assert gltch.mean_loss(model, ids) == pytest.approx(total / (length - 1), rel=1e-5)
 
 
 def test_evaluation_of_a_text_longer_than_one_batch_is_the_mean_over_all_of_it():
