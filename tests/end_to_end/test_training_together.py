@@ -612,14 +612,19 @@ def test_lies_are_rejected_while_the_run_goes_on_and_ends(here):
 BUSY = ("--host", "0.0.0.0", "--rounds", 100_000, "--allow-host", "dash.example", ".tunnel.example")
 
 
-@pytest.fixture(scope="module")
-def busy(shared):
+def busy_hive(place):
     """A coordinator that others can reach, so it has a key, and a peer that goes on and on."""
-    hive = shared.coordinator(*BUSY, run="busy")
-    steady = shared.client(hive, "steady", key=hive.key).enter()
+    hive = place.coordinator(*BUSY, run="busy")
+    steady = place.client(hive, "steady", key=hive.key).enter()
     threading.Thread(target=steady.train_on, daemon=True).start()
     hive.reaches(2)
     return hive
+
+
+@pytest.fixture(scope="module")
+def busy(shared):
+    """It stays for all tests of this file, in whatever order two processes share them out."""
+    return busy_hive(shared)
 
 
 def test_a_hive_that_others_can_reach_makes_a_key_and_keeps_it_to_itself(busy):
@@ -771,14 +776,15 @@ def test_nobody_waits_for_a_peer_that_stands_still(here, busy):
 
 
 @posix
-def test_a_coordinator_that_is_stopped_goes_on_where_it_was(shared, busy):
+def test_a_coordinator_that_is_stopped_goes_on_where_it_was(here):
+    busy = busy_hive(here)
     assert busy.interrupt() == 130
     version, _, step = head_of(busy)
     assert f"Stopped after round {version}; the same command goes on." in busy.said()
     contributors = Counter()
     for number in range(1, version + 1):
         contributors.update(busy.counted(number))
-    again = shared.coordinator(*BUSY, run="busy")
+    again = here.coordinator(*BUSY, run="busy")
     assert f"round {version}, step {step}" in again.said()
     assert again.key == busy.key
     known = json.loads(again.ask("/api/peers")[2])["contributors"]
