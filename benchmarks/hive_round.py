@@ -162,7 +162,7 @@ class LightPeer:
         self.commits: List[Tuple[Dict[str, Any], bytes]] = []
         self.socket: Any = None
 
-    async def send(self, kind: str, **values: Any) -> None:
+    async def send(self, kind: str, /, **values: Any) -> None:
         await self.socket.send(pack(kind, **values))
 
     async def expect(self, *kinds: str) -> Dict[str, Any]:
@@ -204,7 +204,8 @@ class LightPeer:
         challenge, nonce = await self.expect("challenge"), secrets.token_hex(32)
         await self.send("hello", protocol=protocol.VERSION, nonce=nonce, name="light",
                         proof=protocol.proof("", "peer", challenge["nonce"], nonce),
-                        device="none", process=secrets.token_hex(32), token=None, text=None)
+                        device="none", kind="cpu", process=secrets.token_hex(32), token=None,
+                        text=None)
         self.job = Job.from_json((await self.expect("welcome"))["job"])
         await self.send("ready", version=0, weights=None, batch_size=1)
         self.version = await self.expect("version")
