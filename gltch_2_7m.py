@@ -560,18 +560,18 @@ class Trainer:
     The order of the text and all noise follow from the seed and the number of the step, so a run
     that is resumed exactly matches one that never stopped."""
 
-    muon: Type[Muon] = Muon  # in Part II one that does the same for many matrices at once
-
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
                  device: Any = "cpu", products: torch.dtype = torch.float32, *,
-                 first_window: int = 0, noise_seed: Optional[int] = None):
+                 muon: Type[Muon] = Muon, noise_seed: Optional[int] = None,
+                 batch_of: Optional[Callable[[int], range]] = None):
         torch.manual_seed(recipe.seed)
         self.recipe, self.corpus = recipe, corpus
         self.model = GLTCH(config).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
-        self.optimizers = make_optimizers(self.model, recipe, products, self.muon)
+        self.optimizers = make_optimizers(self.model, recipe, products, muon)
         self.windows = Windows(corpus.train.to(device), config.block_size, recipe.seed)
-        self.first_window = first_window  # that step 0 begins with, in the text's order
+        size = recipe.batch_size  # `batch_of` says which windows a step learns from
+        self.batch_of = batch_of or (lambda step: range(step * size, (step + 1) * size))
         self.noise_seed = recipe.seed if noise_seed is None else noise_seed  # of dropout
         self.step = 0
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
@@ -598,9 +598,8 @@ class Trainer:
         """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
         untouched, when the loss is not finite."""
         self.model.train()
-        begin = self.first_window + self.step * self.recipe.batch_size
-        loss = self.backpropagate(range(begin, begin + self.recipe.batch_size),
-                                  self.noise_seed * 1_000_003 + self.step)
+        noise = self.noise_seed * 1_000_003 + self.step
+        loss = self.backpropagate(self.batch_of(self.step), noise)
         require(math.isfinite(loss), f"The loss became {loss} at step {self.step + 1}: {UNSTABLE}.")
         factor = lr_factor(self.step, self.total, self.recipe, self.cooling)
         for optimizer in self.optimizers:
@@ -1889,15 +1888,13 @@ class FastTrainer(Trainer):
     """Makes the gradients of the lesson's trainer on any device and in any precision, in
     micro-batches that are fast or small enough, together with the processes of the runtime."""
 
-    muon = FastMuon
-
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime,
                  **beginning: Any):
         require(recipe.batch_size % runtime.world == 0, f"batch_size ({recipe.batch_size}) must be "
                 f"a multiple of the number of processes ({runtime.world}).")
         super().__init__(config, recipe, corpus, runtime.device,
                          torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
-                         **beginning)
+                         muon=FastMuon, **beginning)
         self.runtime = runtime
         self.seconds = 0.0  # spent on this run so far
         fp16 = runtime.precision == "fp16"  # small gradients would vanish: they are scaled up
