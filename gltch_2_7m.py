@@ -1143,11 +1143,26 @@ def download(url: str) -> Iterator[bytes]:
 
 
 def fetched(url: str) -> Path:
-    """The file that an address was downloaded to, now or for an earlier run. It is read as text
-    and never run."""
+    """The file that an address was downloaded to, now or for an earlier run, with its SHA-256 in
+    another one beside it. It is read as text and never run."""
     path = cache_folder() / "texts" / hashlib.sha256(url.encode()).hexdigest()
-    if not path.exists():
-        write_atomically(path, lambda file: file.writelines(download(url)))
+    beside, digest = path.with_suffix(".sha256"), hashlib.sha256()
+    if path.exists():
+        with opened(path) as file:
+            for piece in iter(partial(file.read, 1 << 20), b""):
+                digest.update(piece)
+        if beside.exists() and beside.read_bytes() == digest.hexdigest().encode():
+            return path
+        say(f"text      {url} is downloaded again: the copy in the cache does not fit its SHA-256")
+        digest = hashlib.sha256()
+
+    def write(file: Any) -> None:
+        for piece in download(url):
+            digest.update(piece)
+            file.write(piece)
+
+    write_atomically(path, write)
+    write_whole(beside, digest.hexdigest().encode())
     return path
 
 
