@@ -590,7 +590,8 @@ class FaultyHive(Simulation):
         if library.random() < WITHOUT_TEXT:
             self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
-            attackers=tuple(attackers), peers=AMONG_ATTACKERS if attackers else peers, rounds=rounds, parameters=parameters * fragments,
+            attackers=tuple(attackers), peers=AMONG_ATTACKERS if attackers else peers,
+            rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
             overlap=overlap, fragments=fragments, in_flight=in_flight,
