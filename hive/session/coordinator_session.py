@@ -22,7 +22,7 @@ from hive.session.intake import Delivery, Early, Intake, weighted_mean
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Library
-from hive.session.links import Link, Links
+from hive.session.links import Link, Links, Windows
 from hive.session.oversight import Oversight
 from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
@@ -354,7 +354,7 @@ class CoordinatorSession:
         demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
         link = self.links.proved.get(number)
         if link:
-            link.unasked = 0
+            link.down.unasked = 0
         return link
 
     def _on_ready(self, link: Link, said: messages.Ready) -> None:
@@ -377,7 +377,7 @@ class CoordinatorSession:
     def _on_offer(self, link: Link, said: messages.Offer) -> None:
         now, link.batch_size = self.reply.now.steady, said["batch_size"]
         wanted = Wanted(said["version"], said["update"], said["bytes"])
-        link.expect(said["update"], said["bytes"] if said["follows"] else 0)
+        link.up.expect(said["update"], said["bytes"] if said["follows"] else 0)
         if self.intake.has(link.peer, said["version"]):
             return  # it reconnected; the verdict comes when it is reached
         if self._delivered(link.peer, said["version"]):
@@ -396,7 +396,7 @@ class CoordinatorSession:
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
-        link.offers(said, now)
+        link.up.offers(said, now)
         receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
@@ -422,7 +422,7 @@ class CoordinatorSession:
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
         if said["follows"]:
-            link.surplus = 0
+            link.up.surplus = 0
         else:
             self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
@@ -434,20 +434,20 @@ class CoordinatorSession:
             self.reply.send(self.links.peers[peer].number, "send", blob=receiver.blob, offset=0)
 
     def _on_chunk(self, link: Link, content: bytes) -> None:
-        if link.drops(content):
+        if link.up.drops(content):
             return
         receiver = self.uploads.add(link.peer, content, self.reply.now.steady)
-        if receiver is None or link.offer is None:
+        if receiver is None or link.up.offer is None:
             raise ProtocolError("A chunk came that belongs to no transfer.")
         self.reply.show("transfer", peer=link.peer, direction="up", content="update",
                    bytes=len(content))
         if receiver.complete:
-            self._deliver(link, link.offer, receiver)
+            self._deliver(link, link.up.offer, receiver)
 
     def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """The whole update is there; if it cannot count in the open round, it waits for the next.
         """
-        link.sent(self.reply.now.steady)
+        link.up.sent(self.reply.now.steady)
         self.uploads.drop(link.peer)
         self._call_next()
         early = Early(said, receiver.result(), self.reply.now.steady)
@@ -541,15 +541,13 @@ class CoordinatorSession:
                             seconds=plan.seconds)
         for peer, task in tasks.items():
             link = self.links.peers[peer]
-            link.windows = link.batch_size * max(task.quota, link.lately)
-            link.window = self.run.give_windows(link.windows)
-            if self.rounds.overlap:
-                link.windows = 0  # which ones an update is of, nobody can tell
+            count = link.batch_size * max(task.quota, link.lately)
+            first = self.run.give_windows(count)
+            link.windows = Windows(first, 0 if self.rounds.overlap else count)
             self.intake.ask(link, task.quota + self.rounds.ahead)
             self.reply.send(link.number, "train", version=task.version,
                             weights=self.rounds.weights, step=self.run.step, total=self.run.total,
-                            quota=task.quota, seconds=task.seconds,
-                            window=link.window)
+                            quota=task.quota, seconds=task.seconds, window=first)
 
     def _combine(self) -> None:
         """Once the round is closed and everything that was delivered in it has been added."""

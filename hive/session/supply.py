@@ -77,7 +77,7 @@ class Supply:
     def leave_behind(self) -> None:
         """A round ends; who takes nothing of what it gets without asking has to ask again."""
         for peer, link in self.links.peers.items():
-            if link.unasked == MOST_UNASKED:
+            if link.down.unasked == MOST_UNASKED:
                 self.rounds.fell_behind(peer)
 
     def tell_commit(self, record: Record) -> None:
@@ -91,7 +91,7 @@ class Supply:
         said = {(one, other): made.commit(one, other)
                 for one in (False, True) for other in (False, True)}
         for peer, link in self.links.peers.items():
-            link.fetched.pop(name, None)  # an update may be the same as an earlier one
+            link.down.fetched.pop(name, None)  # an update may be the same as an earlier one
             goes_on = self.rounds.members[peer].state == "ready"
             self.reply.add(Send(link.number, said[peer in counted, goes_on]))
             if goes_on:
@@ -107,13 +107,14 @@ class Supply:
             self.reply.send(link.number, "gone", blob=blob)
             return
         demand(offset <= len(found.content), "A transfer cannot begin behind its end.")
-        link.fetched[blob] += 1
-        demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
+        fetched = link.down.fetched
+        fetched[blob] += 1
+        demand(fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
         demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
         self._give(link, blob, found, offset)
 
     def _give_unasked(self, link: Link, update: str, content: bytes) -> None:
-        link.unasked += 1
+        link.down.unasked += 1
         self._give(link, update, Found("update", content), 0)
 
     def _give(self, link: Link, blob: str, found: Found, offset: int) -> None:
@@ -123,4 +124,4 @@ class Supply:
     def _remember(self, update: str, content: bytes) -> None:
         for old in self.library.remember(update, content):
             for link in self.links.peers.values():
-                link.fetched.pop(old, None)
+                link.down.fetched.pop(old, None)
