@@ -16,17 +16,14 @@ from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
-from hive.session.coordinator_session import (
-    MOST_TRANSFERS,
-    MOST_UNASKED,
-    MOST_WAITING,
-    REMEMBERED_UPDATES,
-)
+from hive.session.coordinator_session import MOST_WAITING
 from hive.session.effects import Do, Moment
 from hive.session.job import Job
+from hive.session.library import REMEMBERED_UPDATES
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
+from hive.session.supply import MOST_TRANSFERS, MOST_UNASKED
 from hive.session.uploads import BUDGET_BYTES
 from hive.simulation.damage import Damage
 from hive.simulation.disk import Disk
