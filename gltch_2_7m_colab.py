@@ -1288,27 +1288,21 @@ def fetched(url: str) -> Path:
     return path
 
 # %% [markdown]
-# **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
-# of reach.
+# **tiny_shakespeare.** From the cache, or downloaded and verified.
 #
 # **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
 # Shakespeare.
 
 # %%
-def tiny_shakespeare() -> Optional[bytes]:
-    """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
+def tiny_shakespeare() -> bytes:
+    """From the cache, or downloaded and verified. Raises GltchError when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256:
         return content
-    try:
-        content = b"".join(download(SHAKESPEARE_URL))
-    except GltchError as error:
-        say(f"text      {error}")
-        return None
-    if hashlib.sha256(content).hexdigest() != SHAKESPEARE_SHA256:
-        say("text      what was downloaded is not Tiny Shakespeare: its SHA-256 differs")
-        return None
+    content = b"".join(download(SHAKESPEARE_URL))
+    require(hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256,
+            "What was downloaded is not Tiny Shakespeare: its SHA-256 differs.")
     try:
         write_whole(path, content)
     except GltchError as error:
@@ -1345,11 +1339,17 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     """
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
-    content = tiny_shakespeare() if given in ([], [SHAKESPEARE]) else None
-    require(content is not None or given != [SHAKESPEARE], "Tiny Shakespeare is out of reach: give "
-            "the text with --data.")
-    given = given or [BUILT_IN if content is None else SHAKESPEARE]
-    if content is not None:
+    content = b""
+    if given in ([], [SHAKESPEARE]):
+        try:
+            content, given = tiny_shakespeare(), [SHAKESPEARE]
+        except GltchError as error:
+            require(not given, "Tiny Shakespeare is out of reach: give the text with --data"
+                    f"{because(error)}.")
+            say("text      Tiny Shakespeare is out of reach now, so a text that comes with Python "
+                f"takes its place{because(error)}")
+            given = [BUILT_IN]
+    if content:
         source, chunks = "Tiny Shakespeare", read_chunks("Tiny Shakespeare", io.BytesIO(content))
     elif given == [BUILT_IN]:
         source = "the prose of Python's language reference (built in; --data for your own)"
@@ -1818,9 +1818,8 @@ class Progress:
         self.color = self.live and not os.environ.get("NO_COLOR")
         self.last, self.unfinished = -math.inf, False
 
-    def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
-             elapsed: float, left: float, always: bool) -> None:
-        part = elapsed / (elapsed + left) if total else 0.0  # of the time, which hardly ever falls
+    def show(self, part: float, step: int, total: Optional[int], loss: float, val_loss: float,
+             speed: float, elapsed: float, left: float, always: bool) -> None:
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
@@ -2411,10 +2410,13 @@ class Follower:
         run.save(trainer.state(), is_best=trainer.step > 0 and loss < best)
 
     def show(self, always: bool) -> None:
-        trainer = self.trainer
+        trainer, total = self.trainer, self.trainer.total
         if self.timer is not None:
-            self.progress.show(trainer.step, trainer.total, self.loss, trainer.val_loss, self.speed,
-                               trainer.seconds, self.timer.left(trainer.step), always)
+            left, part = self.timer.left(trainer.step), trainer.step / (total or math.inf)
+            if trainer.recipe.minutes:  # `total` is only an estimate, and may grow
+                part = trainer.seconds / (trainer.seconds + left)
+            self.progress.show(part, trainer.step, total, self.loss, trainer.val_loss, self.speed,
+                               trainer.seconds, left, always)
 
 # %% [markdown]
 # **Result.** What `train` returns: the averaged weights, and where and how the run ended.
