@@ -1695,13 +1695,6 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
 # %% [markdown]
 # **check_weights.** Raises GltchError unless these are the tensors of such a network, with at most
 # `most_bytes`.
-#
-# **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
-# vocabulary.
-#
-# **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
-#
-# **optional.** A package that only this needs.
 
 # %%
 def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
@@ -1720,9 +1713,39 @@ def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> N
         require(weights[name].shape == expected[name], f"{name} has another shape")
         require(weights[name].is_floating_point(), f"{name} is not made of fractions")
 
+# %% [markdown]
+# **Origin.** A finished network, as a checkpoint holds it.
 
-def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabulary]:
-    """All of a checkpoint, its network (averaged weights, ready to write) and its vocabulary."""
+# %%
+class Origin(NamedTuple):
+    """A finished network, as a checkpoint holds it. A new run can begin with it."""
+
+    state: Dict[str, Any]  # all of its checkpoint
+    network: GLTCH  # of the averaged weights, ready to write
+    vocabulary: Vocabulary
+
+    def introduce(self, corpus: Corpus) -> str:
+        """In words: where a new run begins, and which characters of its corpus are new."""
+        new = self.vocabulary.unknown(corpus.vocabulary.characters)
+        more = f" and {len(new) - 20} more" if len(new) > 20 else ""
+        return (f"from      {self.state['path']}, step {self.state['step']}; new characters: "
+                + (" ".join(map(repr, new[:20])) + more if new else "none"))
+
+# %% [markdown]
+# **open_origin.** The network that a run, its folder or a checkpoint holds (default: the newest
+# run).
+#
+# **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
+#
+# **optional.** A package that only this needs.
+#
+# **exporters.** The module gltch_export.py, which nothing else in this file needs.
+#
+# **packed.** Weights as the content of a safetensors file.
+
+# %%
+def open_origin(name: Optional[str] = None) -> Origin:
+    """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
     path = find_checkpoint(name, ("best.pt", "last.pt"))
     state, config, vocabulary = look_into(path)
     with intact(path):
@@ -1731,14 +1754,14 @@ def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabul
     for part, weight in model.named_parameters():
         require(bool(weight.isfinite().all()), f"{path} cannot be used: {part} holds values that "
                 "are not finite; take an earlier checkpoint.")
-    return {**state, "path": path}, model.eval(), vocabulary
+    return Origin({**state, "path": path}, model.eval(), vocabulary)
 
 
 def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
     """The network and vocabulary in a checkpoint or run (default: the newest one).
 
     Raises GltchError when there is none."""
-    return open_checkpoint(path)[1:]
+    return open_origin(path)[1:]
 
 
 def optional(module: str, what: str = "safetensors files", packages: str = "safetensors numpy"
@@ -1750,14 +1773,7 @@ def optional(module: str, what: str = "safetensors files", packages: str = "safe
         raise GltchError(f"{what} need the package {module.split('.')[0]}: "
                          f"pip install {packages}") from None
 
-# %% [markdown]
-# **exporters.** The module gltch_export.py, which nothing else in this file needs.
-#
-# **packed.** Weights as the content of a safetensors file.
-#
-# **export.** Write the averaged weights of a checkpoint in one of the EXPORTS.
 
-# %%
 def exporters() -> Any:
     """The module gltch_export.py, which nothing else in this file needs."""
     require(bool(find_spec("gltch_export")), "--to transformers and --to onnx need gltch_export.py "
@@ -1783,11 +1799,14 @@ EXPORTS: Dict[str, Tuple[str, Callable[[GLTCH, str], Dict[str, bytes]]]] = {
         model, about, optional("onnx", "ONNX files", "onnx"))}),
 }
 
+# %% [markdown]
+# **export.** Write the averaged weights of a checkpoint in one of the EXPORTS.
 
+# %%
 def export(name: Optional[str], output: Path, to: str = "safetensors") -> None:
     """Write the averaged weights of a checkpoint in one of the EXPORTS. A safetensors or ONNX file
     has config and vocabulary in its metadata."""
-    state, model, _ = open_checkpoint(name)
+    state, model, _ = open_origin(name)
     kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
     about = json.dumps({key: state[key] for key in kept})
     for part, content in EXPORTS[to][1](model, about).items():
@@ -2474,35 +2493,9 @@ def unfinished() -> str:
     return ""
 
 # %% [markdown]
-# **Origin.** A finished network that a new run begins with.
-
-# %%
-class Origin(NamedTuple):
-    """A finished network that a new run begins with."""
-
-    state: Dict[str, Any]  # all of its checkpoint
-    network: GLTCH
-    vocabulary: Vocabulary
-
-    def introduce(self, corpus: Corpus) -> str:
-        """In words: where it comes from, and which characters of the corpus it does not know."""
-        new = self.vocabulary.unknown(corpus.vocabulary.characters)
-        more = f" and {len(new) - 20} more" if len(new) > 20 else ""
-        return (f"from      {self.state['path']}, step {self.state['step']}; new characters: "
-                + (" ".join(map(repr, new[:20])) + more if new else "none"))
-
-# %% [markdown]
-# **open_origin.** The network that a run, its folder or a checkpoint holds (default: the newest
-# run).
-#
 # **prepare.** Check everything and say what will be trained, before anything is written.
 
 # %%
-def open_origin(name: Optional[str] = None) -> Origin:
-    """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
-    return Origin(*open_checkpoint(name))
-
-
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
             saved: Optional[Dict[str, Any]], reference: int, origin: Optional[Origin] = None
             ) -> Tuple[FastTrainer, Run]:
