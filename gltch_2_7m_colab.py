@@ -965,9 +965,13 @@ def show(text: str) -> None:
         discard(sys.stderr)
 
 
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(*words: object) -> None:
     """Tell a person, once, by stderr; stdout carries only data."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         show(" ".join(map(str, words)) + "\n")
 
 
@@ -2058,11 +2062,6 @@ class Runtime:
         torch.distributed.all_reduce(total)
         return (total / self.world).tolist()
 
-    def barrier(self) -> None:
-        """Every process waits here for all the others."""
-        if self.world > 1:
-            torch.distributed.barrier()
-
 # %% [markdown]
 # **pick_device.** The device; auto is the fastest one.
 #
@@ -2276,7 +2275,7 @@ class Interrupts:
     def ask(self, number: int, frame: Any) -> None:
         if self.signal and self.insist:
             raise KeyboardInterrupt
-        if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
+        if not self.signal and is_main_process():  # a handler may not use print
             more = "; a second Ctrl-C stops at once" if self.insist else ""
             if sys.stderr is not None:  # else 2 may be any file
                 with contextlib.suppress(OSError):  # nobody reads it: as in `show`
@@ -2529,7 +2528,8 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
         say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
             f"--steps {reference}, any other: --minutes")
     run = Run(folder, writes=runtime.rank == 0)
-    runtime.barrier()  # every process has looked for an earlier run before one begins to write
+    if runtime.world > 1:  # all have looked for an earlier run before one begins to write
+        torch.distributed.barrier()
     run.start(trainer.step if saved else None)
     return trainer, run
 
