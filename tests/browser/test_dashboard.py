@@ -273,7 +273,7 @@ def test_with_nobody_there_nothing_looks_alive(here, visit):
 
 
 def enter_in_time(here, hive, name):
-    """So many new ones are asked to come a little later."""
+    """When many are new, some are asked to come a little later."""
     from websockets.exceptions import ConnectionClosed
     while True:
         try:

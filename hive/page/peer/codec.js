@@ -65,7 +65,7 @@ function sum(x) {
 
 /** One way to write a vector as bytes.
  * @typedef {object} Codec
- * @property {(count: number) => number} size of so many values, in bytes
+ * @property {(count: number) => number} size of this many values, in bytes
  * @property {(vector: Float32Array) => Uint8Array} encode
  * @property {(content: Uint8Array, count: number) => Float32Array} decode */
 
@@ -97,7 +97,7 @@ function packLevels(to, at, levels) {
   }
 }
 
-/** The level of value i, of so many that were packed.
+/** The level of value i, of the `count` that were packed.
  * @param {Uint8Array} from
  * @param {number} at
  * @param {number} i
