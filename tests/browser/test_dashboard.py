@@ -746,6 +746,7 @@ def test_a_tab_trains_beside_a_pytorch_peer(shared, visit, sync, workers):
         hive.joined(name)
         hive.until(lambda name=name: hive.member(name)["counted"] >= 3,
                    f"{name}'s updates never counted")
+    assert [hive.member(name)["kind"] for name in ("tab", "ada")] == ["tab", "cpu"]
     visitor.ask("window.tab.postMessage({ type: 'stop' })")
     hive.left("tab")
     visitor.until("window.told.at(-1).type === 'ended'")

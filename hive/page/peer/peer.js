@@ -69,7 +69,7 @@ export class Peer {
     this.tell = tell;
     const { key, name, device, server } = joining;
     const token = () => hex(crypto.getRandomValues(new Uint8Array(32)));
-    this.session = new PeerSession({ name, key, device, server, token });
+    this.session = new PeerSession({ name, key, device, kind: "tab", server, token });
     /** @type {Record<Work, (...values: any[]) => any>} */
     this.works = {
       text: () => null,
