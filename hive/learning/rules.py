@@ -20,7 +20,7 @@ from torch import Tensor
 from hive.learning.codec import blocks_of
 
 PLACES = 4096  # of a sketch
-ROWS = 64  # of so many values, as are signed and added up at once: they stay in the cache
+ROWS = 64  # of that many values, as are signed and added up at once: they stay in the cache
 OTHERS = 3  # updates that another one is compared with, at least
 AGREEING = 0.1  # median cosine of an update with the mean of the others; below it nothing is said
 UNLIKE = 0.2  # of that median: less in common with the others is nothing in common
