@@ -456,7 +456,7 @@ QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.git
 def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
     """Roughly the nearest orthogonal matrix, by matrix products alone (Newton-Schulz): each step
     makes a singular value s into a s + b s^3 + c s^5. All above 1/500 of the norm end between 0.68
-    and 1.21, smaller ones grow as far as they get, and 0 stays 0."""
+    and 1.21, smaller ones may end lower, and 0 stays 0."""
     tall = g.size(0) > g.size(1)
     x = (g.T if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
     x = x / (x.norm() + 1e-7)  # no singular value is above 1 now

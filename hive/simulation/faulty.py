@@ -356,7 +356,7 @@ class Peer(PeerHost):
 
     @property
     def travelling(self) -> Set[Lot]:
-        """What is in updates of which nobody told what became."""
+        """What is in updates whose fate nobody knows."""
         return {lot for one in self.session.offers.updates for lot in self.truth.made_of[one.blob]}
 
     def read_text(self, job: Job) -> Optional[bytes]:

@@ -17,7 +17,7 @@ const [LOW, HIGH, BETWEEN] = [0.4528, 1.510, 0.9816].map(fround); // Lloyd and M
 
 const one = new Float32Array(1), bits = new Uint32Array(one.buffer);
 
-/** The bf16 nearest to a number that is one, as its 16 bits; a tie goes to the even one.
+/** The bf16 nearest to a number (not NaN), as its 16 bits; a tie goes to the even one.
  * @param {number} x */
 export function toBf16(x) {
   one[0] = x;
