@@ -55,7 +55,7 @@ class Books:
 
 
 def tensors_of(config: Config, count: int) -> List[int]:
-    """The sizes of a network's tensors, in order; a simulated vector is one of so many values."""
+    """The sizes of a network's tensors, in order; a simulated vector counts as one tensor."""
     sizes = [parameter.numel() for parameter in outline(config).parameters()]
     return sizes if sum(sizes) == count else [count]
 

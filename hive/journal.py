@@ -318,7 +318,7 @@ class Journal:
         return self._connect_unwritable(held)
 
     def _connect_unwritable(self, held: contextlib.ExitStack) -> sqlite3.Connection:
-        """Even to read, SQLite makes files next to the journal, unless it is told that nobody
+        """Even to read, SQLite makes files next to the journal, unless it knows that nobody
         writes. The lock of the coordinator, held until the end, sees to that; a copy of the folder
         without that file has no coordinator. Rounds that are only in the write-ahead log of a
         coordinator that was killed are read from a copy of both files."""
@@ -709,8 +709,8 @@ class Journal:
 
     def curve(self, first: int, last: int, points: int) -> Dict[str, Any]:
         """The losses from round `first` to `last` in at most `points` points, each for `every`
-        rounds in a row; evaluations alike, of several in one point the last. What the lists hold
-        is told in docs/api.md."""
+        rounds in a row; evaluations alike, of several in one point the last. docs/api.md says what
+        the lists hold."""
         every = max(1, math.ceil((last - first + 1) / points))
         rows = self._query("""
             SELECT max(number), max(step), avg(loss), min(loss), max(loss), max(committed)

@@ -1,7 +1,7 @@
 """What the owner of a hive orders, on the coordinator's machine only: a ban, a pardon, or that the
 run goes back to an earlier round.
 
-On a stopped run it is written down at once, as a round of its own. A running coordinator is told by
+On a stopped run it is written down at once, as a round of its own. A running coordinator finds
 a file in `orders/`, a folder in the run's own that only its owner may enter; it takes the order and
 removes the file. Nothing of this can be reached over the network.
 """

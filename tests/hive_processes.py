@@ -102,7 +102,7 @@ class Program:
         return self.words.decode("utf-8", "replace")
 
     def hears(self, *texts, times=1, or_end=False):
-        """Wait until it has said one of these so many times, or, if it may, has ended."""
+        """Wait until it has said one of these that many times, or, if it may, has ended."""
         def there():
             return max(map(self.said().count, texts)) >= times
 

@@ -6,7 +6,7 @@ et al. 2002), so a round of any size is compared without keeping its updates apa
 coordinator knows the signs.
 
 Everything is relative to the others: late in training updates are small and have little in common,
-and then nothing is told at all.
+and then nothing is said at all.
 """
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from torch.linalg import vector_norm
 from hive.learning.codec import blocks_of
 
 PLACES = 4096  # of a sketch
-ROWS = 64  # of so many values, as are signed and added up at once: they stay in the cache
+ROWS = 64  # of that many values, as are signed and added up at once: they stay in the cache
 OTHERS = 3  # updates that another one is compared with, at least
-AGREEING = 0.1  # median cosine of an update with the mean of the others, from which on it is told
+AGREEING = 0.1  # median cosine of an update with the mean of the others; below it nothing is said
 UNLIKE = 0.2  # of that median: less in common with the others is nothing in common
 SURE = 4.0  # standard deviations by which a cosine has to be below the median
 SAME = 0.95  # cosine of two updates from which on one is a copy, if the others are less alike

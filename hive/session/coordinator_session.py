@@ -1,6 +1,6 @@
 """The coordinator's side of every conversation, and the rounds they make up: all its rules, pure.
 
-It is told what happened and answers with effects, in the order in which they must happen. It knows
+It hears what happened and answers with effects, in the order in which they must happen. It knows
 no sockets, clocks, threads or files, and never looks inside of weights: its hosts are in
 `coordinator.py` and `simulation/hive.py`. Every call ends with `_follow_up`, which sees what is due
 now: a task, the end of a round, an evaluation, the end of the run.
@@ -50,7 +50,7 @@ class Due:
 
     status: float = math.inf
     round: float = math.inf  # it closes, or begins anew
-    farewell: float = math.inf  # the run ends, whoever has not heard it
+    farewell: float = math.inf  # the run ends, even if some have not heard it
     stirred: bool = True  # something happened that may open or close a round: now
 
 
@@ -120,7 +120,7 @@ class CoordinatorSession:
         return self._react(now, self._refuse, link, reason)
 
     def admitted(self, link: int, now: Moment) -> List[CoordinatorEffect]:
-        """Who is proved has got a place."""
+        """A peer that is proved has got a place."""
         return self._react(now, self._write_down, link)
 
     def lost(self, link: int, now: Moment) -> List[CoordinatorEffect]:
@@ -590,7 +590,7 @@ class CoordinatorSession:
 
     def _commit(self, record: Record, committed: Combined) -> None:
         """The round is on the disk, so peers may hear that their updates counted: those who are
-        here now; whoever comes later hears it from the ledger, which knows nothing sooner."""
+        here now; those who come later hear it from the ledger, which knows nothing sooner."""
         self.intake.committing = False
         self.standing.count(record)
         before = self.run.weights

@@ -1,6 +1,6 @@
 """When a round begins and ends, and which updates count: a pure state machine.
 
-It knows no sockets, no tensors and no clock: whoever calls it passes the time in seconds. A round
+It knows no sockets, no tensors and no clock: the caller passes the time in seconds. A round
 starts from one version of the weights. Members get a task (steps, seconds), offer what they made of
 it, and deliver it. The round closes when everyone expected has delivered, or when its time is up;
 then the coordinator commits the next version. A peer too slow for that delivers to one of the next
@@ -27,7 +27,7 @@ FASTEST_STEP = 1e-3  # seconds; nobody is planned for as faster
 LEAST_GRACE = 2.0  # seconds for the last transfers, however short the round
 LEAST_PATIENCE = 0.5  # seconds that members get after the others, however fast those were
 TWICE = 2.0  # as long as half of the members took, the others may take
-WELCOMING = 3  # one round of so many waits for members that are new
+WELCOMING = 3  # one round in this many waits for members that are new
 
 
 class Verdict(NamedTuple):
@@ -87,7 +87,7 @@ class Pace:
         return Task(0, quota, min(self.seconds, self.slack * quota * typical))
 
     def grace(self, seconds: float) -> float:
-        """Seconds for the last transfers after so many of training, and never more than those."""
+        """Seconds for the last transfers after `seconds` of training, and never more than those."""
         return max(LEAST_GRACE, min(seconds, 3 * self.overhead))
 
 

@@ -36,7 +36,7 @@ from hive.simulation.truth import Lot, Truth, must
 from hive.simulation.virtual import UNNOTICED_SECONDS
 
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
-MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
+MEASURED = 8  # in one run of this many a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
 WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
@@ -154,7 +154,7 @@ class Coordinator(CoordinatorHost):
         if not session:  # it was killed
             return
         early = session.intake.early
-        must(early.keys() <= session.links.peers.keys(), "an update is kept of who is gone")
+        must(early.keys() <= session.links.peers.keys(), "an update is kept of a peer that is gone")
         must(all(len(mine) <= self.hive.sync.in_flight for mine in early.values())
              and sum(len(one.content) for mine in early.values() for one in mine.values())
              <= BUDGET_BYTES, "too much is kept of updates that wait")
@@ -227,7 +227,7 @@ class Coordinator(CoordinatorHost):
         if counting:
             self.added.append(name_of(content))
         else:
-            self.trouble.cover("an update of who is set aside")
+            self.trouble.cover("an update of a peer that is set aside")
         return counting
 
     def combine(self) -> Optional[Committed]:
@@ -356,7 +356,7 @@ class Peer(PeerHost):
 
     @property
     def travelling(self) -> Set[Lot]:
-        """What is in updates of which nobody told what became."""
+        """What is in updates whose fate nobody knows."""
         return {lot for one in self.session.offers.updates for lot in self.truth.made_of[one.blob]}
 
     def read_text(self, job: Job) -> Optional[bytes]:
@@ -371,8 +371,8 @@ class Peer(PeerHost):
         super().hang_up()
 
     def cut(self, coordinator: float, at_once: bool) -> None:
-        """The connection breaks. The coordinator finds it dead after so many seconds; this peer is
-        told at once or never, and then it is for its session to miss the coordinator."""
+        """The connection breaks. The coordinator finds it dead after this many seconds; this peer
+        hears it at once or never, and then it is for its session to miss the coordinator."""
         connection, host = self.connection, self.hive.coordinator
         assert connection is not None
         if any(wire.amid for wire in (connection.up, connection.down)):
@@ -577,7 +577,7 @@ class FaultyHive(Simulation):
         self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7, 2.0))
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
         self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
-        self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
+        self.places = draw.choice((1, 2, 4))  # for updates on their way; those that find none wait
         rounds, parameters = draw.choice((12, ENDLESS)), draw.choice((24, 200))
         ways = random.Random(f"{seed} ways to synchronize")  # came later: the rest is drawn as ever
         overlap = ways.random() < OVERLAPPING

@@ -266,7 +266,7 @@ class PeerHost(Host):
         self.tell("connected")
 
     def arrive(self, connection: Connection, item: Any) -> None:
-        """Who makes a step listens after it."""
+        """A peer in the middle of a step listens after it."""
         if self.step_due is not None:
             self.mail.append((connection, item))
         else:

@@ -466,7 +466,7 @@ def test_a_late_update_says_nothing_about_transfers():
 # --- Members that dawdle on purpose ---------------------------------------------------------------
 
 def play(rounds, count, honest, new=()):
-    """Seconds of so many rounds. Honest members train four steps of half a second and upload for a
+    """Seconds of `count` rounds. Honest members train four steps of half a second and upload for a
     second; `new` are strangers, one for each round, that never deliver; all others deliver in the
     very last moment."""
     now, lengths = NOW, []
