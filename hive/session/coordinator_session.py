@@ -533,7 +533,7 @@ class CoordinatorSession:
 
     def _hand_out_tasks(self) -> None:
         before = self.rounds.plan
-        tasks = self.rounds.tasks(self.reply.now.steady)
+        tasks = self.rounds.tasks(self.reply.now.steady, self.intake.waiting)
         plan = self.rounds.plan
         if plan is not None and plan is not before:  # also when nobody made it and all begin again
             self.intake.opened = self.reply.now.steady

@@ -74,6 +74,11 @@ class Intake:
             self.early.setdefault(peer, {})[early.said["version"]] = early
         return room
 
+    @property
+    def waiting(self) -> List[str]:
+        """Peers of which something is kept."""
+        return [peer for peer, mine in self.early.items() if mine]
+
     def due(self, waits: Callable[[int], bool]) -> List[Tuple[str, Early]]:
         """What was kept, and has no longer to wait."""
         return [(peer, mine.pop(version)) for peer, mine in self.early.items()
