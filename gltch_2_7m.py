@@ -667,6 +667,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Deque, Sequence, Set
 
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 # ==================================================================================================
@@ -822,6 +823,22 @@ def parameters_of(config: Config) -> int:
     width = config.n_embd
     block = 12 * width * width + 4 * width
     return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
+
+
+class Valueless(TorchFunctionMode):
+    """Nothing gets its first values. Where there is no memory for them either, PyTorch would load
+    its compiler to compute them, which takes longer than all the rest."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+                           ) -> Any:
+        if getattr(function, "__module__", None) != "torch.nn.init":
+            return function(*args, **(kwargs or {}))
+
+
+def outline(config: Config) -> GLTCH:
+    """The network's names and shapes, without memory."""
+    with torch.device("meta"), Valueless():
+        return GLTCH(config)
 
 
 def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
@@ -1527,8 +1544,7 @@ def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> N
     found = sum(items for items, _ in sizes)
     require(found == parameters_of(config) and config.n_layer < len(sizes),  # each layer has some
             f"its {found:,} weights do not make up a network of that shape")
-    with torch.device("meta"):  # shapes without memory
-        expected = {name: weight.shape for name, weight in GLTCH(config).state_dict().items()}
+    expected = {name: weight.shape for name, weight in outline(config).state_dict().items()}
     for name in {**expected, **weights}:
         require(name in weights, f"{name} is missing")
         require(name in expected, f"{name} does not belong there")
@@ -2627,8 +2643,7 @@ def info_command(args: argparse.Namespace) -> int:
         print(f"{path}, step {state['step']}, validation loss {state['val_loss']:.4f}\n")
     else:
         config = PRESETS[args.size or "2.7m"][0]
-    with torch.device("meta"):  # shapes without memory
-        rows = parameter_table(GLTCH(config))
+    rows = parameter_table(outline(config))
     for component, shape, count in [*rows, ("total", "", sum(row[2] for row in rows))]:
         print(f"{component:31} {shape:22} {count:>12,}")
     print(f"\n{config.n_layer} blocks, {config.n_head} heads, context {config.block_size}, "

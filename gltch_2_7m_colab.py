@@ -42,6 +42,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Deque, Sequence, Set
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 # %% [markdown]
@@ -898,9 +899,30 @@ def parameters_of(config: Config) -> int:
     return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
 
 # %% [markdown]
+# **Valueless.** Nothing gets its first values.
+
+# %%
+class Valueless(TorchFunctionMode):
+    """Nothing gets its first values. Where there is no memory for them either, PyTorch would load
+    its compiler to compute them, which takes longer than all the rest."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+                           ) -> Any:
+        if getattr(function, "__module__", None) != "torch.nn.init":
+            return function(*args, **(kwargs or {}))
+
+# %% [markdown]
+# **outline.** The network's names and shapes, without memory.
+#
 # **parameter_table.** (component, shape, parameters) for each part, all blocks in one row.
 
 # %%
+def outline(config: Config) -> GLTCH:
+    """The network's names and shapes, without memory."""
+    with torch.device("meta"), Valueless():
+        return GLTCH(config)
+
+
 def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
     """(component, shape, parameters) for each part, all blocks in one row."""
     config = model.config
@@ -1709,8 +1731,7 @@ def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> N
     found = sum(items for items, _ in sizes)
     require(found == parameters_of(config) and config.n_layer < len(sizes),  # each layer has some
             f"its {found:,} weights do not make up a network of that shape")
-    with torch.device("meta"):  # shapes without memory
-        expected = {name: weight.shape for name, weight in GLTCH(config).state_dict().items()}
+    expected = {name: weight.shape for name, weight in outline(config).state_dict().items()}
     for name in {**expected, **weights}:
         require(name in weights, f"{name} is missing")
         require(name in expected, f"{name} does not belong there")

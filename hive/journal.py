@@ -108,11 +108,17 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """The one way to write a value as JSON: sorted keys, no spaces, ASCII, NaN as null.
 
     An infinity is written as the text "inf" or "-inf", so that it differs from NaN."""
-    return json.dumps(recorded(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return PLAIN.encode(value)
+    except ValueError:  # it holds what JSON cannot: seldom, and looking for it takes long
+        return PLAIN.encode(recorded(value))
 
 
 def recorded(value: Any) -> Any:

@@ -94,7 +94,8 @@ def hand_over(folder: Path, order: Order) -> str:
         require(time.monotonic() < until, "The coordinator that runs here did not take the order; "
                 f"it is in {path.with_suffix('.json')}.")
         time.sleep(0.1)
-    return "The coordinator has taken the order, and writes it down with its next round."
+    return ("The coordinator has taken the order, and writes it down with its next round; if it is "
+            "stopped before that, order it again.")
 
 
 def make_place(folder: Path) -> None:

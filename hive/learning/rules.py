@@ -16,6 +16,7 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from hive.learning.codec import blocks_of
 
@@ -69,8 +70,9 @@ class Sketcher:
         inside = [(max(begin, part.start) - part.start, min(end, part.stop) - part.start)
                   for begin, end in zip(self.borders, self.borders[1:])
                   if max(begin, part.start) < min(end, part.stop)]
-        lengths = torch.stack([update[begin:end].norm() for begin, end in inside])
-        return Sketch(places / max(float(places.norm()), 1e-30), float(update.norm()), lengths)
+        lengths = torch.stack([vector_norm(update[begin:end]) for begin, end in inside])
+        return Sketch(places / max(float(vector_norm(places)), 1e-30), float(vector_norm(update)),
+                      lengths)
 
 
 def look(sketches: Sequence[Sketch], before: Sequence[Optional[Tensor]] = (),
@@ -91,7 +93,7 @@ def look(sketches: Sequence[Sketch], before: Sequence[Optional[Tensor]] = (),
     doubt = SURE * max(1.5 * spread, 1 / math.sqrt(places.shape[1]))
     lengths = relative(torch.tensor([[one.length] for one in sketches]), trusted)
     tensors = relative(torch.stack([one.tensors for one in sketches]), trusted)
-    pairs = median(float(alike[i, j]) for i in range(count) for j in range(i))
+    pairs = median(one for i, row in enumerate(alike.tolist()) for one in row[:i])
     seen = []
     for i in range(count):
         likeness, twin = likest(i, alike, before[i] if before else None, places[i])

@@ -165,10 +165,11 @@ class Rounds:
         self.follows(peer)
         return True
 
-    def tasks(self, now: float) -> Dict[str, Task]:
-        """Tasks for all that are ready, once there are enough; each is handed out once."""
+    def tasks(self, now: float, early: Iterable[str] = ()) -> Dict[str, Task]:
+        """Tasks for all that are ready, once there are enough; each is handed out once. `early`:
+        whose updates wait for rounds to come, and so for this one."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        there = len(ready) + len(self.delivered)  # who delivered late to this round takes part
+        there = len({*ready, *self.delivered, *early})  # who delivered late to it takes part, too
         if self.closed or not ready or self.plan is None and there < self.least:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:
@@ -255,7 +256,7 @@ class Rounds:
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")
-        if not self.early(version):
+        if not self.waits(version):  # otherwise it takes part in this round as well
             member.state = "uploading"
         if version not in member.offered:
             member.offered[version] = now

@@ -16,17 +16,14 @@ from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
-from hive.session.coordinator_session import (
-    MOST_TRANSFERS,
-    MOST_UNASKED,
-    MOST_WAITING,
-    REMEMBERED_UPDATES,
-)
+from hive.session.coordinator_session import MOST_WAITING
 from hive.session.effects import Do, Moment
 from hive.session.job import Job
+from hive.session.library import REMEMBERED_UPDATES
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
+from hive.session.supply import MOST_TRANSFERS, MOST_UNASKED
 from hive.session.uploads import BUDGET_BYTES
 from hive.simulation.damage import Damage
 from hive.simulation.disk import Disk
@@ -43,6 +40,7 @@ MEASURED = 8  # in one run of this many a message takes as long as it is, not as
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
 WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
+TWO_AT_LEAST = 0.3  # of the runs have no round before two peers are there
 AMONG_ATTACKERS = 5  # peers, as fewer could not tell who of them is honest
 ALIKE = ("collude", "copy")  # attackers whose updates are those of others, byte for byte
 
@@ -586,12 +584,13 @@ class FaultyHive(Simulation):
         overlap = ways.random() < OVERLAPPING
         fragments = ways.choice((1, 2, 3)) if overlap else 1
         in_flight = ways.randint(1, fragments) if overlap else 1
+        least = 2 if random.Random(f"{seed} least").random() < TWO_AT_LEAST else 1
         library = random.Random(f"{seed} text")
         if library.random() < WITHOUT_TEXT:
             self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
             attackers=tuple(attackers), peers=AMONG_ATTACKERS if attackers else peers,
-            rounds=rounds, parameters=parameters * fragments,
+            min_peers=least, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
             overlap=overlap, fragments=fragments, in_flight=in_flight,
