@@ -303,7 +303,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     try:
         async with listen(coordinator.serve, door, port=args.port, origins=[None],
                           open_timeout=HANDSHAKE_SECONDS, **settings) as port:
-            facts = HiveFacts(coordinator, port)
+            facts = HiveFacts(coordinator, port, not args.no_browsers)
             publishing = asyncio.ensure_future(facts.publish())
             coordinator.watch(publishing)
             web = Web(facts, names, coordinator.serve, door, not args.no_browsers)

@@ -65,6 +65,7 @@ FILES = {  # address: file and content type
             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
             "inside/progress", "inside/surprise", "inside/tip",
+            "tab/contribution", "tab/form", "tab/guest", "tab/means", "tab/tab", "tab/trainer",
             "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
             "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
             "peer/learner", "peer/network", "peer/offers", "peer/optimizer", "peer/outer",

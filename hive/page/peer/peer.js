@@ -17,7 +17,7 @@ import { hire } from "./workers.js";
 /** @import { Do, Effect, Moment, Work } from "./effects.d.ts" */
 /** @import { Part } from "./fragments.js" */
 /** @import { Job } from "./job.js" */
-/** @import { Facts, Joining } from "./joining.d.ts" */
+/** @import { Doing, Facts, Joining } from "./joining.d.ts" */
 /** @import { HiredWorker } from "./workers.js" */
 
 const LISTEN = 250; // milliseconds; then the session may notice silence
@@ -26,9 +26,11 @@ const GOODBYE = 1000; // milliseconds for the last words to go out
 /** @typedef {{ chunk: Uint8Array } | { text: string } | { sent: string } | { closed: string }} Mail
  * */
 
-/** How one connection ended: the run is over, nobody wants this peer, it was stopped, or another
- * connection may begin another conversation.
- * @typedef {{ how: "finished" | "refused" | "stopped" | "broken", why: string }} Ending */
+/** How a peer ended: the run is over, nobody wants it, or it was stopped.
+ * @typedef {{ how: "finished" | "refused" | "stopped", why: string }} Ending */
+
+/** How one connection ended: for good, for a pause, or another one may begin another conversation.
+ * @typedef {Ending | { how: "paused" | "broken", why: string }} Parting */
 
 /** @returns {Moment} */
 function now() {
@@ -50,11 +52,13 @@ export class Peer {
   socket;
   /** @type {Uplink | undefined} */
   uplink;
-  /** @type {Ending | null} */
+  /** @type {Parting | null} */
   ending = null;
-  stopping = false;
+  /** @type {"train" | "pause" | "stop"} */
+  wanted = "train"; // by the page
+  id = ""; // of this peer, in the hive
   patience = new Patience();
-  bytes = { up: 0, down: 0 };
+  bytes = { up: 0, down: 0 }; // on earlier connections; down on all
   /** @type {HiredWorker[]} */
   workers = [];
   /** @type {Learner | null} */
@@ -95,29 +99,38 @@ export class Peer {
   /** Until the run is over, nobody wants this peer, or it is stopped.
    * @returns {Promise<Ending>} */
   async run() {
-    this.stopping = false;
     for (;;) {
-      const ending = await this.converse();
-      if (ending.how !== "broken") return ending;
-      const seconds = this.patience.next(Math.random);
-      this.say("waiting", `no connection to the hive (${ending.why}); trying again`);
-      for (const until = now().steady + seconds; now().steady < until; await sleep(100)) {
-        if (this.stopping) return { how: "stopped", why: "" };
-      }
+      if (this.wanted === "pause") await this.pause();
+      if (this.wanted === "stop") return { how: "stopped", why: "" };
+      const { how, why } = await this.converse();
+      if (how === "finished" || how === "refused") return { how, why };
+      if (how !== "broken") continue;
+      const until = now().steady + this.patience.next(Math.random);
+      this.say("waiting", `no connection to the hive (${why}); trying again`);
+      while (this.wanted === "train" && now().steady < until) await sleep(100);
     }
   }
 
-  /** The step that is being made is the last one. */
-  stop() {
-    this.stopping = true;
+  /** Takes effect after the step that is being made.
+   * @param {Peer["wanted"]} wanted */
+  want(wanted) {
+    this.wanted = wanted;
     this.wakeUp();
   }
 
+  async pause() {
+    this.tell({ type: "paused" });
+    while (this.wanted === "pause") {
+      await new Promise((resolve) => { this.wakeUp = () => resolve(null); });
+    }
+  }
+
   /** One connection, from its first word to its last.
-   * @returns {Promise<Ending>} */
+   * @returns {Promise<Parting>} */
   async converse() {
     this.ending = null;
     this.mail = [];
+    this.bytes.up += this.uplink?.bytes ?? 0;
     const socket = this.socket = new WebSocket(this.joining.server);
     socket.binaryType = "arraybuffer";
     const uplink = this.uplink = new Uplink(socket, (sent) => this.post({ sent }));
@@ -125,21 +138,21 @@ export class Peer {
       typeof data === "string" ? { text: data } : { chunk: new Uint8Array(data) });
     socket.onclose = ({ reason }) => this.post({ closed: reason || "it was closed" });
     this.carryOut(this.session.connected(now()));
-    while (this.toDo.length || !this.ending) await this.goOn();
+    while (!this.ending) await this.goOn();
     await this.sayGoodbye();
-    this.bytes.up += uplink.bytes;
     uplink.end();
     socket.onmessage = socket.onclose = null;
     socket.close();
     this.carryOut(this.session.lost(now()));
+    await this.finishWork(); // what was trained becomes an update, for the next time
+    this.show();
     return this.ending;
   }
 
   async goOn() {
-    if (this.stopping) {
+    if (this.wanted !== "train") {
       this.carryOut(this.session.stop(now()));
-      this.toDo = [];
-      this.ending = { how: "stopped", why: "" };
+      this.ending = { how: this.wanted === "stop" ? "stopped" : "paused", why: "" };
       return;
     }
     if (!this.toDo.length) this.carryOut(this.session.caughtUp(now()));
@@ -147,6 +160,10 @@ export class Peer {
     if (work) await this.doWork(work);
     else if (this.learner && this.session.training) await this.step(this.learner);
     else if (!await this.listen()) this.carryOut(this.session.wake(now()));
+  }
+
+  async finishWork() {
+    for (let work = this.toDo.shift(); work; work = this.toDo.shift()) await this.doWork(work);
   }
 
   async sayGoodbye() {
@@ -204,7 +221,7 @@ export class Peer {
   async catchUp() {
     while (this.mail.length && !this.ending) {
       await this.listen();
-      for (let work = this.toDo.shift(); work; work = this.toDo.shift()) await this.doWork(work);
+      await this.finishWork();
     }
     this.carryOut(this.session.wake(now()));
   }
@@ -223,7 +240,9 @@ export class Peer {
     }
     this.bytes.down += mail.text.length;
     try {
-      return this.session.heard(unpack(mail.text), now());
+      const said = unpack(mail.text);
+      if (said.type === "welcome") this.id = said.peer;
+      return this.session.heard(said, now());
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       return this.session.broken(error, now());
@@ -301,10 +320,18 @@ export class Peer {
     this.tell({ type: "said", kind, text });
   }
 
+  /** @returns {Doing} */
+  get doing() {
+    if (this.session.talk.phase !== "taking part") return "connecting";
+    if (this.session.training) return "training";
+    return this.uplink?.waiting.length ? "sending" : "waiting";
+  }
+
   show() {
     const { figures, held, identity, carried } = this.session, crew = this.learner?.crew;
-    this.tell({ type: "figures", ...figures, name: identity.name, version: held.version,
-      step: crew?.step ?? 0, total: crew?.total ?? null, carried,
-      up: this.bytes.up + (this.uplink?.bytes ?? 0), down: this.bytes.down });
+    this.tell({ type: "figures", ...figures, peer: this.id, name: identity.name,
+      doing: this.doing, version: held.version, step: crew?.step ?? 0,
+      total: crew?.total ?? null, carried, up: this.bytes.up + (this.uplink?.bytes ?? 0),
+      down: this.bytes.down });
   }
 }
