@@ -65,13 +65,14 @@ FILES = {  # address: file and content type
             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
             "inside/progress", "inside/surprise", "inside/tip",
-            "tab/contribution", "tab/form", "tab/guest", "tab/means", "tab/tab", "tab/trainer",
-            "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
-            "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
-            "peer/learner", "peer/network", "peer/offers", "peer/optimizer", "peer/outer",
-            "peer/patience", "peer/peer", "peer/protocol", "peer/session", "peer/sha256",
-            "peer/text", "peer/trainee", "peer/training_worker", "peer/update", "peer/uplink",
-            "peer/windows", "peer/words", "peer/worker", "peer/workers")))}}
+            "tab/contribution", "tab/form", "tab/guest", "tab/means", "tab/reload", "tab/tab",
+            "tab/trainer",
+            "peer/cache", "peer/codec", "peer/conversation", "peer/crew", "peer/download",
+            "peer/errands", "peer/errors", "peer/feedback", "peer/fragments", "peer/job",
+            "peer/kernels", "peer/learner", "peer/network", "peer/offers", "peer/optimizer",
+            "peer/outer", "peer/patience", "peer/peer", "peer/protocol", "peer/session",
+            "peer/sha256", "peer/text", "peer/trainee", "peer/training_worker", "peer/update",
+            "peer/uplink", "peer/windows", "peer/words", "peer/worker", "peer/workers")))}}
 WORKERS = ("/page/peer/worker.js", "/page/peer/training_worker.js")  # that compile the kernels
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes

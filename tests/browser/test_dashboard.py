@@ -52,8 +52,8 @@ def chromium():
 class Visitor:
     """One person's browser: a page of a dashboard, and everything it complained about."""
 
-    def __init__(self, chromium, port, script=None, address="", **settings):
-        self.context = chromium.new_context(**{
+    def __init__(self, chromium, port, script=None, address="", beside=None, **settings):
+        self.context = beside.context if beside else chromium.new_context(**{
             "viewport": {"width": 1280, "height": 900}, "color_scheme": "dark", **settings})
         self.origin, self.address = f"http://localhost:{port}", address
         self.complaints, self.requests = [], []
@@ -885,3 +885,87 @@ def test_the_key_of_a_hive_comes_typed_or_behind_the_address_but_in_no_request(h
     hive.joined("linked")
     assert not [url for one in (visitor, linked) for url in one.requests
                 if "secret" in url.partition("#")[0]]
+
+
+@pytest.mark.parametrize("scheme, width", [("dark", 360), ("light", 1400)])
+def test_the_page_stays_usable_while_its_tab_trains(trained, visit, scheme, width):
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("the package axe-playwright-python: pip install -r requirements-dev.txt")
+    visitor = visit(trained.page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for training in (False, True):
+        if training:
+            join(visitor, "seen")
+            visitor.until("page.tab.peer?.counted > 0")
+        violations = Axe().run(visitor.page).response["violations"]
+        assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations
+                if v["impact"] in ("serious", "critical")] == []
+        assert visitor.ask("document.documentElement.scrollWidth <= innerWidth")
+    box = bar(visitor, "Stop").bounding_box()
+    assert 0 <= box["y"] and box["y"] + box["height"] <= 900  # in sight, though nobody scrolled
+
+
+# --- Coming back
+
+def test_a_page_that_is_reloaded_in_mid_upload_sends_the_rest_of_the_same_update(here, chromium):
+    hive = here.coordinator("--rounds", 1, "--codec", "fp32")
+    slow = (PROGRAM.parent / "hive/page/peer/uplink.js").read_text(encoding="utf-8").replace(
+        "AT_ONCE = 512 * 1024", "AT_ONCE = 1").replace("AGAIN = 50", "AGAIN = 1000")
+    visitor = Visitor(chromium, hive.page).open()  # in the end its coordinator is gone
+    with contextlib.closing(visitor):
+        visitor.context.route("**/uplink.js", lambda route: route.fulfill(
+            body=slow, content_type="text/javascript"))
+        join(visitor, "tab")
+        half, size = "page.tab.trainer.figures?.up", 4 * hive.state()["parameters"]
+        visitor.until(f"{half} > {size // 2}")
+        peer = hive.member("tab")["peer"]
+        visitor.context.unroute("**/uplink.js")
+        visitor.page.reload()
+        hive.left("tab")
+        visitor.page.locator("#tab", has_text="This tab trained as tab before.").wait_for()
+        visitor.page.get_by_role("button", name="Train in this tab").click()
+        visitor.page.locator("#tab", has_text="The run is over: all 1 rounds are done").wait_for()
+        assert visitor.ask("page.tab.trainer.figures.peer") == peer
+        assert visitor.ask("page.tab.trainer.figures.up") < size / 2
+    assert hive.end() == 0
+    assert hive.contributions(1) == [("tab", "counted", 256, "")]
+
+
+def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visit):
+    one = visit(trained.page)
+    other = visit(trained.page, beside=one)
+    names = ["twin", "twin-2"]
+    for visitor, name in zip((one, other), names):
+        join(visitor, "twin")
+        trained.joined(name)
+    counts(trained, *names)
+    peers = [trained.member(name)["peer"] for name in names]
+    for visitor, name in zip((one, other), names):
+        visitor.page.reload()
+        trained.left(name)
+    for visitor in (other, one):
+        visitor.page.get_by_role("button", name="Train in this tab").click()
+    for name, peer in zip(names, peers):
+        assert trained.joined(name)["peer"] == peer
+
+
+def test_a_tab_comes_back_to_a_coordinator_that_was_killed(here, chromium):
+    ports = free_ports(2)
+    options = ("--port", ports[0], "--dashboard-port", ports[1], *FOR_EVER)
+    hive = here.coordinator(*options)
+    visitor = Visitor(chromium, hive.page).open()  # it may complain of the lost connection
+    with contextlib.closing(visitor):
+        join(visitor, "tab")
+        counts(hive, "tab")
+        peer = hive.member("tab")["peer"]
+        hive.kill()
+        visitor.page.locator("#tab .tab-failed", has_text="no connection to the hive").wait_for()
+        hive = here.coordinator(*options)
+        assert hive.joined("tab")["peer"] == peer
+        before = hive.member("tab")["counted"]
+        hive.until(lambda: hive.member("tab")["counted"] > before + 2, "it does not go on")
+        bar(visitor, "Stop").click()
+        hive.left("tab")
+    hive.interrupt()
+    verify(here, "hive")

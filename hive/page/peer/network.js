@@ -29,8 +29,8 @@ export function textsAtOnce({ block_size }) {
   return Math.max(1, Math.floor(AT_ONCE / block_size));
 }
 
-/** Bytes that training takes in one worker, about: what `lay_out` in kernels/network.c says, without
- * the small things.
+/** Bytes that training takes in one worker, about: what `lay_out` in kernels/network.c says, but for
+ * small things.
  * @param {Omit<Config, "dropout">} config */
 export function memoryOf(config) {
   const { vocab_size: V, block_size: T, n_layer, n_head, n_embd: C } = config;

@@ -1,6 +1,7 @@
 // A peer over all its connections, as in hive/peer.py: the WebSocket, the workers and the clock
 // around its session.
 
+import { Cache } from "./cache.js";
 import { Crew } from "./crew.js";
 import { GltchError } from "./errors.js";
 import { Learner } from "./learner.js";
@@ -63,6 +64,9 @@ export class Peer {
   workers = [];
   /** @type {Learner | null} */
   learner = null; // made for a job
+  cache = new Cache((sentence) => this.say("not kept", sentence));
+  kept = ""; // the names of the updates that are in it
+  keeping = Promise.resolve();
 
   /** @param {Joining} joining
    * @param {ArrayBuffer} kernels
@@ -73,10 +77,11 @@ export class Peer {
     this.tell = tell;
     const { key, name, device, server } = joining;
     const token = () => hex(crypto.getRandomValues(new Uint8Array(32)));
-    this.session = new PeerSession({ name, key, device, server, token });
+    const recall = (/** @type {string} */ hive) => this.cache.recall(hive, name);
+    this.session = new PeerSession({ name, key, device, server, token, recall });
     /** @type {Record<Work, (...values: any[]) => any>} */
     this.works = {
-      text: () => null,
+      text: (job) => this.cache.readText(job.text),
       begin: (job, content) => this.begin(job, content),
       whole: (content) => this.whole(content),
       apply: (weights, codec, update, part) => this.apply(weights, codec, update, part),
@@ -84,6 +89,7 @@ export class Peer {
       rebase: (weights, part) => this.trained.rebase(weights, part),
       task: (step, total, window) => this.trained.begin(step, total, window),
       take: (part) => this.trained.take(part),
+      restore: (codec, update, part) => this.trained.feedback.restore(codec, update, part),
       settle: (counted, part) => this.trained.feedback.settle(counted, part),
       forget: (parts) => this.trained.feedback.forget(parts),
     };
@@ -99,6 +105,7 @@ export class Peer {
   /** Until the run is over, nobody wants this peer, or it is stopped.
    * @returns {Promise<Ending>} */
   async run() {
+    await this.cache.open();
     for (;;) {
       if (this.wanted === "pause") await this.pause();
       if (this.wanted === "stop") return { how: "stopped", why: "" };
@@ -145,6 +152,7 @@ export class Peer {
     socket.close();
     this.carryOut(this.session.lost(now()));
     await this.finishWork(); // what was trained becomes an update, for the next time
+    await this.keepUpdates();
     this.show();
     return this.ending;
   }
@@ -191,8 +199,20 @@ export class Peer {
       case "leave": this.ending = { how: "broken", why: effect.reason }; break;
       case "refuse": this.ending = { how: "refused", why: effect.reason }; break;
       case "end": this.ending = { how: "finished", why: effect.reason }; break;
-      case "keep": // this page is one process: the session remembers as long as it
+      case "keep":
+        this.cache.keepIdentity(this.session.hive, this.joining.name, effect.token, effect.name);
     }
+  }
+
+  /** Those that are on their way, if they are others than before. */
+  keepUpdates() {
+    const { offers: { updates }, network: { job } } = this.session;
+    const names = updates.map(({ blob }) => blob).join(" ");
+    if (names !== this.kept && job) {
+      this.kept = names;
+      this.keeping = this.cache.keepUpdates(job.described, updates.map((one) => one.kept));
+    }
+    return this.keeping;
   }
 
   // What comes
@@ -256,6 +276,7 @@ export class Peer {
     try {
       const result = await this.works[what](...values);
       this.carryOut(this.session.done(ticket, result, now()));
+      this.keepUpdates();
     } catch (error) {
       if (!(error instanceof GltchError)) throw error;
       this.carryOut(this.session.failed(ticket, error, now()));
@@ -272,6 +293,7 @@ export class Peer {
     this.workers = await hire(this.kernels, { config, recipe, ids }, this.joining.workers);
     const count = parametersOf(config);
     const crew = new Crew(config, recipe, new Float32Array(count), this.workers);
+    this.cache.keepText(job.text, content);
     this.learner = new Learner(crew, sync.up, sync.beta);
     return count;
   }

@@ -23,6 +23,8 @@ export class Form {
   awake = make("input", { type: "checkbox" });
   uses = make("p");
   button = make("button", { type: "submit", className: "tab-start" }, "Train in this tab");
+  /** @type {number | null} */
+  preferred = null; // workers, in earlier pages
   /** @type {State | null} */
   state = null;
 
@@ -48,6 +50,15 @@ export class Form {
     });
   }
 
+  /** As it was before.
+   * @param {Omit<Choice, "key">} choice */
+  fill({ name, workers, battery, awake }) {
+    this.name.value = name;
+    this.preferred = workers;
+    this.battery.checked = battery;
+    this.awake.checked = awake;
+  }
+
   /** @returns {Choice} */
   get choice() {
     return { name: this.name.value, key: this.key.value, workers: this.workers.valueAsNumber,
@@ -66,7 +77,7 @@ export class Form {
     const most = mostWorkers(this.means, state);
     if (this.workers.max !== String(most)) {
       this.workers.max = String(most);
-      this.workers.value = String(usualWorkers(this.means, state));
+      this.workers.value = String(this.preferred ?? usualWorkers(this.means, state));
     }
     this.tell();
   }

@@ -7,12 +7,14 @@ import { Contribution, doing } from "./contribution.js";
 import { Form } from "./form.js";
 import { Guest, TELLS } from "./guest.js";
 import { computes, device } from "./means.js";
+import { remember, remembered } from "./reload.js";
 import { Trainer } from "./trainer.js";
 
 /** @import { Peer } from "../facts.d.ts" */
 /** @import { State } from "../state.js" */
 /** @import { Choice } from "./form.js" */
 /** @import { Means } from "./means.js" */
+/** @import { Remembered } from "./reload.js" */
 
 /** @returns {Means} */
 function means() {
@@ -38,7 +40,8 @@ export class Tab {
   pause = make("button", { type: "button" }, "Pause");
   stop = make("button", { type: "button" }, "Stop");
   summary = make("p");
-  mayUseBattery = false;
+  /** @type {Remembered | null} */
+  chosen = remembered();
   resting = false; // it paused because of the battery
   /** @type {Peer | null} */
   peer = null; // as the hive saw it last
@@ -58,6 +61,11 @@ export class Tab {
     this.pause.onclick = () => this.toggle();
     this.stop.onclick = () => this.trainer.stop();
     this.form.key.value = keyIn(location.hash);
+    if (this.chosen) {
+      this.form.fill(this.chosen);
+      this.trainer.sentence = `This tab trained as ${this.chosen.name} before. Start it again, and `
+        + "it comes back as the same peer.";
+    }
     this.show();
   }
 
@@ -69,13 +77,13 @@ export class Tab {
   }
 
   /** @param {Choice} choice */
-  async start({ name, key, workers, battery, awake }) {
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    this.mayUseBattery = battery;
+  async start({ key, ...choice }) {
+    const scheme = location.protocol === "https:" ? "wss" : "ws", { name, workers } = choice;
+    this.choose(choice);
     this.resting = false;
     this.trainer.start({ server: `${scheme}://${location.host}/hive`, name, workers,
       key: this.state.join?.locked ? key : "", device: device(navigator.userAgent, workers) });
-    await this.guest.arrive(awake);
+    await this.guest.arrive(choice.awake);
     this.power();
   }
 
@@ -87,7 +95,7 @@ export class Tab {
 
   /** Power came or went: a visitor's own pause is left as it is. */
   power() {
-    const { mode } = this.trainer, drains = this.guest.onBattery && !this.mayUseBattery;
+    const { mode } = this.trainer, drains = this.guest.onBattery && !this.chosen?.battery;
     if (drains && mode === "training") {
       this.resting = true;
       this.trainer.pause("Paused: this device runs on its battery. It goes on with power.");
@@ -112,6 +120,15 @@ export class Tab {
     this.pause.disabled = this.stop.disabled = mode === "stopping";
     setText(this.summary, `This tab: ${doing(mode, figures)}${this.tally()}`);
     if (mode === "idle") this.guest.leave();
+    const name = figures?.name;
+    if (this.chosen && name && name !== this.chosen.name) this.choose({ ...this.chosen, name });
+  }
+
+  /** @param {Remembered} choice */
+  choose(choice) {
+    this.chosen = choice;
+    this.form.name.value = choice.name; // others may have the one that was asked for
+    remember(choice);
   }
 
   /** ", 1,234 characters/s, 3 updates counted" */

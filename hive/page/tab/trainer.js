@@ -80,6 +80,7 @@ export class Trainer {
       rejected: `An update was rejected: ${text}`,
       "given up": `Gave up ${text}.`,
       trouble: text,
+      "not kept": text,
     };
     const sentence = sentences[kind];
     if (sentence && this.mode === "training") this.become("training", sentence, kind !== "joined");
