@@ -63,6 +63,7 @@ from gltch_2_7m import (
 from hive.books import applying
 from hive.coordinator import Coordinator
 from hive.dashboard.facts import HiveFacts
+from hive.dashboard.peer_file import peer_file
 from hive.dashboard.web import Web, pages
 from hive.evaluator import checkpoint
 from hive.journal import Journal
@@ -284,6 +285,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     from hive.network.guest import listen
     loop, received = asyncio.get_running_loop(), [0]
     loop.set_exception_handler(Complaints().hear)
+    await loop.run_in_executor(None, peer_file)  # so that it is there when somebody asks
     runner = asyncio.ensure_future(coordinator.run())
 
     def stop(number: int) -> None:

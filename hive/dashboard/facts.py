@@ -5,6 +5,7 @@ The journal is read through a connection of its own that cannot write.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import re
 import subprocess
@@ -18,6 +19,7 @@ from gltch_2_7m import require
 from hive.books import applying
 from hive.coordinator import Coordinator, now
 from hive.dashboard.downloads import Snapshot
+from hive.dashboard.peer_file import peer_file
 from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import to_bytes
@@ -57,7 +59,8 @@ class HiveFacts:
             "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link(),
                      "browsers": browsers, "network": {
                          "layers": config.n_layer, "heads": config.n_head,
-                         "width": config.n_embd}}}
+                         "width": config.n_embd},
+                     "peer_sha256": hashlib.sha256(peer_file()).hexdigest()}}
 
     def state(self) -> State:
         """What the dashboard shows: measured, never invented."""

@@ -63,6 +63,7 @@ export interface Join {
   colab: string | null;
   browsers: boolean; // may tabs of this page?
   network: Shape;
+  peer_sha256: string; // of peer.pyz
 }
 
 /** A round that went back to an earlier version. */

@@ -123,6 +123,7 @@ class Join(TypedDict):
     colab: Optional[str]
     browsers: bool
     network: Shape
+    peer_sha256: str
 
 
 class Undone(TypedDict):

@@ -10,7 +10,7 @@ import {
 
 const HIVE = { parameters: 2_708_736, context: 128, vocabulary: 65,
   join: { port: 1, locked: false, colab: null, browsers: true,
-    network: { layers: 6, heads: 6, width: 192 } } };
+    network: { layers: 6, heads: 6, width: 192 }, peer_sha256: "" } };
 const LAPTOP = { workers: true, cores: 8, memory: 8e9, phone: false };
 
 test("a laptop keeps one core for itself, a phone half of them", () => {
