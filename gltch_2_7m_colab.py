@@ -16,7 +16,7 @@ import math
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Tuple, Type
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -509,38 +509,33 @@ def lr_factor(step: int, total: Optional[int], recipe: TrainConfig,
 # direction. AdamW is for the rest: the head, embeddings, of which a batch moves only the rows that
 # it looks up, and layer norms, which are vectors.
 #
-# **plain_orthogonalize.** Roughly the nearest orthogonal matrix, by matrix products alone (Newton-
-# Schulz): each step makes a singular value s into a s + b s^3 + c s^5, which brings all but 0
-# closer to 1.
+# **orthogonalize.** Roughly the nearest orthogonal matrix, by matrix products alone (Newton-
+# Schulz): each step makes a singular value s into a s + b s^3 + c s^5.
 
 # %%
 QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.github.io/posts/muon)
 
 
-def plain_orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
+def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
     """Roughly the nearest orthogonal matrix, by matrix products alone (Newton-Schulz): each step
-    makes a singular value s into a s + b s^3 + c s^5, which brings all but 0 closer to 1."""
-    tall = g.size(-2) > g.size(-1)
-    x = (g.mT if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)  # no singular value is above 1 now
+    makes a singular value s into a s + b s^3 + c s^5. All above 1/500 of the norm end between 0.68
+    and 1.21, smaller ones grow as far as they get, and 0 stays 0."""
+    tall = g.size(0) > g.size(1)
+    x = (g.T if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
+    x = x / (x.norm() + 1e-7)  # no singular value is above 1 now
     for a, b, c in QUINTIC:
-        gram = x @ x.mT
+        gram = x @ x.T
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(g.dtype)
-
-
-# What Muon calls, with many matrices of one shape at once (N, rows, cols). The formula is the same
-# for each of them; Part II replaces it with one that takes fewer multiplications.
-orthogonalize: Callable[[Tensor, torch.dtype], Tensor] = plain_orthogonalize
+    return (x.T if tall else x).to(g.dtype)
 
 # %% [markdown]
-# **Muon.** Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row
-# blocks, each orthogonalized by itself (queries, keys and values are three matrices).
+# **Muon.** Momentum orthogonalized by Newton-Schulz, one matrix after the other; `split` cuts it
+# into that many row blocks, each by itself (queries, keys and values are three matrices).
 
 # %%
 class Muon(torch.optim.Optimizer):
-    """Momentum orthogonalized by Newton-Schulz; `split` cuts a matrix into that many row blocks,
-    each orthogonalized by itself (queries, keys and values are three matrices)."""
+    """Momentum orthogonalized by Newton-Schulz, one matrix after the other; `split` cuts it into
+    that many row blocks, each by itself (queries, keys and values are three matrices)."""
 
     def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
                  dtype: torch.dtype):
@@ -550,31 +545,33 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
         for group in self.param_groups:
             for p in group["params"]:
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum"]
-                momentum.lerp_(p.grad, 1 - group["momentum"])  # a running mean of gradients,
-                nesterov = p.grad.lerp(momentum, group["momentum"])  # with more of the newest one
-                blocks = nesterov.view(group["split"], -1, p.size(1))  # (split, rows, cols)
-                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
-        # All of one shape in one batch. A tall update spreads its input over more outputs, each of
-        # which would change less: sqrt(rows / cols) makes up for that.
-        for (rows, cols), members in by_shape.items():
-            updates = orthogonalize(torch.cat([blocks for _, blocks, _ in members]), self.dtype)
-            parts = updates.split([len(blocks) for _, blocks, _ in members])
-            for (p, _, group), update in zip(members, parts):
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(update.reshape_as(p), alpha=-group["lr"] * max(1, rows / cols)**0.5)
+                blocks = self.direction(p, group).chunk(group["split"])  # (rows, cols) each
+                updates = [orthogonalize(block, self.dtype) for block in blocks]
+                self.move(p, torch.cat(updates), group)
+
+    def direction(self, p: Any, group: Dict[str, Any]) -> Tensor:  # of the shape of p
+        if "momentum" not in self.state[p]:
+            self.state[p]["momentum"] = torch.zeros_like(p)
+        momentum = self.state[p]["momentum"]
+        momentum.lerp_(p.grad, 1 - group["momentum"])  # a running mean of gradients,
+        nesterov: Tensor = p.grad.lerp(momentum, group["momentum"])  # with more of the newest one
+        return nesterov
+
+    def move(self, p: Tensor, update: Tensor, group: Dict[str, Any]) -> None:
+        """A tall update spreads its input over more outputs, each of which would change less:
+        sqrt(rows / cols) of a block makes up for that."""
+        rows, cols = len(p) // group["split"], p.size(1)
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        p.add_(update, alpha=-group["lr"] * max(1, rows / cols)**0.5)
 
 # %% [markdown]
 # **make_optimizers.** One optimizer for the matrices in the blocks, one for all the rest.
 
 # %%
-def make_optimizers(model: GLTCH, recipe: TrainConfig,
-                    dtype: torch.dtype = torch.float32) -> List[torch.optim.Optimizer]:
+def make_optimizers(model: GLTCH, recipe: TrainConfig, dtype: torch.dtype = torch.float32,
+                    muon: Type[Muon] = Muon) -> List[torch.optim.Optimizer]:
     """One optimizer for the matrices in the blocks, one for all the rest."""
     qkv = [block.attention.qkv.weight for block in model.blocks]
     others = [matrix for block in model.blocks for matrix in (
@@ -587,7 +584,7 @@ def make_optimizers(model: GLTCH, recipe: TrainConfig,
                    eps=1e-10, weight_decay=0.0)
     optimizers: List[torch.optim.Optimizer]
     if recipe.optimizer == "muon":
-        first = Muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
+        first = muon([{"params": qkv, "split": 3}, {"params": others}], lr, decay, dtype)
         optimizers = [first, second]
     elif recipe.optimizer == "adamw":
         optimizers = [adamw(qkv + others, lr, weight_decay=decay), second]
@@ -635,18 +632,20 @@ class Trainer:
     """Everything that changes during training, and the step that changes it.
 
     The order of the text and all noise follow from the seed and the number of the step, so a run
-    that is resumed matches one that never stopped exactly."""
+    that is resumed exactly matches one that never stopped."""
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
                  device: Any = "cpu", products: torch.dtype = torch.float32, *,
-                 first_window: int = 0, noise_seed: Optional[int] = None):
+                 muon: Type[Muon] = Muon, noise_seed: Optional[int] = None,
+                 batch_of: Optional[Callable[[int], range]] = None):
         torch.manual_seed(recipe.seed)
         self.recipe, self.corpus = recipe, corpus
         self.model = GLTCH(config).to(device)
         self.ema = copy.deepcopy(self.model).requires_grad_(False)  # a running mean of the weights
-        self.optimizers = make_optimizers(self.model, recipe, products)
+        self.optimizers = make_optimizers(self.model, recipe, products, muon)
         self.windows = Windows(corpus.train.to(device), config.block_size, recipe.seed)
-        self.first_window = first_window  # that step 0 begins with, in the text's order
+        size = recipe.batch_size  # `batch_of` says which windows a step learns from
+        self.batch_of = batch_of or (lambda step: range(step * size, (step + 1) * size))
         self.noise_seed = recipe.seed if noise_seed is None else noise_seed  # of dropout
         self.step = 0
         self.total = None if recipe.minutes else recipe.steps  # None until steps have been timed
@@ -673,9 +672,8 @@ class Trainer:
         """One step on the next batch; returns its mean loss. Raises GltchError, with the weights
         untouched, when the loss is not finite."""
         self.model.train()
-        begin = self.first_window + self.step * self.recipe.batch_size
-        loss = self.backpropagate(range(begin, begin + self.recipe.batch_size),
-                                  self.noise_seed * 1_000_003 + self.step)
+        noise = self.noise_seed * 1_000_003 + self.step
+        loss = self.backpropagate(self.batch_of(self.step), noise)
         require(math.isfinite(loss), f"The loss became {loss} at step {self.step + 1}: {UNSTABLE}.")
         factor = lr_factor(self.step, self.total, self.recipe, self.cooling)
         for optimizer in self.optimizers:
@@ -782,8 +780,29 @@ def steps_factor(gram: Tensor, steps: List[Tuple[float, float, float]]) -> Tenso
         return factor
     return steps_factor(factor @ gram @ factor, steps[1:]) @ factor
 
+# %% [markdown]
+# **FastMuon.** All blocks of one shape in one batch: few large products instead of many small ones.
 
-causal_attention, dropout, orthogonalize = fast_attention, fast_dropout, fast_orthogonalize
+# %%
+class FastMuon(Muon):
+    """All blocks of one shape in one batch: few large products instead of many small ones."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        by_shape: Dict[Any, List[Tuple[Tensor, Tensor, Dict[str, Any]]]] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                blocks = self.direction(p, group).view(group["split"], -1, p.size(1))
+                by_shape.setdefault(blocks.shape[1:], []).append((p, blocks, group))
+        for members in by_shape.values():
+            batch = torch.cat([blocks for _, blocks, _ in members])  # (N, rows, cols)
+            parts = fast_orthogonalize(batch, self.dtype).split(
+                [len(blocks) for _, blocks, _ in members])
+            for (p, _, group), update in zip(members, parts):
+                self.move(p, update.reshape_as(p), group)
+
+
+causal_attention, dropout = fast_attention, fast_dropout  # what the network calls from here on
 
 # %% [markdown]
 # **FastDecoder.** Blocks laid out flat: the overhead of their modules would cost as much as the
@@ -1213,7 +1232,8 @@ def cache_folder() -> Path:
 # %% [markdown]
 # **download.** The content of an address, piece by piece.
 #
-# **fetched.** The file that an address was downloaded to, now or for an earlier run.
+# **fetched.** The file that an address was downloaded to, now or for an earlier run, with its
+# SHA-256 in another one beside it.
 
 # %%
 def download(url: str) -> Iterator[bytes]:
@@ -1245,11 +1265,26 @@ def download(url: str) -> Iterator[bytes]:
 
 
 def fetched(url: str) -> Path:
-    """The file that an address was downloaded to, now or for an earlier run. It is read as text
-    and never run."""
+    """The file that an address was downloaded to, now or for an earlier run, with its SHA-256 in
+    another one beside it. It is read as text and never run."""
     path = cache_folder() / "texts" / hashlib.sha256(url.encode()).hexdigest()
-    if not path.exists():
-        write_atomically(path, lambda file: file.writelines(download(url)))
+    beside, digest = path.with_suffix(".sha256"), hashlib.sha256()
+    if path.exists():
+        with opened(path) as file:
+            for piece in iter(partial(file.read, 1 << 20), b""):
+                digest.update(piece)
+        if beside.exists() and beside.read_bytes() == digest.hexdigest().encode():
+            return path
+        say(f"text      {url} is downloaded again: the copy in the cache does not fit its SHA-256")
+        digest = hashlib.sha256()
+
+    def write(file: Any) -> None:
+        for piece in download(url):
+            digest.update(piece)
+            file.write(piece)
+
+    write_atomically(path, write)
+    write_whole(beside, digest.hexdigest().encode())
     return path
 
 # %% [markdown]
@@ -2093,7 +2128,7 @@ class FastTrainer(Trainer):
                 f"a multiple of the number of processes ({runtime.world}).")
         super().__init__(config, recipe, corpus, runtime.device,
                          torch.bfloat16 if runtime.precision == "bf16" else torch.float32,
-                         **beginning)
+                         muon=FastMuon, **beginning)
         self.runtime = runtime
         self.seconds = 0.0  # spent on this run so far
         fp16 = runtime.precision == "fp16"  # small gradients would vanish: they are scaled up

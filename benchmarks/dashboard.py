@@ -40,11 +40,13 @@ from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import flatten, to_bytes
 from hive.session.events import Events
+from hive.session.messages import Kind
 from hive.session.schema import Everybody, Measured, Peer, State
 
 ROUND_SECONDS, QUOTA = 2.0, 10
 PIECE, PIECES = 256 * 1024, 3  # bytes; of an update, each way
-KINDS = {"cuda": "NVIDIA T4", "mps": "Apple arm64", "cpu": "CPU x86_64, 8 cores"}
+KINDS: Dict[Kind, str] = {
+    "cuda": "NVIDIA T4", "mps": "Apple arm64", "cpu": "CPU x86_64, 8 cores", "tab": "Firefox"}
 
 
 class Simulated:

@@ -96,7 +96,7 @@ class Wire:
         if b" 101 " not in head.split(b"\r\n")[0]:
             raise Cut
 
-    async def say(self, kind: str, **values: Any) -> None:
+    async def say(self, kind: str, /, **values: Any) -> None:
         await self.send(frame(TEXT, json.dumps({"type": kind, **values}).encode()))
 
     async def next(self) -> Any:
@@ -214,7 +214,8 @@ class Attack:
         challenge, nonce = await wire.hear("challenge"), secrets.token_hex(32)
         await wire.say("hello", protocol=protocol.VERSION, nonce=nonce, name="attacker",
                        proof=protocol.proof(self.order.key, "peer", challenge["nonce"], nonce),
-                       device="none", process=secrets.token_hex(32), token=None, text=None)
+                       device="none", kind="cpu", process=secrets.token_hex(32), token=None,
+                       text=None)
         await wire.hear("welcome")
 
     async def newest(self, wire: Wire) -> Dict[str, Any]:

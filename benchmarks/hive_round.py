@@ -34,7 +34,7 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -150,17 +150,19 @@ def sample(server: Process, connection: socket.socket) -> Sample:
 # --------------------------------------------------------------------------------------------------
 
 class LightPeer:
-    """Speaks like a peer. With `keep` it keeps what it receives, so that it can be checked."""
+    """Speaks like a peer, and brings prepared updates in turn. With `keep` it keeps what it
+    receives, so that it can be checked."""
 
-    def __init__(self, address: str, server: Process, update: bytes, keep: bool):
-        self.address, self.server, self.update, self.keep = address, server, update, keep
-        self.blob = protocol.name_of(update)
+    def __init__(self, address: str, server: Process, updates: Sequence[bytes], number: int,
+                 keep: bool):
+        self.address, self.server, self.keep = address, server, keep
+        self.updates, self.turn = updates, number
         self.samples: List[Sample] = []
         self.weights = b""  # of the version it joined with
         self.commits: List[Tuple[Dict[str, Any], bytes]] = []
         self.socket: Any = None
 
-    async def send(self, kind: str, **values: Any) -> None:
+    async def send(self, kind: str, /, **values: Any) -> None:
         await self.socket.send(pack(kind, **values))
 
     async def expect(self, *kinds: str) -> Dict[str, Any]:
@@ -202,7 +204,8 @@ class LightPeer:
         challenge, nonce = await self.expect("challenge"), secrets.token_hex(32)
         await self.send("hello", protocol=protocol.VERSION, nonce=nonce, name="light",
                         proof=protocol.proof("", "peer", challenge["nonce"], nonce),
-                        device="none", process=secrets.token_hex(32), token=None, text=None)
+                        device="none", kind="cpu", process=secrets.token_hex(32), token=None,
+                        text=None)
         self.job = Job.from_json((await self.expect("welcome"))["job"])
         await self.send("ready", version=0, weights=None, batch_size=1)
         self.version = await self.expect("version")
@@ -213,20 +216,24 @@ class LightPeer:
         connection = self.socket.transport.get_extra_info("socket")
         now = self.version
         for _ in range(rounds):
+            self.turn += 1  # nobody brings what it, or somebody else in this round, has brought
+            update = self.updates[self.turn % len(self.updates)]
+            blob = protocol.name_of(update)
             await self.send("ready", version=now["version"], weights=now["weights"], batch_size=1)
             await self.expect("train")
-            await self.send("offer", version=now["version"], weights=now["weights"],
-                            codec=self.job.sync.up, update=self.blob, bytes=len(self.update),
+            await self.send("offer", version=now["version"], base=now["version"],
+                            weights=now["weights"],
+                            codec=self.job.sync.up, update=blob, bytes=len(update),
                             steps=1, tokens=self.job.config.block_size, loss=1.0, seconds=0.001,
                             batch_size=1, follows=False)
             await self.expect("send")
-            for chunk in protocol.chunks(self.blob, self.update):
+            for chunk in protocol.chunks(blob, update):
                 await self.socket.send(chunk)
             now = await self.expect("commit")
             self.samples.append(sample(self.server, connection))
-            update = await self.fetch(now["update"])
+            commit = await self.fetch(now["update"])
             if self.keep:
-                self.commits.append((now, update))
+                self.commits.append((now, commit))
         return self.samples
 
     async def leave(self) -> None:
@@ -387,8 +394,9 @@ async def measure(peers: int, parameters: int, arguments: argparse.Namespace) ->
                 all_peers: List[Any] = [RealPeerProcess(folder, address, server, rounds)
                                         for _ in range(peers)]
             else:
-                update = encode(SYNCS["diloco"].up, 1e-3 * torch.randn(parameters))
-                all_peers = [LightPeer(address, server, update, keep=not number)
+                updates = [encode(SYNCS["diloco"].up, 1e-3 * torch.randn(parameters))
+                           for _ in range(peers + 1)]
+                all_peers = [LightPeer(address, server, updates, number, keep=not number)
                              for number in range(peers)]
             try:
                 before = server.memory("VmRSS")

@@ -52,7 +52,7 @@ from hive.learning.sync import UNDO
 from hive.session.record import LATELY, Contribution, Judgement, Made, Record
 
 FORMAT = 2  # of journal.db; kept in its user_version
-OLDER = 1  # without judgements; a coordinator that goes on adds them
+OLDER = 1  # without judgements and kinds of peers; a coordinator that goes on adds them
 WEIGHTS, EXTRA = ".bin", ".extra"  # names of snapshots end like this
 DIGEST = hashlib.sha256().digest_size  # bytes
 
@@ -80,6 +80,7 @@ CREATE TABLE samples (
     id INTEGER PRIMARY KEY, number INTEGER NOT NULL REFERENCES versions, text TEXT NOT NULL)
 """
 SINCE_2 = """
+ALTER TABLE peers ADD COLUMN kind TEXT NOT NULL DEFAULT '';
 CREATE TABLE judgements (
     position INTEGER NOT NULL, number INTEGER NOT NULL REFERENCES versions, peer TEXT NOT NULL,
     kind TEXT NOT NULL, version INTEGER NOT NULL, score REAL NOT NULL, reason TEXT NOT NULL,
@@ -339,7 +340,7 @@ class Journal:
             for name in self.files.names():
                 if name.startswith(".") and name.endswith(".tmp"):  # a kill amid a write
                     self.files.remove(name)
-        self.judging = self._format() == FORMAT  # or it is an older one that is only read
+        self.newest = self._format() == FORMAT  # or it is an older one that is only read
         require(self._format() in (OLDER, FORMAT),
                 f"{self.path} is no journal that this version of the program can read.")
 
@@ -436,7 +437,7 @@ class Journal:
         insert(db, "updates", {"number": record.number, "content": record.update})
         for position, contribution in enumerate(record.contributions):
             # A peer that remember_peer() was never told about is known by its contribution.
-            db.execute("INSERT OR IGNORE INTO peers VALUES (?, ?, NULL, '', ?, ?)",
+            db.execute("INSERT OR IGNORE INTO peers VALUES (?, ?, NULL, '', ?, ?, '')",
                        (contribution.peer, contribution.name, record.committed, record.committed))
             insert(db, "contributions", {
                 "number": record.number, "position": position,
@@ -461,13 +462,13 @@ class Journal:
     def judgements(self, number: int) -> List[Dict[str, Any]]:
         """What a round wrote down of peers, in order: the fields of `Judgement`."""
         rows = self._query(f"SELECT {', '.join(OF_A_JUDGEMENT)} FROM judgements WHERE number = ? "
-                           "ORDER BY position", number) if self.judging else []
+                           "ORDER BY position", number) if self.newest else []
         *names, _ = OF_A_JUDGEMENT
         return [{**dict(zip(names, row)), "numbers": json.loads(row[-1])} for row in rows]
 
     def trusted(self) -> List[Tuple[str, float, str, str]]:
         """(peer, its latest score, the kind and reason of what was last decided about it)."""
-        if not self.judging:
+        if not self.newest:
             return []
         latest = """SELECT {} FROM judgements AS one WHERE one.peer = peers.peer {}
                     ORDER BY number DESC, position DESC LIMIT 1"""
@@ -756,16 +757,16 @@ class Journal:
 
     # ---- Peers
 
-    def remember_peer(self, peer: str, name: str, token_hash: str, device: str,
+    def remember_peer(self, peer: str, name: str, token_hash: str, device: str, kind: str,
                       now: float) -> None:
         """Note who a peer is, and that it was seen now (unix seconds). It outlives the process; it
         may be lost with the power, which is not worth waiting for the disk."""
         with self._unhurried(), self._transaction() as db:
             db.execute("""
-                INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE
-                SET name = excluded.name, token_hash = excluded.token_hash,
+                INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (peer) DO UPDATE
+                SET name = excluded.name, token_hash = excluded.token_hash, kind = excluded.kind,
                     device = excluded.device, last_seen = excluded.last_seen""",
-                       (peer, name, token_hash, device, now, now))
+                       (peer, name, token_hash, device, now, now, kind))
 
     def identities(self, name: str) -> List[Tuple[str, str]]:
         """(peer, token hash) of the peers of this name, those seen last first, at most 64."""
@@ -789,13 +790,13 @@ class Journal:
         return [(number_or_nan(weight), tokens) for weight, tokens in rows]
 
     def contributors(self) -> List[Dict[str, Any]]:
-        """One dictionary per peer, over the whole run: peer, name, device, first_seen, last_seen,
-        tokens and rounds (counted), late, rejected, bytes (uploaded, counted or not); most tokens
-        first."""
-        names = ("peer", "name", "device", "first_seen", "last_seen", "tokens", "rounds", "late",
-                 "rejected", "bytes")
-        rows = self._query("""
-            SELECT peers.peer, peers.name, device, first_seen,
+        """One dictionary per peer, over the whole run: peer, name, device, kind, first_seen,
+        last_seen, tokens and rounds (counted), late, rejected, bytes (uploaded, counted or not);
+        most tokens first."""
+        names = ("peer", "name", "device", "kind", "first_seen", "last_seen", "tokens", "rounds",
+                 "late", "rejected", "bytes")
+        rows = self._query(f"""
+            SELECT peers.peer, peers.name, device, {"kind" if self.newest else "''"}, first_seen,
                    max(last_seen, coalesce((SELECT committed FROM versions WHERE number = (
                        SELECT max(number) FROM contributions WHERE peer = peers.peer)), 0)),
                    sum(CASE verdict WHEN 'counted' THEN tokens ELSE 0 END) AS counted_tokens,

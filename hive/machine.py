@@ -4,12 +4,13 @@ from __future__ import annotations
 import os
 import platform
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, cast
 
 import torch
 
 from gltch_2_7m import GltchError, Runtime, TrainConfig, narrowest, parameters_of, require
 from hive.session.job import Job
+from hive.session.messages import Kind
 
 # What training takes, in numbers of four bytes; measured, and rather too little than too much.
 TRAINING_COPIES = 7  # weights, gradients, running mean, optimizer, and what a step needs of them
@@ -31,6 +32,10 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit != "MB" else f"{count:.1f} MB"
         count /= 1000
     return f"{count:.1f} GB"
+
+
+def device_kind(runtime: Runtime) -> Kind:
+    return cast(Kind, runtime.device.type)  # `pick_device` takes no others
 
 
 def device_name(runtime: Runtime) -> str:

@@ -55,7 +55,7 @@ from hive.key import key_of
 from hive.learning.codec import digest, flatten, from_bytes, to_bytes
 from hive.learning.outer import apply_update
 from hive.learning.worker import Crew, Learner, Worker
-from hive.machine import device_name, require_memory, require_websockets, size
+from hive.machine import device_kind, device_name, require_memory, require_websockets, size
 from hive.network.sockets import Line
 from hive.network.uplink import Uplink
 from hive.session import effects, protocol
@@ -95,7 +95,7 @@ class Peer:
         self.server, self.certificates = options.server, certificates
         self.session = PeerSession(
             options.name, token=functools.partial(secrets.token_hex, 32), key=key,
-            device=device_name(crew.runtime),
+            device=device_name(crew.runtime), kind=device_kind(crew.runtime),
             text=load_corpus(options.data).digest if options.data else None,
             batch_size=recipe.get("batch_size"), server=self.server,
             recall=lambda hive: cache.recall(hive, options.name))

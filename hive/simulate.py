@@ -56,7 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
                                 metavar=None if f.metadata["choices"] else "X")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="the real text")
     parser.add_argument("--faults", action="store_true",
-                        help="instead: break the hive in every way, by --seed (see faults.py)")
+                        help="instead: break the hive in every way, by --seed (see faults.py), "
+                        "with --attackers in it or not")
     parser.add_argument("--seeds", type=int, default=1, metavar="X",
                         help="with --faults: this many runs, from --seed on (default: 1)")
     return parser
@@ -74,7 +75,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.faults:
-            return trials.main(args.seed or 0, args.seeds)
+            return trials.main(args.seed or 0, args.seeds, args.attackers or ())
         summary = simulate(settings_from(args), show)
         show(summary)
     except KeyboardInterrupt:

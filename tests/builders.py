@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from gltch_2_7m import Config, TrainConfig
 from hive.learning.sync import SYNCS
 from hive.session.job import Job, Limits
-from hive.session.protocol import Digest, Flag, Maybe, Number, Object, Several, Text, Whole
+from hive.session.protocol import Digest, Flag, Maybe, Number, Object, OneOf, Several, Text, Whole
 
 JOB_TEXT = "Tomorrow, and tomorrow, and tomorrow, creeps in this petty pace from day to day.\n"
 TINY = Config(block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.1)
@@ -48,5 +48,6 @@ def values_of(field):
     if isinstance(field, Number):
         return st.floats(field.least, field.most) | st.just(int(field.most))
     return {Text: lambda: st.text(max_size=field.longest), Flag: st.booleans,
+            OneOf: lambda: st.sampled_from(field.words),
             Whole: lambda: st.integers(field.least, field.most), Object: lambda: objects,
             Digest: lambda: st.text("0123456789abcdef", min_size=64, max_size=64)}[type(field)]()

@@ -116,7 +116,7 @@ class Hand:
 
     # A coordinator's words; each answer is what was told since
 
-    def hear(self, kind, **values):
+    def hear(self, kind, /, **values):
         self.act(self.session.heard(protocol.unpack(protocol.pack(kind, **values)), self.now))
         self.go_on()
         return self.answers()

@@ -289,7 +289,7 @@ class Client:
             shows = protocol.possession(protocol.name_of(token.encode()), challenge["nonce"], nonce)
         self.hello = {
             "protocol": protocol.VERSION, "nonce": nonce, "name": name, "device": "a test",
-            "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
+            "kind": "cpu", "proof": protocol.proof(key, "peer", challenge["nonce"], nonce),
             "process": self.process, "token": shows, "text": None, **hello}
         self.say("hello", **self.hello)
 
@@ -305,7 +305,7 @@ class Client:
     def hold(self, said):
         self.version, self.weights = said["version"], said["weights"]
 
-    def say(self, kind, **values):
+    def say(self, kind, /, **values):
         self.socket.send(protocol.pack(kind, **values))
 
     def hear(self, *kinds):

@@ -4,6 +4,7 @@ from __future__ import annotations
 import time
 from typing import Any, Dict, List, Mapping, Optional, Tuple, cast, get_args
 
+from hive.session.messages import Kind
 from hive.session.schema import PeerState, State
 
 
@@ -30,6 +31,9 @@ def metrics(state: State) -> bytes:
     states = [peer["state"] for peer in state["peers"]]
     add("gltch_peers", "gauge", "Connected peers, by what they are doing.",
         *(({"state": name}, states.count(name)) for name in get_args(PeerState)))
+    kinds = [peer["kind"] for peer in state["peers"]]
+    add("gltch_peers_by_kind", "gauge", "Connected peers, by the kind of their device.",
+        *(({"kind": name}, kinds.count(name)) for name in get_args(Kind)))
     add("gltch_peers_set_aside", "gauge", "Connected peers whose updates do not count for now.",
         ({}, sum(bool(peer["aside"]) for peer in state["peers"])))
     add("gltch_rollbacks_total", "counter", "Rounds that went back to an earlier version.",

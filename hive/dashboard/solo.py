@@ -28,7 +28,7 @@ from hive.dashboard.downloads import Snapshot
 from hive.dashboard.web import Web, pages
 from hive.dashboard.weights_file import header
 from hive.learning.codec import digest, flatten, to_bytes, unflatten
-from hive.machine import device_name, require_websockets
+from hive.machine import device_kind, device_name, require_websockets
 from hive.session.events import Events
 from hive.session.schema import Everybody, Fixed, Measured, Peer, State
 from hive.session.standing import flops_per_character
@@ -162,7 +162,7 @@ class RunFacts:
         every, step = self.trainer.recipe.log_every, self.trainer.step
         return {
             "peer": NODE, "name": socket.gethostname(), "device": self.device,
-            "kind": self.trainer.runtime.device.type,
+            "kind": device_kind(self.trainer.runtime),
             "state": "delivered" if self.finished else "training",
             "steps": step % every, "quota": every, "speed": self.speed,
             "training": 1.0, "limit": "device", "bytes_up": 0, "bytes_down": 0, "latency": None,

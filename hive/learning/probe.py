@@ -36,9 +36,10 @@ class Change(NamedTuple):
 
 
 def change(before: Tensor, after: Tensor) -> Change:
-    """From the loss of each window (N,) before and after."""
+    """From the loss of each window (N,) before and after; of one alone nothing is sure."""
     fall = (before - after).double()
-    return Change(float(fall.mean()), float(fall.std()) / math.sqrt(len(fall)))
+    doubt = float(fall.std()) / math.sqrt(len(fall)) if len(fall) > 1 else math.inf
+    return Change(float(fall.mean()), doubt)
 
 
 class Ground(Protocol):
@@ -110,6 +111,6 @@ class Probe:
             on_own, on_others = (change(self.ground.windows(self.weights, some),
                                         self.ground.windows(there, some))
                                  for some in (given, others))
-            own = ((on_own.mean - on_others.mean)
-                   / max(math.hypot(on_own.doubt, on_others.doubt), 1e-12))
+            doubt = max(math.hypot(on_own.doubt, on_others.doubt), 1e-12)
+            own = math.nan if math.isinf(doubt) else (on_own.mean - on_others.mean) / doubt
         return Probed(change(self.before, self.ground.held_out(there)), float(way.norm()), own)

@@ -30,9 +30,10 @@ class Worker:
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus, runtime: Runtime,
                  noise_seed: int):
-        self.trainer = FastTrainer(config, replace(recipe, steps=None, minutes=None), corpus,
-                                   runtime, noise_seed=noise_seed % 2**31)
         self.batch_size = recipe.batch_size
+        self.first_step = self.first_window = 0  # of the task
+        self.trainer = FastTrainer(config, replace(recipe, steps=None, minutes=None), corpus,
+                                   runtime, batch_of=self.windows, noise_seed=noise_seed % 2**31)
         self.anchor = flatten(self.trainer.model)  # (P,): progress since then is not taken yet
 
     def load(self, weights: Tensor) -> None:
@@ -61,7 +62,12 @@ class Worker:
     def begin(self, step: int, total: Optional[int], window: int) -> None:
         """Go on with this step of a run of `total`, at this window of the text."""
         self.trainer.step, self.trainer.total = step, total
-        self.trainer.first_window = window - step * self.batch_size
+        self.first_step, self.first_window = step, window
+
+    def windows(self, step: int) -> range:
+        """Those that a step of the task learns from."""
+        begin = self.first_window + (step - self.first_step) * self.batch_size
+        return range(begin, begin + self.batch_size)
 
     def step(self) -> float:
         """The loss of one step. Raises GltchError when it is not finite."""

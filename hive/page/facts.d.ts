@@ -6,6 +6,8 @@ export type Maybe = number | null; // null: not measured yet
 /** Where a peer is in its round. */
 export type PeerState =
   "joining" | "waiting" | "ready" | "training" | "uploading" | "delivered" | "lagging";
+/** Of a device; empty: it was here before peers said so. */
+export type Kind = "" | "cuda" | "mps" | "cpu" | "tab";
 /** What keeps a peer from doing more. */
 export type Limit = "" | "device" | "uplink" | "round";
 export type Phase = "waiting" | "training" | "committing" | "paused" | "finished";
@@ -16,7 +18,7 @@ export interface Peer {
   peer: string;
   name: string;
   device: string;
-  kind: string;
+  kind: Kind;
   state: PeerState;
   steps: number;
   quota: number;
@@ -143,7 +145,7 @@ export interface Contributor {
   peer: string;
   name: string;
   device: string;
-  kind: string;
+  kind: Kind;
   connected: boolean;
   first_seen: number;
   last_seen: number;

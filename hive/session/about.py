@@ -3,6 +3,8 @@ from __future__ import annotations
 
 from typing import Callable, NamedTuple, Optional
 
+from hive.session.messages import Kind
+
 
 class Identity(NamedTuple):
     """As whom a hive knows this peer."""
@@ -17,6 +19,7 @@ class About(NamedTuple):
     name: str
     key: str
     device: str
+    kind: Kind
     text: Optional[str]
     process: str
     batch_size: Optional[int]

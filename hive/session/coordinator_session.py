@@ -293,9 +293,9 @@ class CoordinatorSession:
     def _write_down(self, number: int) -> None:
         """It has a place; its identity has to be known when it comes back."""
         if number in self.links.arriving:
-            (peer, name, device, _), _, token_hash, _ = self.links.arriving[number]
+            (peer, name, device, kind, _), _, token_hash, _ = self.links.arriving[number]
             self.work.ask(UPDATES, "remember_peer", peer, name, token_hash, device,
-                          self.reply.now.unix,
+                          kind, self.reply.now.unix,
                           then=lambda _: self._attempt(number, self._enter, number),
                           unwritable=lambda _: self._turn_away(number))
 
@@ -304,12 +304,12 @@ class CoordinatorSession:
         makes way."""
         if number not in self.links.arriving:
             return  # it did not wait
-        (peer, name, device, _), token, _, proof = self.links.arriving.pop(number)
+        (peer, name, device, kind, _), token, _, proof = self.links.arriving.pop(number)
         counted = self.ledger.counted(peer)
         if peer in self.links.peers:
             self._close(self.links.peers[peer].number, 1000)
         link = self.links.peers[peer] = self.links.proved[number]
-        self.standing.join(peer, name, device, self.reply.now.unix)
+        self.standing.join(peer, name, device, kind, self.reply.now.unix)
         self.rounds.join(peer)
         self.reply.show("joined", peer=self.about(link))
         self.reply.say("joined", f"{name} ({device})")

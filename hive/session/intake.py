@@ -143,6 +143,10 @@ class Intake:
             link.peer, link.identity.name, said["steps"], said["tokens"], math.nan, 0.0, 0,
             verdict.verdict, verdict.reason)]
 
+    def counts(self, peer: str) -> bool:
+        """In this round, as far as is known; who is set aside delivers too."""
+        return any((one.peer, one.verdict) == (peer, "counted") for one in self.contributions)
+
     def leave_out(self, peer: str, verdict: str, reason: str) -> None:
         """It was added, and does not count after all."""
         self.contributions = [

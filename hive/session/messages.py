@@ -2,7 +2,9 @@
 says what may be in them, and a test compares the two."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, TypedDict
+from typing import Any, Dict, List, Literal, Optional, TypedDict
+
+Kind = Literal["cuda", "mps", "cpu", "tab"]  # of a device; a tab is that of a browser
 
 
 class Challenge(TypedDict):
@@ -20,6 +22,7 @@ class Hello(TypedDict):
     proof: str
     name: str
     device: str
+    kind: Kind
     process: str
     token: Optional[str]
     text: Optional[str]

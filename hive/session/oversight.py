@@ -65,9 +65,8 @@ class Oversight:
         left_out = []
         for one in committed.brought:
             delivery = self.intake.counted.get(one.by)
-            counts = not self.trust.of(one.by).aside
             self.trust.see(self.rounds.version + 1, one.by, one.seen)
-            if delivery and counts and not one.weight:
+            if delivery and not one.weight and self.intake.counts(one.by):
                 left_out.append((delivery, f"It does not count, for it {one.seen.fault}."))
         self.tell()
         return left_out

@@ -68,11 +68,12 @@ class PeerSession:
     """
 
     def __init__(self, name: str, *, token: Callable[[], str], key: str = "", device: str = "",
-                 text: Optional[str] = None, process: Optional[str] = None,
-                 batch_size: Optional[int] = None, server: str = "the hive",
+                 kind: messages.Kind = "cpu", text: Optional[str] = None,
+                 process: Optional[str] = None, batch_size: Optional[int] = None,
+                 server: str = "the hive",
                  recall: Callable[[str], Optional[Identity]] = lambda hive: None):
-        self.about = About(name, key, device, text, process or token(), batch_size, server, token,
-                           recall)
+        self.about = About(name, key, device, kind, text, process or token(), batch_size, server,
+                           token, recall)
         self.hive, self.identity = "", Identity(None, name)
         self.network = Network()
         self.held = NOTHING
@@ -118,7 +119,7 @@ class PeerSession:
 
     # Effects
 
-    def tell(self, kind: str, **values: Any) -> None:
+    def tell(self, kind: str, /, **values: Any) -> None:
         self.effects.append(effects.Tell({"type": kind, **values}))
 
     def say(self, kind: str, text: str) -> None:
@@ -158,7 +159,7 @@ class PeerSession:
         token = self.identity.token
         self.tell("hello", protocol=protocol.VERSION, nonce=own, name=self.identity.name,
                   proof=protocol.proof(about.key, "peer", nonce, own), device=about.device,
-                  process=about.process, text=about.text,
+                  kind=about.kind, process=about.process, text=about.text,
                   token=token and protocol.possession(protocol.name_of(token.encode()), nonce, own))
         protocol.check_versions(protocol.VERSION, challenge["protocol"])
         self.talk.awaited = ("welcome",)

@@ -12,11 +12,11 @@ import hmac
 import json
 import struct
 import unicodedata
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Protocol
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple, get_args
 
 from gltch_2_7m import GltchError
 from hive.network.words import INVISIBLE
-from hive.session.messages import Hello, Welcome
+from hive.session.messages import Hello, Kind, Welcome
 from hive.session.record import LATELY
 
 VERSION = 3
@@ -54,6 +54,13 @@ class Text(NamedTuple):
 
     def holds(self, value: Any) -> bool:
         return isinstance(value, str) and len(value) <= self.longest
+
+
+class OneOf(NamedTuple):
+    words: Tuple[str, ...]
+
+    def holds(self, value: Any) -> bool:
+        return isinstance(value, str) and value in self.words
 
 
 class Number(NamedTuple):
@@ -114,8 +121,8 @@ MESSAGES: Dict[str, Dict[str, Field]] = {
     # The handshake. Each side proves that it has the key without showing it.
     "challenge": {"protocol": Whole(), "hive": Text(64), "nonce": Digest(), "locked": Flag()},
     "hello": {"protocol": Whole(), "nonce": Digest(), "proof": Digest(), "name": Text(),
-              "device": Text(), "process": Digest(), "token": Maybe(Digest()),
-              "text": Maybe(Digest())},
+              "device": Text(), "kind": OneOf(get_args(Kind)), "process": Digest(),
+              "token": Maybe(Digest()), "text": Maybe(Digest())},
     "welcome": {"proof": Digest(), "peer": Text(64), "name": Text(NAME_LENGTH),
                 "token": Maybe(Digest()), "counted": Several(Whole(), LATELY),
                 "job": Object()},
@@ -146,7 +153,7 @@ MESSAGES: Dict[str, Dict[str, Field]] = {
 }
 
 
-def pack(kind: str, **values: Any) -> str:
+def pack(kind: str, /, **values: Any) -> str:
     """A control message; fails at home rather than at the other end when it is not a valid one."""
     message = {"type": kind, **values}
     text = json.dumps(message, separators=(",", ":"), allow_nan=False)
@@ -174,8 +181,8 @@ def check_message(message: Message) -> None:
            f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
     fields = MESSAGES[kind]
     if message.keys() != {"type", *fields}:
-        raise ProtocolError(f"A {kind} message has the fields {', '.join(fields) or 'none'}; this "
-                            "one differs.")
+        raise ProtocolError(f"A {kind} message of version {VERSION} of the protocol has the fields "
+                            f"{', '.join(fields) or 'none'}; this one differs.")
     for name, field in fields.items():
         if not field.holds(message[name]):  # the sentence costs more than the question
             raise ProtocolError(f"The field {name} of a {kind} message must be {field}, "

@@ -40,6 +40,7 @@ class Identity(NamedTuple):
     peer: str
     name: str
     device: str
+    kind: messages.Kind
     process: str
 
 
@@ -106,7 +107,8 @@ class Reception:
             raise ProtocolError(f"{name}: {error}") from None
         del self.strangers[number]
         device = protocol.clean_name(hello["device"], "unknown")
-        return Arrival(Identity(peer, name, device, hello["process"]), token, token_hash,
+        identity = Identity(peer, name, device, hello["kind"], hello["process"])
+        return Arrival(identity, token, token_hash,
                        protocol.proof(self.key, "coordinator", nonce, hello["nonce"]))
 
     def _identify(self, hello: messages.Hello, name: str, nonce: str, here: Collection[Identity]

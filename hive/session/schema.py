@@ -10,6 +10,7 @@ from typing import Dict, List, Literal, Optional, TypedDict
 
 PeerState = Literal[
     "joining", "waiting", "ready", "training", "uploading", "delivered", "lagging"]
+Kind = Literal["", "cuda", "mps", "cpu", "tab"]  # empty: it was here before peers said so
 Limit = Literal["", "device", "uplink", "round"]
 Phase = Literal["waiting", "training", "committing", "paused", "finished"]
 
@@ -27,7 +28,7 @@ class Known(TypedDict):
     peer: str
     name: str
     device: str
-    kind: str
+    kind: Kind
     tokens: int
     counted: int
     late: int

@@ -10,7 +10,7 @@ from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional
 from gltch_2_7m import Config, parameters_of
 from hive.session.record import Record
 from hive.session.rounds import LATE
-from hive.session.schema import Contributed, Ranked
+from hive.session.schema import Contributed, Kind, Ranked
 
 RECENT = 20  # rounds that speed and remaining time are taken from
 FASTEST = 1e15  # floating point operations per second no single peer is believed to exceed
@@ -38,14 +38,6 @@ def least_seconds(tokens: int, parameters: int) -> float:
     return 6 * parameters * tokens / FASTEST
 
 
-def kind_of(device: str) -> str:
-    """The kind of a device, cuda, mps or cpu, from what `machine.device_name` calls it. A `hello`
-    does not say it, so it is read from the name, here only: all others are told."""
-    if "Apple" in device:
-        return "mps"
-    return "cpu" if "CPU" in device or device in ("", "unknown") else "cuda"
-
-
 class Lap(NamedTuple):
     """One round as it was: seconds until the next could begin, steps, counted characters."""
 
@@ -61,7 +53,7 @@ class Standing:
                  history: List[Dict[str, Any]]):
         self.contributors: Dict[str, Contributed] = {row["peer"]: {
             "peer": row["peer"], "name": row["name"], "device": row["device"],
-            "kind": kind_of(row["device"]), "first_seen": row["first_seen"],
+            "kind": row["kind"], "first_seen": row["first_seen"],
             "last_seen": row["last_seen"], "tokens": row["tokens"], "counted": row["rounds"],
             "late": row["late"], "rejected": row["rejected"], "bytes": row["bytes"],
             "reason": reasons.get(row["peer"], ""), "score": 1.0, "aside": ""}
@@ -73,8 +65,7 @@ class Standing:
         for row in history[-RECENT - 1:]:
             self._add_round(row["opened"], row["committed"], row["step"], row["tokens"])
 
-    def join(self, peer: str, name: str, device: str, now: float) -> None:
-        kind = kind_of(device)
+    def join(self, peer: str, name: str, device: str, kind: Kind, now: float) -> None:
         about = self.contributors.setdefault(peer, {
             "peer": peer, "name": name, "device": device, "kind": kind, "first_seen": now,
             "last_seen": now, "tokens": 0, "counted": 0, "late": 0, "rejected": 0, "bytes": 0,

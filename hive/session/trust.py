@@ -35,7 +35,8 @@ PROBE_SECONDS = 0.5  # that trying an update takes, as long as that was not meas
 JUMP = 0.1  # of the lowest loss lately, or of all that was learned so far if that is more: when
 # the loss rises by more the round is undone
 RECENT = 8  # measured versions that are lately
-REST = 16  # rounds after one that was undone before another may be
+REST = 16  # rounds after one that was undone before another may be, unless all that was ever
+# learned is lost: then peers' losses may be so high that nobody's updates are taken any more
 
 
 class Fall(Protocol):
@@ -106,7 +107,7 @@ class Trust:
             self.peers[peer] = Faith(score, aside, kind == "banned")
         self.judgements: List[Judgement] = []  # not written down yet
         self.losses: Dict[int, float] = {}  # held-out, of the latest versions that were measured
-        self.first = 0.0  # the highest loss of a version that a round began with
+        self.first = 0.0  # the loss that was measured first; 0: none was
         self.rested = 0  # version from which on a round may be undone
         self.trying = False
         self.cost = PROBE_SECONDS  # of trying one update
@@ -212,9 +213,10 @@ class Trust:
         for old in sorted(self.losses)[: -RECENT]:
             del self.losses[old]
         best = min(self.losses, key=lambda version: (self.losses[version], -version))
-        lowest, self.first = self.losses[best], max(self.first, outcome.before)
+        lowest, self.first = self.losses[best], self.first or outcome.before
         allowed = lowest + JUMP * max(lowest, self.first - lowest)
-        return None if outcome.after <= allowed or newest < self.rested else best
+        rests = newest < self.rested and outcome.after <= self.first
+        return None if outcome.after <= allowed or rests else best
 
     def went_back(self, number: int, target: int, reason: str) -> None:
         """Round `number` returned to the weights of an earlier version."""

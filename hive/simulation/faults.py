@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, FrozenSet, Optional
+from typing import Callable, Dict, FrozenSet, Optional, Sequence
 
 from hive.simulation.faulty import ENDLESS, FaultyHive, Peer
 from hive.simulation.hive import Connection
@@ -179,8 +179,8 @@ class Trial(FaultyHive):
     """One run under the faults of a seed, but for those of some kinds."""
 
     def __init__(self, seed: int, without: FrozenSet[str] = frozenset(),
-                 folder: Optional[Path] = None):
-        super().__init__(seed, folder)
+                 folder: Optional[Path] = None, attackers: Sequence[str] = ()):
+        super().__init__(seed, folder, attackers)
         draw = self.trouble.dice
         drawn = draw.sample(sorted(FAULTS), draw.randint(1, 4))
         plan = sorted((draw.randrange(40, LAST_FAULT), kind)
@@ -218,8 +218,8 @@ class Trial(FaultyHive):
                                 untaken=sum(peer.untaken for peer in self.peers))
 
     def is_well(self, quiet: float) -> bool:
-        """Has every peer's update counted since the faults stopped, or is the run over?"""
+        """Has every honest peer's update counted since the faults stopped, or is the run over?"""
         if self.coordinator.finished:
             return True
         return bool(quiet) and all(self.truth.last_round.get(peer.name, 0) > self.quiet_from
-                                   for peer in self.peers if not peer.ended)
+                                   for peer in self.peers if not (peer.ended or peer.attack))

@@ -4,11 +4,11 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Set, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Union
 
 import torch
 
-from gltch_2_7m import GltchError, Unwritable
+from gltch_2_7m import GltchError, Unwritable, require
 from hive.journal import Journal
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
@@ -43,6 +43,8 @@ MEASURED = 8  # in one of so many runs a message takes as long as it is, not as 
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
 WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
+AMONG_ATTACKERS = 5  # peers, as fewer could not tell who of them is honest
+ALIKE = ("collude", "copy")  # attackers whose updates are those of others, byte for byte
 
 
 class Killed(Exception):
@@ -180,9 +182,9 @@ class Coordinator(CoordinatorHost):
              "too much is kept of uploads")
 
     def check_version(self, effect: effects.Send) -> None:
-        must(effect.message["type"] != "version" or
-                       effect.message["version"] >= self.reported[effect.link],
-                       "a peer is offered older weights than it holds")
+        holds = self.reported.get(effect.link, 0)  # a return is told to all, also who just came
+        must(effect.message["type"] != "version" or effect.message["version"] >= holds,
+             "a peer is offered older weights than it holds")
 
     def check_outbox(self, link: int) -> None:
         """What waits until a peer takes it."""
@@ -333,7 +335,8 @@ class Peer(PeerHost):
         self.sent.clear()
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
-        self.trouble.until(self.clock.now + away)
+        if not self.attack:  # which may be turned away again and again
+            self.trouble.until(self.clock.now + away)
         self.clock.after(away, self.connect)
 
     def turned_away(self, refuse: effects.Refuse) -> None:
@@ -486,7 +489,7 @@ class Peer(PeerHost):
             self.learner.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
         update = super().make_update(part)
-        if nonsense:
+        if nonsense or self.attack == "nan":
             self.truth.nonsense.add(name_of(update))
         blob = self.sent[part.start] = name_of(update)
         self.lots.append(self.truth.lot(self.untaken))
@@ -525,8 +528,8 @@ class Peer(PeerHost):
     def check(self) -> None:
         session = self.session
         if self.refused:
-            must(self.refused not in self.truth.counted, f"{self.name} was told that an update did "
-                 "not count which is in the journal")
+            must(bool(self.attack) or self.refused not in self.truth.counted,
+                 f"{self.name} was told that an update did not count which is in the journal")
             self.truth.refused.add(self.refused)
             self.refused = ""
         if session.held is not self.held:
@@ -546,7 +549,8 @@ class Peer(PeerHost):
              "a download is too long")
         if self.changed and not session.work.under_way:
             self.changed = False
-            self.check_moves()
+            if not self.attack:  # which sends something else than it trained
+                self.check_moves()
 
     def check_moves(self) -> None:
         if self.session.network.built:  # otherwise it is about to begin anew
@@ -565,7 +569,7 @@ class FaultyHive(Simulation):
     chunk_bytes = 32
     message_bytes: Optional[int] = 250
 
-    def __init__(self, seed: int, folder: Optional[Path] = None):
+    def __init__(self, seed: int, folder: Optional[Path] = None, attackers: Sequence[str] = ()):
         self.trouble = Trouble(seed)
         self.disk = Disk(self.trouble, folder)
         self.down, self.set_by = False, 0.0
@@ -586,7 +590,8 @@ class FaultyHive(Simulation):
         if library.random() < WITHOUT_TEXT:
             self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
-            peers=peers, rounds=rounds, parameters=parameters * fragments,
+            attackers=tuple(attackers), peers=AMONG_ATTACKERS if attackers else peers,
+            rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
             overlap=overlap, fragments=fragments, in_flight=in_flight,
@@ -595,6 +600,11 @@ class FaultyHive(Simulation):
         if seed % MEASURED == 0:
             self.message_bytes = None
         self.message_limit = self.message_bytes or MESSAGE_BYTES
+        kinds = [peer.attack for peer in self.peers]
+        require(sum(kind in ALIKE for kind in kinds) <= 1, "Under faults updates are told apart by "
+                f"their bytes: let at most one of {AMONG_ATTACKERS} peers {' or '.join(ALIKE)}.")
+        self.truth.claims = "inflate" not in kinds
+        self.truth.liars = {peer.name for peer in self.peers if peer.attack}
 
     def open_journal(self) -> Journal:
         journal = self.disk.may_fail(Journal(self.disk.folder))

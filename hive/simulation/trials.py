@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import FrozenSet, Optional
+from typing import FrozenSet, Optional, Sequence
 
 from hive.simulation.faults import Trial
 
@@ -38,12 +38,13 @@ class Failure(Exception):
     """What went wrong with a seed, as text."""
 
 
-def play(seed: int, without: FrozenSet[str] = frozenset(), folder: Optional[Path] = None) -> Trial:
+def play(seed: int, without: FrozenSet[str] = frozenset(), folder: Optional[Path] = None,
+         attackers: Sequence[str] = ()) -> Trial:
     """With the journal in a folder that is empty, or where the seed says. Raises Failure."""
     with contextlib.ExitStack() as opened:
         if folder is None and seed % ON_DISK == 0:
             folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        trial = Trial(seed, without, folder)
+        trial = Trial(seed, without, folder, attackers)
         opened.callback(lambda: trial.truth.journal.close())  # the one that is open at the end
         try:
             trial.play()
@@ -53,35 +54,36 @@ def play(seed: int, without: FrozenSet[str] = frozenset(), folder: Optional[Path
     return trial
 
 
-def smallest(seed: int) -> FrozenSet[str]:
+def smallest(seed: int, attackers: Sequence[str]) -> FrozenSet[str]:
     """The kinds of fault without which a seed that fails still does."""
     without: FrozenSet[str] = frozenset()
     for kind in sorted(Trial(seed).kinds):
         try:
-            play(seed, without | {kind})
+            play(seed, without | {kind}, attackers=attackers)
         except Failure:
             without |= {kind}
     return without
 
 
-def explain(seed: int, failure: Failure) -> str:
+def explain(seed: int, failure: Failure, attackers: Sequence[str]) -> str:
     """The last events of the smallest mixture that fails."""
-    without = smallest(seed)
+    without = smallest(seed, attackers)
     kinds = Trial(seed).kinds - without
     try:
-        play(seed, without)
+        play(seed, without, attackers=attackers)
     except Failure as smaller:
         failure = smaller
     return f"{failure}\nsmallest mixture: {', '.join(sorted(kinds)) or 'no fault at all'}"
 
 
-def main(first: int, count: int) -> int:
+def main(first: int, count: int, attackers: Sequence[str] = ()) -> int:
+    """Raises GltchError where these attackers cannot be."""
     began, covered = time.process_time(), Counter[str]()
     for seed in range(first, first + count):
         try:
-            covered += play(seed).trouble.covered
+            covered += play(seed, attackers=attackers).trouble.covered
         except Failure as failure:
-            print(explain(seed, failure))
+            print(explain(seed, failure, attackers))
             return 1
     print(json.dumps({"seeds": [first, first + count - 1], "covered": dict(sorted(
         covered.items())), "seconds": round(time.process_time() - began, 1)}))

@@ -37,9 +37,10 @@ STATE = {
     "loss": 2.5, "val_loss": None, "speed": 655.36, "flops": 1.5e9, "finished": "",
     "updates": {"counted": 7, "late": 2, "rejected": 1},
     "undone": [{"round": 2, "to": 1}],
-    "peers": [{"peer": "p1", "state": "training", "aside": ""},
-              {"peer": "p2", "state": "training", "aside": "its updates bring little"},
-              {"peer": "p3", "state": "uploading", "aside": ""}]}
+    "peers": [{"peer": "p1", "kind": "cuda", "state": "training", "aside": ""},
+              {"peer": "p2", "kind": "tab", "state": "training",
+               "aside": "its updates bring little"},
+              {"peer": "p3", "kind": "tab", "state": "uploading", "aside": ""}]}
 NEWEST = 12
 
 
@@ -888,11 +889,13 @@ def test_the_metrics_are_the_state_in_the_words_of_prometheus(port):
     info = (("mode", "hive"), ("run", "first light"), ("size", "2.7m"))
     states = {"joining": 0, "waiting": 0, "ready": 0, "training": 2, "uploading": 1,
               "delivered": 0, "lagging": 0}
+    kinds = {"cuda": 1, "mps": 0, "cpu": 0, "tab": 2}
     assert labelled == {
         ("gltch_info", info): 1,
         **{("gltch_updates_total", (("verdict", verdict),)): count
            for verdict, count in STATE["updates"].items()},
-        **{("gltch_peers", (("state", state),)): count for state, count in states.items()}}
+        **{("gltch_peers", (("state", state),)): count for state, count in states.items()},
+        **{("gltch_peers_by_kind", (("kind", kind),)): count for kind, count in kinds.items()}}
 
 
 def test_the_metrics_are_those_of_the_contract(port):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gltch_2_7m import GLTCH, Config, plain_attention, plain_orthogonalize
+from gltch_2_7m import GLTCH, Config, orthogonalize, plain_attention
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = (ROOT / "docs" / "lesson.md").read_text(encoding="utf-8")
@@ -99,7 +99,7 @@ def test_a_gradient_of_rank_one_comes_out_as_long_whatever_its_size():
     values = []
     for size in (1e-3, 1.0, 1e3):
         g = size * torch.outer(torch.randn(8).double(), torch.randn(8).double())
-        values.append(torch.linalg.svdvals(plain_orthogonalize(g, torch.float64)))
+        values.append(torch.linalg.svdvals(orthogonalize(g, torch.float64)))
     for largest, *others in values:
         assert 0.6 < largest < 0.8 and max(others) < 1e-9
     assert values[0][0].item() == pytest.approx(values[2][0].item(), abs=1e-3)

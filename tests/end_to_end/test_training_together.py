@@ -206,7 +206,8 @@ def exact(shared):
 
 def test_a_peer_of_two_processes_is_one_peer(exact):
     assert exact.ends == [0, 0, 0], exact.crew[0].said()
-    assert exact.hive.contributor("crew")["device"].startswith("2 x CPU")
+    crew = exact.hive.contributor("crew")
+    assert crew["device"].startswith("2 x CPU") and crew["kind"] == "cpu"
     for number in range(1, STEPS + 1):
         assert exact.hive.counted(number) == ["crew", "here"]
     assert exact.crew[0].said().count(f"finished  all {STEPS} steps are done") == 1

@@ -63,11 +63,11 @@ class Socket:
     async def hello(self, **changes):
         nonce, own = (await self.hear("challenge"))["nonce"], make_token()
         self.say("hello", **{
-            "protocol": VERSION, "nonce": own, "name": "ann", "device": "CPU",
+            "protocol": VERSION, "nonce": own, "name": "ann", "device": "CPU", "kind": "cpu",
             "process": make_token(),
             "proof": proof("", "peer", nonce, own), "token": None, "text": None, **changes})
 
-    def say(self, kind, **values):
+    def say(self, kind, /, **values):
         self.said.put_nowait(pack(kind, **values))
 
 

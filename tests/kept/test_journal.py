@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.journal import FORMAT, OLDER, Journal, worth_keeping
+from hive.journal import FORMAT, OLDER, SCHEMA, Journal, worth_keeping
 from hive.learning.sync import UNDO
 from hive.session.record import Contribution, Judgement, Record
 
@@ -451,9 +451,13 @@ JUDGED = (Judgement("p1", "seen", 7, 0.7, "", {"cosine": 0.25, "likeness": math.
 
 
 def as_before(folder):
-    """As it was before there were judgements."""
+    """As it was before there were judgements and kinds of peers."""
+    peers, = [statement for statement in SCHEMA.split(";") if "TABLE peers" in statement]
     with contextlib.closing(sqlite3.connect(str(folder / "journal.db"))) as db:
-        db.execute("DROP TABLE judgements")
+        rows = db.execute("SELECT * FROM peers").fetchall()
+        for statement in ("DROP TABLE judgements", "DROP TABLE peers", peers):
+            db.execute(statement)
+        db.executemany("INSERT INTO peers VALUES (?, ?, ?, ?, ?, ?)", [row[:-1] for row in rows])
         db.execute(f"PRAGMA user_version = {OLDER}")
         db.commit()
 
@@ -463,6 +467,7 @@ def test_an_older_journal_is_read_and_verified_as_it_is(copy):
     with opened(copy, read_only=True) as journal:
         assert list(journal.verify(add)) == list(range(7))
         assert journal.trusted() == [] and journal.judgements(3) == []
+        assert {one["kind"] for one in journal.contributors()} == {""}
 
 
 def test_an_older_journal_goes_on_and_verifies_from_its_first_round_to_the_newest(copy):
@@ -471,6 +476,9 @@ def test_an_older_journal_goes_on_and_verifies_from_its_first_round_to_the_newes
         journal.commit(next_record(journal, judgements=JUDGED))
         assert list(journal.verify(add)) == list(range(8))
         assert len(journal.judgements(7)) == 3 and journal.judgements(6) == []
+        journal.remember_peer("p1", "Ada", "hash", "Firefox", "tab", 9e9)
+        kinds = {one["peer"]: one["kind"] for one in journal.contributors()}
+        assert kinds.pop("p1") == "tab" and set(kinds.values()) == {""}
 
 
 def test_what_was_found_of_peers_is_kept_and_tells_whom_to_believe(copy):
@@ -765,7 +773,7 @@ def test_a_reader_follows_the_coordinator_and_changes_nothing(journal):
                        lambda: reader.snapshot(3, weights_by_hand(3)),
                        lambda: reader.add_sample(3, "text"),
                        lambda: reader.add_evaluation(3, 1.0, 1.0),
-                       lambda: reader.remember_peer("p", "n", "t", "cpu", 1.0)):
+                       lambda: reader.remember_peer("p", "n", "t", "a laptop", "cpu", 1.0)):
             with pytest.raises(GltchError):
                 change()
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
@@ -858,36 +866,38 @@ def test_samples_come_newest_first(journal):
 
 
 def test_a_peer_keeps_its_first_day_and_is_found_by_its_name(journal):
-    journal.remember_peer("p1", "Ada", "hash one", "cpu", 10.0)
-    journal.remember_peer("p2", "Bob", "hash two", "cuda", 11.0)
-    journal.remember_peer("p1", "Ada L.", "hash three", "mps", 12.0)
+    journal.remember_peer("p1", "Ada", "hash one", "a laptop", "cpu", 10.0)
+    journal.remember_peer("p2", "Bob", "hash two", "NVIDIA T4", "cuda", 11.0)
+    journal.remember_peer("p1", "Ada L.", "hash three", "Firefox", "tab", 12.0)
     assert journal.identities("Ada L.") == [("p1", "hash three")]
     assert journal.identities("Bob") == [("p2", "hash two")]
     assert journal.identities("Ada") == []
     ada = next(one for one in journal.contributors() if one["peer"] == "p1")
-    assert (ada["first_seen"], ada["last_seen"], ada["device"]) == (10.0, 12.0, "mps")
+    assert (ada["first_seen"], ada["last_seen"]) == (10.0, 12.0)
+    assert (ada["device"], ada["kind"]) == ("Firefox", "tab")
 
 
 def test_contributors_are_summed_over_the_run(journal):
-    journal.remember_peer("p2", "Bob", "hash", "cuda", 10.0)
-    journal.remember_peer("p9", "Eve", "other", "cpu", 11.0)
+    journal.remember_peer("p2", "Bob", "hash", "NVIDIA T4", "cuda", 10.0)
+    journal.remember_peer("p9", "Eve", "other", "a laptop", "cpu", 11.0)
     for verdict in ("counted", "late", "rejected", "counted", "late"):
         journal.commit(next_record(journal, contributions=(
             Contribution("p1", "Ada", 5, 1000, 2.5, 1.0, 400, verdict),
             Contribution("p2", "Bob", 5, 1500, 2.5, 1.0, 50, "counted"))))
     assert journal.contributors() == [
-        {"peer": "p2", "name": "Bob", "device": "cuda", "first_seen": 10.0, "last_seen": 560.0,
-         "tokens": 7500, "rounds": 5, "late": 0, "rejected": 0, "bytes": 250},
-        {"peer": "p1", "name": "Ada", "device": "", "first_seen": 160.0, "last_seen": 560.0,
-         "tokens": 2000, "rounds": 2, "late": 2, "rejected": 1, "bytes": 2000},
-        {"peer": "p9", "name": "Eve", "device": "cpu", "first_seen": 11.0, "last_seen": 11.0,
-         "tokens": 0, "rounds": 0, "late": 0, "rejected": 0, "bytes": 0}]
+        {"peer": "p2", "name": "Bob", "device": "NVIDIA T4", "kind": "cuda", "first_seen": 10.0,
+         "last_seen": 560.0, "tokens": 7500, "rounds": 5, "late": 0, "rejected": 0, "bytes": 250},
+        {"peer": "p1", "name": "Ada", "device": "", "kind": "", "first_seen": 160.0,
+         "last_seen": 560.0, "tokens": 2000, "rounds": 2, "late": 2, "rejected": 1, "bytes": 2000},
+        {"peer": "p9", "name": "Eve", "device": "a laptop", "kind": "cpu", "first_seen": 11.0,
+         "last_seen": 11.0, "tokens": 0, "rounds": 0, "late": 0, "rejected": 0, "bytes": 0}]
     assert [journal.counted(peer)[-1:] for peer in ("p1", "p2", "p9", "?")] == [[4], [5], [], []]
 
 
 def test_of_many_identities_of_one_name_the_64_seen_last_are_known(journal):
     for number in range(70):
-        journal.remember_peer(f"p{number}", "Ada", f"hash {number}", "cpu", float(number))
+        journal.remember_peer(f"p{number}", "Ada", f"hash {number}", "a laptop", "cpu",
+                              float(number))
     assert journal.identities("Ada") == [(f"p{n}", f"hash {n}") for n in range(69, 5, -1)]
 
 

@@ -73,7 +73,7 @@ def writes(journal):  # noqa: F811
         "snapshot": lambda: journal.snapshot(last, weights_by_hand(last), bytes(40_000)),
         "add_evaluation": lambda: [journal.add_evaluation(n, 1.0, 1.0) for n in range(last + 1)],
         "add_sample": lambda: journal.add_sample(last, big),
-        "remember_peer": lambda: journal.remember_peer("p9", big, "token", "cpu", 1.0)}
+        "remember_peer": lambda: journal.remember_peer("p9", big, "token", "a laptop", "cpu", 1.0)}
 
 
 @pytest.mark.parametrize("name", ["commit", "snapshot", "add_evaluation", "add_sample",

@@ -20,7 +20,7 @@ def stopped(place):
     journal = Journal(place / "hive")
     journal.start(make_job().as_json(), bytes(8))
     for number, name in enumerate(("ann", "bob", "ann")):
-        journal.remember_peer(f"peer-{number}", name, f"token {number}", "CPU", 1.0)
+        journal.remember_peer(f"peer-{number}", name, f"token {number}", "CPU", "cpu", 1.0)
     journal.close()
     return place / "hive"
 

@@ -93,6 +93,15 @@ def test_what_was_sent_before_is_known_again():
     assert faults(updates, before=earlier) == 4 * [False] + [True]
 
 
+def test_a_round_is_not_emptied_but_looked_at_more_closely():
+    updates, sketcher = honest(5), Sketcher(COUNT, 1)
+    sketches = [sketcher.sketch(one, PART) for one in updates]
+    again = look(sketches, [one.places[None] for one in sketches])
+    assert [one.fault for one in again] == 5 * [""] and all(one.odd for one in again)
+    one_is_new = look(sketches, [None, *(one.places[None] for one in sketches[1:])])
+    assert [bool(one.fault) for one in one_is_new] == [False] + 4 * [True]
+
+
 def test_honest_updates_that_are_nearly_equal_are_no_copies():
     """Early in training peers find nearly the same."""
     assert not any(faults(honest(6, agreement=0.97)))

@@ -96,11 +96,13 @@ def test_the_weights_that_were_loaded_stay_as_they_are_whatever_is_trained(worke
 
 
 def test_a_step_is_the_trainers_on_the_windows_that_were_given_out(worker):
+    seen, batch = [], worker.trainer.windows.batch
+    worker.trainer.windows.batch = lambda numbers: seen.extend(numbers) or batch(numbers)
     worker.begin(step=3, total=10, window=40)
     loss = worker.step()
     worker.step()
     assert worker.trainer.step == 5 and worker.trainer.total == 10
-    assert worker.trainer.first_window + 3 * worker.batch_size == 40
+    assert seen == list(range(40, 40 + 2 * worker.batch_size))
     assert loss > 0 and len(worker.trainer.losses) == 1, "only the last one is kept"
     assert worker.tokens == JOB.recipe.batch_size * JOB.config.block_size
 

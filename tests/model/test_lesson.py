@@ -148,14 +148,18 @@ def test_asked_to_stop_it_ends_the_step_with_its_points(corpus):
     assert trainer.step == 15 and told[-2:] == ["step", "eval"]
 
 
-def test_a_trainer_begins_at_a_window_of_its_own(corpus):
+@pytest.mark.parametrize("batch_of, expected", [
+    (None, list(range(16))),
+    (lambda step: range(100 + 8 * step, 108 + 8 * step), list(range(100, 116)))])
+def test_a_trainer_learns_from_its_windows_in_order_or_from_those_it_is_given(
+        corpus, batch_of, expected):
     seen = []
-    trainer = Trainer(fit(TINY, corpus), RECIPE, corpus, first_window=100)
+    trainer = Trainer(fit(TINY, corpus), RECIPE, corpus, batch_of=batch_of)
     batch = trainer.windows.batch
     trainer.windows.batch = lambda numbers: seen.extend(numbers) or batch(numbers)
     trainer.train_step()
     trainer.train_step()
-    assert seen == list(range(100, 116))
+    assert seen == expected
 
 
 def test_trainers_of_one_seed_start_alike_and_can_have_noise_of_their_own(corpus):

@@ -10,17 +10,32 @@ from torch.testing import assert_close
 from gltch_2_7m import (
     GLTCH,
     Config,
+    Corpus,
+    FastMuon,
+    FastTrainer,
+    Muon,
+    Runtime,
     TrainConfig,
+    Trainer,
+    Vocabulary,
     fast_orthogonalize,
     lr_factor,
     make_optimizers,
     orthogonalize,
-    plain_orthogonalize,
 )
 
 TINY = Config(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8)
 PARTS = ("attention.qkv", "attention.projection", "feed_forward.up", "feed_forward.down")
 quick = settings(deadline=None, max_examples=100)
+
+
+def fast_alone(g, dtype):
+    """`fast_orthogonalize` of one matrix."""
+    return fast_orthogonalize(g[None], dtype)[0]
+
+
+each_form = pytest.mark.parametrize("form", [orthogonalize, fast_alone])
+each_muon = pytest.mark.parametrize("muon", [Muon, FastMuon])
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -103,10 +118,11 @@ def matrix_with(values, rows, cols, seed=0):
 
 @pytest.mark.parametrize("rows, cols", [(16, 16), (8, 32), (32, 8), (1, 5), (5, 1), (192, 768)])
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
-def test_all_singular_values_become_about_one_and_directions_stay(rows, cols, scale):
+@each_form
+def test_all_singular_values_become_about_one_and_directions_stay(rows, cols, scale, form):
     n = min(rows, cols)
     g, nearest = matrix_with(scale * torch.linspace(0.2, 3, n, dtype=torch.float64), rows, cols)
-    x = orthogonalize(g[None], torch.float32)[0]
+    x = form(g, torch.float32)
     assert x.shape == g.shape and x.dtype == g.dtype
     values = torch.linalg.svdvals(x)
     assert 0.6 < values.min() and values.max() < 1.3
@@ -118,48 +134,59 @@ def test_all_singular_values_become_about_one_and_directions_stay(rows, cols, sc
 @pytest.mark.parametrize("rows, cols", [(6, 6), (4, 9), (9, 4)])
 def test_matrices_of_a_batch_do_not_mix(rows, cols):
     batch = randn(5, rows, cols) * torch.logspace(-3, 3, 5, dtype=torch.float64)[:, None, None]
-    together = orthogonalize(batch, torch.float64)
+    together = fast_orthogonalize(batch, torch.float64)
     for matrix, result in zip(batch, together):
-        assert_close(orthogonalize(matrix[None], torch.float64)[0], result)
+        assert_close(fast_alone(matrix, torch.float64), result)
 
 
 @pytest.mark.parametrize("rows, cols", [(6, 6), (4, 9), (9, 4), (1, 5), (192, 768)])
 def test_the_fast_form_equals_the_plain_form_of_each_matrix(rows, cols):
     batch = randn(3, rows, cols)
     for matrix, result in zip(batch, fast_orthogonalize(batch, torch.float64)):
-        assert_close(result, plain_orthogonalize(matrix, torch.float64), rtol=0, atol=1e-9)
-    assert orthogonalize is fast_orthogonalize
+        assert_close(result, orthogonalize(matrix, torch.float64), rtol=0, atol=1e-9)
 
 
-def test_a_gradient_of_rank_one_keeps_its_direction_and_gets_a_length_of_about_one():
+@each_form
+def test_a_gradient_of_rank_one_keeps_its_direction_and_gets_a_length_of_about_one(form):
     column, row = randn(16), randn(24, seed=1)
     for scale in (1e-3, 1e3):
-        x = plain_orthogonalize(scale * torch.outer(column, row), torch.float64)
+        x = form(scale * torch.outer(column, row), torch.float64)
         expected = torch.outer(column / column.norm(), row / row.norm())
         assert 0.6 < torch.linalg.svdvals(x)[0] < 1.3
         assert torch.linalg.svdvals(x)[1] < 1e-9
         assert_close(x / x.norm(), expected)
 
 
-def test_products_in_bf16_are_good_enough():
+def test_values_above_a_500th_of_the_norm_end_between_0_68_and_1_21_and_0_stays_0():
+    values = torch.cat([torch.logspace(-2.59, -0.2, 40, dtype=torch.float64), torch.zeros(8)])
+    assert values[0] > values.norm() / 500
+    g, _ = matrix_with(values.double(), 48, 60)
+    *large, least = torch.linalg.svdvals(orthogonalize(g, torch.float64)).tolist()
+    assert 0.68 < min(large[:40]) and max(large) < 1.21 and least < 1e-9
+
+
+@each_form
+def test_products_in_bf16_are_good_enough(form):
     g, nearest = matrix_with(torch.linspace(0.2, 3, 32, dtype=torch.float64), 32, 64)
-    x = orthogonalize(g[None].float(), torch.bfloat16)[0]
+    x = form(g.float(), torch.bfloat16)
     assert x.dtype == torch.float32
     values = torch.linalg.svdvals(x)
     assert 0.6 < values.min() and values.max() < 1.3
     assert torch.linalg.matrix_norm(x - nearest.float(), 2) < 0.5
 
 
-def test_wide_matrices_with_hardly_any_rank_do_not_blow_up_in_bf16():
+@each_form
+def test_wide_matrices_with_hardly_any_rank_do_not_blow_up_in_bf16(form):
     g, _ = matrix_with(1 / torch.arange(1, 193, dtype=torch.float64), 192, 768)
-    x = orthogonalize(g[None].float(), torch.bfloat16)[0]
-    exact = orthogonalize(g[None], torch.float64)[0]
+    x = form(g.float(), torch.bfloat16)
+    exact = form(g, torch.float64)
     assert torch.linalg.svdvals(x).max() < 1.3
     assert (x - exact).norm() < 0.1 * exact.norm()
 
 
-def test_no_gradient_gives_no_update():
-    assert not orthogonalize(torch.zeros(2, 3, 4), torch.float32).any()
+@each_form
+def test_no_gradient_gives_no_update(form):
+    assert not form(torch.zeros(3, 4), torch.float32).any()
 
 
 # --- Muon -----------------------------------------------------------------------------------------
@@ -184,10 +211,11 @@ def reference_muon_step(p, gradient, momentum, lr, decay, split):
     return p - lr * decay * p - lr * scale * update, momentum
 
 
-def test_muon_equals_the_slow_way_matrix_by_matrix():
+@each_muon
+def test_muon_equals_the_slow_way_matrix_by_matrix(muon):
     model, lr, decay = random_model(), 0.03, 0.1
-    muon, _ = make_optimizers(model, TrainConfig(learning_rate=lr, weight_decay=decay),
-                              torch.float64)
+    first, _ = make_optimizers(model, TrainConfig(learning_rate=lr, weight_decay=decay),
+                               torch.float64, muon)
     names = [f"blocks.{i}.{part}.weight" for i in range(TINY.n_layer)
              for part in PARTS]
     parameters = dict(model.named_parameters())
@@ -195,7 +223,7 @@ def test_muon_equals_the_slow_way_matrix_by_matrix():
     momentum = {name: torch.zeros_like(expected[name]) for name in names}
     for step in range(1, 5):
         set_gradients(model, step)
-        muon.step()
+        first.step()
         for name in names:
             expected[name], momentum[name] = reference_muon_step(
                 expected[name], parameters[name].grad, momentum[name], lr, decay,
@@ -203,17 +231,43 @@ def test_muon_equals_the_slow_way_matrix_by_matrix():
             assert_close(parameters[name].detach(), expected[name], rtol=0, atol=1e-7)
 
 
-def test_queries_keys_and_values_turn_independently():
+def test_the_fast_muon_equals_the_plain_one_up_to_rounding():
+    """Exactly the same moments; the weights to rounding, for the products come in another order."""
+    models = [random_model(), random_model()]
+    optimizers = [make_optimizers(model, TrainConfig(), torch.float64, muon)[0]
+                  for model, muon in zip(models, (Muon, FastMuon))]
+    for step in range(1, 21):
+        for model, optimizer in zip(models, optimizers):
+            set_gradients(model, step)
+            optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models)):
+        assert_close(ours, theirs, rtol=0, atol=1e-9)
+    plain, fast = (optimizer.state_dict() for optimizer in optimizers)
+    assert plain["param_groups"] == fast["param_groups"]
+    for number, kept in plain["state"].items():
+        assert torch.equal(kept["momentum"], fast["state"][number]["momentum"])
+
+
+def test_the_lesson_trains_with_the_plain_muon_and_the_program_with_the_fast_one():
+    corpus = Corpus("abc", torch.zeros(40, dtype=torch.uint8), Vocabulary("abcdefghijk"))
+    assert type(Trainer(TINY, TrainConfig(), corpus).optimizers[0]) is Muon
+    runtime = Runtime(torch.device("cpu"))
+    assert type(FastTrainer(TINY, TrainConfig(), corpus, runtime).optimizers[0]) is FastMuon
+
+
+@each_muon
+def test_queries_keys_and_values_turn_independently(muon):
     models = [random_model(), random_model()]
     for model, factor in zip(models, (1, 1000)):
         set_gradients(model, 1)
         gradient = model.blocks[0].attention.qkv.weight.grad
         gradient[:TINY.n_embd] *= factor  # of the queries only
-        make_optimizers(model, TrainConfig(), torch.float64)[0].step()
+        make_optimizers(model, TrainConfig(), torch.float64, muon)[0].step()
     assert_close(*(model.blocks[0].attention.qkv.weight.detach() for model in models))
 
 
-def test_muon_leaves_the_gradients_alone_and_steps_in_proportion_to_its_rate():
+@each_muon
+def test_muon_leaves_the_gradients_alone_and_steps_in_proportion_to_its_rate(muon):
     steps = []
     for lr in (0.01, 0.02):
         model = random_model()
@@ -221,22 +275,24 @@ def test_muon_leaves_the_gradients_alone_and_steps_in_proportion_to_its_rate():
         set_gradients(model, 1)
         gradient = model.blocks[0].feed_forward.up.weight.grad.clone()
         recipe = TrainConfig(learning_rate=lr, weight_decay=0)
-        make_optimizers(model, recipe, torch.float64)[0].step()
+        make_optimizers(model, recipe, torch.float64, muon)[0].step()
         steps.append(model.blocks[0].feed_forward.up.weight.detach() - before)
         assert torch.equal(model.blocks[0].feed_forward.up.weight.grad, gradient)
     assert_close(2 * steps[0], steps[1])
 
 
-def test_a_saved_optimizer_goes_on_as_the_one_that_never_stopped():
+@each_muon
+def test_a_saved_optimizer_goes_on_as_the_one_that_never_stopped(muon):
     straight, resumed = random_model(), random_model()
-    optimizers = [make_optimizers(m, TrainConfig(), torch.float64) for m in (straight, resumed)]
+    optimizers = [make_optimizers(m, TrainConfig(), torch.float64, muon)
+                  for m in (straight, resumed)]
     for step in (1, 2):
         for model, made in zip((straight, resumed), optimizers):
             set_gradients(model, step)
             for optimizer in made:
                 optimizer.step()
         saved = [o.state_dict() for o in optimizers[1]]
-        optimizers[1] = make_optimizers(resumed, TrainConfig(), torch.float64)
+        optimizers[1] = make_optimizers(resumed, TrainConfig(), torch.float64, muon)
         for optimizer, state in zip(optimizers[1], saved):
             optimizer.load_state_dict(state)
     for ours, theirs in zip(straight.parameters(), resumed.parameters()):

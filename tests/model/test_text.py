@@ -427,8 +427,39 @@ def test_an_address_is_downloaded_once_and_then_read_from_the_cache(
         assert (text_of(corpus), corpus.paths) == (PLAY.decode(), [website.address])
         assert website.address in corpus.source
     assert website.requests == 1
-    assert [path.name for path in kept()] == [hashlib.sha256(website.address.encode()).hexdigest()]
-    assert "download  0.0 MB" in capsys.readouterr().err
+    name = hashlib.sha256(website.address.encode()).hexdigest()
+    assert {path.name: path.read_bytes() for path in kept()} == {
+        name: content, f"{name}.sha256": hashlib.sha256(content).hexdigest().encode()}
+    said = capsys.readouterr().err
+    assert "download  0.0 MB" in said and "again" not in said
+
+
+@pytest.mark.parametrize("damage", [
+    lambda copy, digest: copy.write_bytes(b"?" + copy.read_bytes()[1:]),
+    lambda copy, digest: copy.write_bytes(copy.read_bytes()[:-1]),
+    lambda copy, digest: copy.write_bytes(b""),
+    lambda copy, digest: digest.write_bytes(b"\xff"),
+    lambda copy, digest: digest.unlink(),  # a kill came between the two files
+])
+def test_a_copy_that_does_not_fit_its_sha256_is_downloaded_again_with_a_sentence(
+        website, capsys, damage):
+    load_corpus([website.address])
+    damage(*sorted(kept(), key=lambda path: len(path.name)))
+    capsys.readouterr()
+    for _ in range(2):
+        assert text_of(load_corpus([website.address])) == PLAY.decode()
+    said = capsys.readouterr().err
+    assert website.requests == 2 and said.count("does not fit its SHA-256") == 1
+    assert website.address in said
+
+
+def test_a_damaged_copy_is_not_used_without_a_network(website):
+    load_corpus([website.address])
+    copy, _ = sorted(kept(), key=lambda path: len(path.name))
+    copy.write_bytes(b"Another text, long enough to learn from.")
+    website.content = None
+    with pytest.raises(GltchError, match="could not be downloaded"):
+        load_corpus([website.address])
 
 
 def test_a_zip_file_can_be_downloaded_and_stands_beside_files(website, tmp_path):

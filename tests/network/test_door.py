@@ -277,7 +277,7 @@ def enter(connection):
     challenge = protocol.unpack(connection.recv(timeout=LIMIT))
     nonce = make_token()
     connection.send(protocol.pack(
-        "hello", protocol=protocol.VERSION, nonce=nonce, name="honest", device="a test",
+        "hello", protocol=protocol.VERSION, nonce=nonce, name="honest", device="a test", kind="cpu",
         proof=protocol.proof("", "peer", challenge["nonce"], nonce),
         process=make_token(), token=None, text=None))
     return protocol.unpack(connection.recv(timeout=LIMIT))["type"]

@@ -212,6 +212,7 @@ class Client:
         token_hash = hashlib.sha256((token or "").encode()).hexdigest()
         self.say("hello", **{
             "protocol": protocol.VERSION, "nonce": own, "name": name, "device": "CPU",
+            "kind": "cpu",
             "proof": protocol.proof(key, "peer", nonce, own), "process": process,
             "token": token and protocol.possession(token_hash, nonce, own), "text": None,
             **changes})
@@ -223,7 +224,7 @@ class Client:
         self.name = welcome["name"]
         return self
 
-    def say(self, kind, **values):
+    def say(self, kind, /, **values):
         return self.play.tell("heard", self.number, unpack(pack(kind, **values)))
 
     def send(self, content, blob=None, offset=0):
@@ -349,6 +350,15 @@ def test_a_round_by_hand(stage):
     assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
     assert play.session.run.loss == 2.0 and play.session.standing.tokens == 64
     assert [len(play.events(kind)) for kind in ("opened", "closed", "committed")] == [2, 1, 1]
+
+
+def test_a_peer_is_of_the_kind_it_says_also_when_it_is_gone(play):
+    tab = Client(play, "ann", kind="tab").enter()
+    play.tell("lost", tab.number)
+    joined, = play.events("joined")
+    assert joined["peer"]["kind"] == play.journal.contributors()[0]["kind"] == "tab"
+    again = Client(play, "ann", token=tab.token, kind="cuda").enter()
+    assert again.peer == tab.peer and play.session.standing.contributors[tab.peer]["kind"] == "cuda"
 
 
 def test_it_is_measured_how_a_peer_spends_its_time(stage):

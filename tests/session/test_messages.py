@@ -11,6 +11,7 @@ from hive.session.protocol import (
     Maybe,
     Number,
     Object,
+    OneOf,
     Several,
     Text,
     Whole,
@@ -27,6 +28,8 @@ def type_of(field):
         return typing.Optional[type_of(field.kind)]
     if isinstance(field, Several):
         return typing.List[type_of(field.kind)]
+    if isinstance(field, OneOf):
+        return typing.Literal[field.words]
     return TYPES[type(field)]
 
 

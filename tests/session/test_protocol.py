@@ -24,6 +24,7 @@ from hive.session.protocol import (
     Maybe,
     Number,
     Object,
+    OneOf,
     ProtocolError,
     Receiver,
     Several,
@@ -74,6 +75,8 @@ def wrong_for(field):
                 *([right, value] for value in wrong_for(field.kind))]
     if isinstance(field, Text):
         return [None, True, 5, [], {}, ["a"], "x" * (field.longest + 1)]
+    if isinstance(field, OneOf):
+        return [None, True, 5, [], {}, list(field.words), "", field.words[0].upper(), "gpu"]
     if isinstance(field, (Number, Whole)):
         wrong = [None, True, False, "1", [], {}, math.nan, math.inf, -math.inf, 10**400,
                  field.least - 1, field.most + 1]
@@ -85,8 +88,9 @@ def wrong_for(field):
 
 def smallest(field):
     return {Text: lambda f: "", Flag: lambda f: False, Object: lambda f: {},
-            Digest: lambda f: HASH, Maybe: lambda f: None, Several: lambda f: [],
-            Number: lambda f: f.least, Whole: lambda f: f.least}[type(field)](field)
+            Digest: lambda f: HASH, OneOf: lambda f: f.words[0], Maybe: lambda f: None,
+            Several: lambda f: [], Number: lambda f: f.least,
+            Whole: lambda f: f.least}[type(field)](field)
 
 
 def example(kind):
@@ -131,6 +135,12 @@ def test_a_message_with_a_wrong_value_is_never_sent(kind, name):
         del fields["type"]
         with pytest.raises((ProtocolError, ValueError)):
             pack(kind, **fields)
+
+
+def test_a_hello_of_an_older_version_hears_which_fields_which_version_has():
+    older = {**example("hello"), "protocol": VERSION - 1}
+    del older["kind"]
+    assert f"A hello message of version {VERSION} of the protocol" in refused(older)
 
 
 def test_a_job_that_json_cannot_carry_is_never_sent():
@@ -380,8 +390,8 @@ def test_a_proof_overheard_opens_no_second_connection():
 
 def test_the_key_itself_never_travels():
     said = [pack("challenge", protocol=VERSION, hive="h", nonce=NONCE, locked=True),
-            pack("hello", **hello(), name="Ada", device="cpu", process=make_token(), token=None,
-                 text=None),
+            pack("hello", **hello(), name="Ada", device="a laptop", kind="cpu",
+                 process=make_token(), token=None, text=None),
             pack("welcome", **welcome(), peer="p1", name="Ada", token=make_token(), counted=[],
                  job={})]
     for text in said:

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gltch_2_7m import GLTCH, PRESETS, Config, Runtime
+from gltch_2_7m import GLTCH, PRESETS, Config
 from hive.journal import Journal, sha256
-from hive.machine import device_name
 from hive.session.record import Contribution, Record
-from hive.session.standing import RECENT, Standing, flops_per_character, kind_of
+from hive.session.standing import RECENT, Standing, flops_per_character
 
 PEERS = {"p1": "Ada", "p2": "Bob", "p3": "Cyd"}
 BEGAN = 1_790_000_000.0
@@ -51,8 +50,8 @@ def sums(records):
     mine = {peer: [c for record in records for c in record.contributions if c.peer == peer]
             for peer in PEERS}
     contributors = [{
-        "peer": peer, "name": name, "device": "a test", "first_seen": BEGAN, "last_seen": BEGAN,
-        "tokens": sum(c.tokens for c in mine[peer] if c.verdict == "counted"),
+        "peer": peer, "name": name, "device": "a test", "kind": "cpu", "first_seen": BEGAN,
+        "last_seen": BEGAN, "tokens": sum(c.tokens for c in mine[peer] if c.verdict == "counted"),
         **{field: sum(c.verdict == verdict for c in mine[peer])
            for field, verdict in (("rounds", "counted"), ("late", "late"),
                                   ("rejected", "rejected"))},
@@ -96,7 +95,7 @@ def journal_of(folder, records):
     journal = Journal(folder)
     journal.start({"name": "a test"}, WEIGHTS)
     for peer, name in PEERS.items():
-        journal.remember_peer(peer, name, f"hash of {peer}", "a test", BEGAN)
+        journal.remember_peer(peer, name, f"hash of {peer}", "a test", "cpu", BEGAN)
     for record in records:
         journal.commit(replace(record, base=sha256(WEIGHTS)) if record.number == 1 else record)
     return journal
@@ -109,7 +108,7 @@ def from_journal(journal):
 def counted_live(records):
     standing = Standing([], {}, [])
     for peer, name in PEERS.items():
-        standing.join(peer, name, "a test", BEGAN)
+        standing.join(peer, name, "a test", "cpu", BEGAN)
     for record in records:
         hear(standing, record)
     return standing
@@ -217,7 +216,7 @@ def test_a_pause_in_which_nobody_is_there_slows_nobody_down():
 def test_those_with_most_characters_come_first_and_the_list_has_an_end():
     history = [{"step": 1, "opened": BEGAN, "committed": BEGAN + 1,
                 "tokens": sum(range(1500))}]
-    rows = [{"peer": f"p{n}", "name": f"n{n}", "device": "CPU" if n % 2 else "NVIDIA T4",
+    rows = [{"peer": f"p{n}", "name": f"n{n}", "device": "CPU", "kind": "cpu",
              "first_seen": BEGAN, "last_seen": BEGAN, "tokens": n, "rounds": 1, "late": 2,
              "rejected": 3, "bytes": 4} for n in range(1500)]
     standing = Standing(rows, {"p7": "too late"}, history)
@@ -232,10 +231,11 @@ def test_those_with_most_characters_come_first_and_the_list_has_an_end():
 
 def test_a_peer_that_returns_keeps_what_it_did_under_its_new_name():
     standing = Standing(*sums([round_of(1, BEGAN, 5, 4, ("p1", 300, "counted"))]))
-    standing.join("p1", "Ada L.", "Apple M2", BEGAN + 60)
-    standing.join("p9", "Eve", "CPU", BEGAN + 61)
+    standing.join("p1", "Ada L.", "Apple M2", "mps", BEGAN + 60)
+    standing.join("p9", "Eve", "Firefox", "tab", BEGAN + 61)
     ada, eve = (standing.contributors[peer] for peer in ("p1", "p9"))
     assert (ada["name"], ada["device"], ada["tokens"]) == ("Ada L.", "Apple M2", 300)
+    assert (ada["kind"], eve["kind"]) == ("mps", "tab")
     assert (ada["first_seen"], ada["last_seen"]) == (BEGAN, BEGAN + 60)
     assert (eve["tokens"], eve["first_seen"], standing.share("p9")) == (0, BEGAN + 61, 0.0)
 
@@ -248,7 +248,7 @@ def test_why_an_update_did_not_count_is_remembered_until_the_next_that_does_not(
     assert standing.contributors["p1"]["reason"] == "second"
 
 
-# ---- Operations and devices
+# ---- Operations
 
 
 @pytest.mark.parametrize("size", ["1m", "2.7m", "10m"])
@@ -269,15 +269,3 @@ def test_operations_per_character_are_six_per_weight_that_multiplies_and_the_att
 def test_the_operations_of_gltch_2_7m_by_hand():
     weights = 2_708_736 - 192 * 65 - 192 * 128  # but the two embeddings
     assert flops_per_character(Config()) == 6 * weights + 12 * 6 * 192 * 128 == 17_799_552
-
-
-@pytest.mark.parametrize("device, kind", [
-    ("NVIDIA H200", "cuda"), ("Tesla T4", "cuda"), ("8 x NVIDIA A100-SXM4-40GB", "cuda"),
-    ("AMD Radeon RX 7900", "cuda"), ("Apple arm64", "mps"), ("CPU x86_64, 8 cores", "cpu"),
-    ("2 x CPU aarch64, 4 cores", "cpu"), ("", "cpu"), ("unknown", "cpu")])
-def test_the_kind_of_a_device_follows_from_its_name(device, kind):
-    assert kind_of(device) == kind
-
-
-def test_this_machine_is_of_the_kind_it_trains_on():
-    assert kind_of(device_name(Runtime(torch.device("cpu")))) == "cpu"

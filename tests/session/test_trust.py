@@ -186,13 +186,22 @@ def test_a_loss_that_is_no_number_is_a_jump():
 def test_after_a_return_the_hive_goes_on_for_a_while_whatever_happens():
     """So that whoever makes it jump cannot keep it in one place."""
     trust = Trust()
-    learn(trust, version=1, before=3.0, after=2.9)
+    learn(trust, version=1, before=9.5, after=2.9)
     assert learn(trust, version=2, before=2.9, after=9.0) == 1
     trust.went_back(3, 1, "it jumped")
     assert trust.judgements[-1].kind == "undone"
     for version in range(4, 3 + REST):
         assert learn(trust, version=version, before=2.9, after=9.0) is None
     assert learn(trust, version=3 + REST, before=2.9, after=9.0) is not None
+
+
+def test_but_not_with_weights_worse_than_those_it_began_with():
+    """Honest peers' losses would be so high that their updates were rejected."""
+    trust = Trust()
+    learn(trust, version=1, before=4.0, after=2.9)
+    trust.went_back(3, 1, "it jumped")
+    assert learn(trust, version=4, before=2.9, after=3.9) is None
+    assert learn(trust, version=5, before=3.9, after=4.1) == 3
 
 
 # --- Who is tried ---------------------------------------------------------------------------------

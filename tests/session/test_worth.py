@@ -8,7 +8,7 @@ from hive.session.worth import Worth
 
 
 def make_link(name="ada", **lap):
-    link = Link(1, Identity(name, name, "CPU", None), 0.0, 0.0)
+    link = Link(1, Identity(name, name, "CPU", "cpu", None), 0.0, 0.0)
     link.laps.extend([Lap(**{"characters": 1000, "training": 1.0, "sending": 0.0, "passed": 1.0,
                              **lap})] * RECENT)
     return link

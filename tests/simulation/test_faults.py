@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hive import simulate
 from hive.simulation import faults, faulty, trials, trouble, truth
 from tests.simulation import sabotage
 
@@ -22,6 +23,24 @@ FIRST = 7000  # of the fixed seeds
 @pytest.mark.parametrize("seed", FOUND)
 def test_what_was_found_once_does_not_come_back(seed):
     trials.play(seed)
+
+
+def test_an_update_that_is_left_out_does_not_stand_in_the_record_as_counted():
+    """Its peer was set aside between its update's arrival and the end of the round."""
+    trials.play(131, attackers=["noise:0.4"])
+
+
+@pytest.mark.parametrize("attackers", [
+    ("flip:0.2", "noise:0.2"), ("flip3:0.2", "collude:0.2"), ("push:0.2", "nan:0.2"),
+    ("drift:0.2", "copy:0.2"), ("shirk:0.2", "inflate:0.2")], ids="+".join)
+def test_honest_peers_count_again_after_all_faults_with_attackers_among_them(attackers):
+    for seed in range(20, 26):
+        trials.play(seed, attackers=attackers)
+
+
+def test_attackers_that_send_the_same_bytes_cannot_be_told_apart_under_faults(capsys):
+    assert simulate.main(["--faults", "--attackers", "collude:0.4"]) == 2
+    assert "told apart by their bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", [12, 31, 100])

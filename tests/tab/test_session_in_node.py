@@ -73,8 +73,8 @@ class Recorded(PeerSession):
         self.lines = []
         about = self.about
         self.conversations.append({
-            "about": {"name": name, "key": about.key, "device": about.device, "text": about.text,
-                      "process": about.process, "batchSize": about.batch_size,
+            "about": {"name": name, "key": about.key, "device": about.device, "kind": about.kind,
+                      "text": about.text, "process": about.process, "batchSize": about.batch_size,
                       "server": about.server}, "lines": self.lines})
 
     def note_token(self, token):

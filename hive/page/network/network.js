@@ -15,9 +15,9 @@ import { Scene } from "./scene.js";
 const EDGE = 40; // pixels: nearer to the edge no node can be dragged
 const MOMENTS = ["transfer", "refused", "committed"];
 const LEGEND = {
-  cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", joining: "joining", waiting: "waiting",
-  training: "training", uploading: "uploading", delivered: "delivered", lagging: "lagging",
-  up: "to the coordinator", down: "to a peer", own: "this tab",
+  cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", tab: "browser tab", joining: "joining",
+  waiting: "waiting", training: "training", uploading: "uploading", delivered: "delivered",
+  lagging: "lagging", up: "to the coordinator", down: "to a peer", own: "this tab",
 };
 
 export class Network {

@@ -11,7 +11,7 @@ import { FADE, FLIGHT, PULSE } from "./scene.js";
 
 const TURN = 2 * Math.PI;
 const FONT = "system-ui, sans-serif";
-const KINDS = /** @type {const} */ (["cuda", "mps", "cpu"]);
+const KINDS = /** @type {const} */ (["cuda", "mps", "cpu", "tab"]);
 const COLOURS = /** @type {const} */ (
   ["panel", "line", "text", "quiet", "accent", "good", "warn", "bad", ...KINDS]);
 

@@ -78,7 +78,7 @@ export class Peer {
     const { key, name, device, server } = joining;
     const token = () => hex(crypto.getRandomValues(new Uint8Array(32)));
     const recall = (/** @type {string} */ hive) => this.cache.recall(hive, name);
-    this.session = new PeerSession({ name, key, device, server, token, recall });
+    this.session = new PeerSession({ name, key, device, kind: "tab", server, token, recall });
     /** @type {Record<Work, (...values: any[]) => any>} */
     this.works = {
       text: (job) => this.cache.readText(job.text),

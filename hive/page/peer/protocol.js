@@ -36,6 +36,9 @@ export function demand(condition, sentence) {
 const text = (longest = 200) => (value) => typeof value === "string"
   && (value.length <= longest || Array.from(value).length <= longest);
 
+/** @type {(...words: string[]) => Field} */
+const oneOf = (...words) => (value) => words.includes(value);
+
 /** @type {(least: number, most: number) => Field} */
 const number = (least, most) => (value) => (
   typeof value === "number" && least <= value && value <= most);
@@ -69,7 +72,8 @@ export const MESSAGES = {
   // The handshake. Each side proves that it has the key without showing it.
   challenge: { protocol: whole(), hive: text(64), nonce: digest, locked: flag },
   hello: { protocol: whole(), nonce: digest, proof: digest, name: text(), device: text(),
-    process: digest, token: maybe(digest), text: maybe(digest) },
+    kind: oneOf("cuda", "mps", "cpu", "tab"), process: digest, token: maybe(digest),
+    text: maybe(digest) },
   welcome: { proof: digest, peer: text(64), name: text(32), token: maybe(digest),
     counted: several(whole(), LATELY), job: object },
   refused: { reason: text(1000) },
@@ -104,7 +108,8 @@ export function checkMessage(message) {
     + `version ${VERSION} of the protocol.`);
   const fields = Object.entries(MESSAGES[kind]);
   demand(Object.keys(message).length === fields.length + 1
-    && fields.every(([name]) => Object.hasOwn(message, name)), `A ${kind} message has the fields `
+    && fields.every(([name]) => Object.hasOwn(message, name)), `A ${kind} message of version `
+    + `${VERSION} of the protocol has the fields `
     + `${fields.map(([name]) => name).join(", ") || "none"}; this one differs.`);
   for (const [name, holds] of fields) {
     demand(holds(message[name]), `The field ${name} of a ${kind} message cannot be `

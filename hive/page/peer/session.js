@@ -20,6 +20,7 @@ import {
 import { NOTHING, Outgoing, Progress, isDone } from "./update.js";
 import { cleanName, count, shown } from "./words.js";
 
+/** @import { Kind } from "../facts.d.ts" */
 /** @import { Effect, Moment, Work } from "./effects.d.ts" */
 /** @import { Job } from "./job.js" */
 /** @import { Blob, Challenge, Commit, Finished, Gone, Said, Send, Status, Told, Train, Verdict,
@@ -39,6 +40,7 @@ export const AHEAD = 100; // steps beyond what was asked for, while updates trav
 /** What this peer was started with.
  * @typedef {object} About
  * @property {string} name
+ * @property {Kind} kind of its device
  * @property {() => string} token makes 64 random hexadecimal digits
  * @property {string} [key]
  * @property {string} [device]
@@ -200,8 +202,8 @@ export class PeerSession {
     const own = about.token(), { token, name } = this.identity;
     this.talk.nonces = [nonce, own];
     this.tell({ type: "hello", protocol: VERSION, nonce: own, name,
-      proof: proof(about.key, "peer", nonce, own), device: about.device, process: about.process,
-      text: about.text, token: token && possession(token, nonce, own) });
+      proof: proof(about.key, "peer", nonce, own), device: about.device, kind: about.kind,
+      process: about.process, text: about.text, token: token && possession(token, nonce, own) });
     checkVersions(VERSION, protocol);
     this.talk.awaited = ["welcome"];
   }
