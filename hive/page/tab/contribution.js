@@ -29,10 +29,11 @@ export class Contribution {
     this.node.hidden = figures === null;
     if (!figures) return;
     const { loss, step, total } = figures;
-    this.show("State", doing(mode, figures));
+    this.show("State", doing(mode, figures) + (peer?.aside ? `; set aside: ${peer.aside}` : ""));
     this.show("Characters/s", count(figures.speed || null));
     this.show("Updates counted", peer ? count(peer.counted) : "–");
     this.show("Late, rejected", peer ? `${count(peer.late)}, ${count(peer.rejected)}` : "–");
+    if (peer?.reason) this.show("Latest refusal", peer.reason);
     this.show("Your share", peer ? `${percent(peer.share)}, ${metric(peer.tokens)} characters`
       : "–");
     this.show("Step", total ? `${count(step)} of ${count(total)}` : count(step));

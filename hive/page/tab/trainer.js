@@ -27,7 +27,8 @@ export class Trainer {
   start(joining) {
     this.worker = new Worker(new URL("../peer/worker.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.hear(data);
-    this.worker.onerror = () => this.hear({ type: "ended", how: "failed", why: TOO_OLD });
+    this.worker.onerror = ({ message }) => this.hear({ type: "ended", how: "failed",
+      why: this.figures ? `The program that trains broke down: ${message}` : TOO_OLD });
     this.worker.postMessage({ type: "join", ...joining });
     this.figures = null;
     this.become("training", "Joining.");
