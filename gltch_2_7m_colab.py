@@ -42,6 +42,7 @@ from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Deque, Sequence, Set
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 # %% [markdown]
@@ -519,7 +520,7 @@ QUINTIC = 5 * [(3.4445, -4.7750, 2.0315)]  # a, b, c of a step (kellerjordan.git
 def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
     """Roughly the nearest orthogonal matrix, by matrix products alone (Newton-Schulz): each step
     makes a singular value s into a s + b s^3 + c s^5. All above 1/500 of the norm end between 0.68
-    and 1.21, smaller ones grow as far as they get, and 0 stays 0."""
+    and 1.21, smaller ones may end lower, and 0 stays 0."""
     tall = g.size(0) > g.size(1)
     x = (g.T if tall else g).to(dtype)  # wide, so that x x^T is smaller than x^T x
     x = x / (x.norm() + 1e-7)  # no singular value is above 1 now
@@ -898,9 +899,30 @@ def parameters_of(config: Config) -> int:
     return width * (2 * config.vocab_size + config.block_size + 2) + config.n_layer * block
 
 # %% [markdown]
+# **Valueless.** Nothing gets its first values.
+
+# %%
+class Valueless(TorchFunctionMode):
+    """Nothing gets its first values. Where there is no memory for them either, PyTorch would load
+    its compiler to compute them, which takes longer than all the rest."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+                           ) -> Any:
+        if getattr(function, "__module__", None) != "torch.nn.init":
+            return function(*args, **(kwargs or {}))
+
+# %% [markdown]
+# **outline.** The network's names and shapes, without memory.
+#
 # **parameter_table.** (component, shape, parameters) for each part, all blocks in one row.
 
 # %%
+def outline(config: Config) -> GLTCH:
+    """The network's names and shapes, without memory."""
+    with torch.device("meta"), Valueless():
+        return GLTCH(config)
+
+
 def parameter_table(model: GLTCH) -> List[Tuple[str, str, int]]:
     """(component, shape, parameters) for each part, all blocks in one row."""
     config = model.config
@@ -965,9 +987,13 @@ def show(text: str) -> None:
         discard(sys.stderr)
 
 
+def is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(*words: object) -> None:
     """Tell a person, once, by stderr; stdout carries only data."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         show(" ".join(map(str, words)) + "\n")
 
 
@@ -1288,27 +1314,21 @@ def fetched(url: str) -> Path:
     return path
 
 # %% [markdown]
-# **tiny_shakespeare.** Tiny Shakespeare from the cache, or downloaded and verified; None when out
-# of reach.
+# **tiny_shakespeare.** From the cache, or downloaded and verified.
 #
 # **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
 # Shakespeare.
 
 # %%
-def tiny_shakespeare() -> Optional[bytes]:
-    """Tiny Shakespeare from the cache, or downloaded and verified; None when out of reach."""
+def tiny_shakespeare() -> bytes:
+    """From the cache, or downloaded and verified. Raises GltchError when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256:
         return content
-    try:
-        content = b"".join(download(SHAKESPEARE_URL))
-    except GltchError as error:
-        say(f"text      {error}")
-        return None
-    if hashlib.sha256(content).hexdigest() != SHAKESPEARE_SHA256:
-        say("text      what was downloaded is not Tiny Shakespeare: its SHA-256 differs")
-        return None
+    content = b"".join(download(SHAKESPEARE_URL))
+    require(hashlib.sha256(content).hexdigest() == SHAKESPEARE_SHA256,
+            "What was downloaded is not Tiny Shakespeare: its SHA-256 differs.")
     try:
         write_whole(path, content)
     except GltchError as error:
@@ -1345,11 +1365,17 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     """
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
-    content = tiny_shakespeare() if given in ([], [SHAKESPEARE]) else None
-    require(content is not None or given != [SHAKESPEARE], "Tiny Shakespeare is out of reach: give "
-            "the text with --data.")
-    given = given or [BUILT_IN if content is None else SHAKESPEARE]
-    if content is not None:
+    content = b""
+    if given in ([], [SHAKESPEARE]):
+        try:
+            content, given = tiny_shakespeare(), [SHAKESPEARE]
+        except GltchError as error:
+            require(not given, "Tiny Shakespeare is out of reach: give the text with --data"
+                    f"{because(error)}.")
+            say("text      Tiny Shakespeare is out of reach now, so a text that comes with Python "
+                f"takes its place{because(error)}")
+            given = [BUILT_IN]
+    if content:
         source, chunks = "Tiny Shakespeare", read_chunks("Tiny Shakespeare", io.BytesIO(content))
     elif given == [BUILT_IN]:
         source = "the prose of Python's language reference (built in; --data for your own)"
@@ -1695,13 +1721,6 @@ def look_into(path: Path) -> Tuple[Dict[str, Any], Config, Vocabulary]:
 # %% [markdown]
 # **check_weights.** Raises GltchError unless these are the tensors of such a network, with at most
 # `most_bytes`.
-#
-# **open_checkpoint.** All of a checkpoint, its network (averaged weights, ready to write) and its
-# vocabulary.
-#
-# **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
-#
-# **optional.** A package that only this needs.
 
 # %%
 def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> None:
@@ -1712,17 +1731,46 @@ def check_weights(config: Config, weights: Dict[str, Any], most_bytes: int) -> N
     found = sum(items for items, _ in sizes)
     require(found == parameters_of(config) and config.n_layer < len(sizes),  # each layer has some
             f"its {found:,} weights do not make up a network of that shape")
-    with torch.device("meta"):  # shapes without memory
-        expected = {name: weight.shape for name, weight in GLTCH(config).state_dict().items()}
+    expected = {name: weight.shape for name, weight in outline(config).state_dict().items()}
     for name in {**expected, **weights}:
         require(name in weights, f"{name} is missing")
         require(name in expected, f"{name} does not belong there")
         require(weights[name].shape == expected[name], f"{name} has another shape")
         require(weights[name].is_floating_point(), f"{name} is not made of fractions")
 
+# %% [markdown]
+# **Origin.** A finished network, as a checkpoint holds it.
 
-def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabulary]:
-    """All of a checkpoint, its network (averaged weights, ready to write) and its vocabulary."""
+# %%
+class Origin(NamedTuple):
+    """A finished network, as a checkpoint holds it. A new run can begin with it."""
+
+    state: Dict[str, Any]  # all of its checkpoint
+    network: GLTCH  # of the averaged weights, ready to write
+    vocabulary: Vocabulary
+
+    def introduce(self, corpus: Corpus) -> str:
+        """In words: where a new run begins, and which characters of its corpus are new."""
+        new = self.vocabulary.unknown(corpus.vocabulary.characters)
+        more = f" and {len(new) - 20} more" if len(new) > 20 else ""
+        return (f"from      {self.state['path']}, step {self.state['step']}; new characters: "
+                + (" ".join(map(repr, new[:20])) + more if new else "none"))
+
+# %% [markdown]
+# **open_origin.** The network that a run, its folder or a checkpoint holds (default: the newest
+# run).
+#
+# **load.** The network and vocabulary in a checkpoint or run (default: the newest one).
+#
+# **optional.** A package that only this needs.
+#
+# **exporters.** The module gltch_export.py, which nothing else in this file needs.
+#
+# **packed.** Weights as the content of a safetensors file.
+
+# %%
+def open_origin(name: Optional[str] = None) -> Origin:
+    """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
     path = find_checkpoint(name, ("best.pt", "last.pt"))
     state, config, vocabulary = look_into(path)
     with intact(path):
@@ -1731,14 +1779,14 @@ def open_checkpoint(name: Optional[str]) -> Tuple[Dict[str, Any], GLTCH, Vocabul
     for part, weight in model.named_parameters():
         require(bool(weight.isfinite().all()), f"{path} cannot be used: {part} holds values that "
                 "are not finite; take an earlier checkpoint.")
-    return {**state, "path": path}, model.eval(), vocabulary
+    return Origin({**state, "path": path}, model.eval(), vocabulary)
 
 
 def load(path: Optional[str] = None) -> Tuple[GLTCH, Vocabulary]:
     """The network and vocabulary in a checkpoint or run (default: the newest one).
 
     Raises GltchError when there is none."""
-    return open_checkpoint(path)[1:]
+    return open_origin(path)[1:]
 
 
 def optional(module: str, what: str = "safetensors files", packages: str = "safetensors numpy"
@@ -1750,14 +1798,7 @@ def optional(module: str, what: str = "safetensors files", packages: str = "safe
         raise GltchError(f"{what} need the package {module.split('.')[0]}: "
                          f"pip install {packages}") from None
 
-# %% [markdown]
-# **exporters.** The module gltch_export.py, which nothing else in this file needs.
-#
-# **packed.** Weights as the content of a safetensors file.
-#
-# **export.** Write the averaged weights of a checkpoint in one of the EXPORTS.
 
-# %%
 def exporters() -> Any:
     """The module gltch_export.py, which nothing else in this file needs."""
     require(bool(find_spec("gltch_export")), "--to transformers and --to onnx need gltch_export.py "
@@ -1783,11 +1824,14 @@ EXPORTS: Dict[str, Tuple[str, Callable[[GLTCH, str], Dict[str, bytes]]]] = {
         model, about, optional("onnx", "ONNX files", "onnx"))}),
 }
 
+# %% [markdown]
+# **export.** Write the averaged weights of a checkpoint in one of the EXPORTS.
 
+# %%
 def export(name: Optional[str], output: Path, to: str = "safetensors") -> None:
     """Write the averaged weights of a checkpoint in one of the EXPORTS. A safetensors or ONNX file
     has config and vocabulary in its metadata."""
-    state, model, _ = open_checkpoint(name)
+    state, model, _ = open_origin(name)
     kept = ("format", "config", "vocabulary", "text", "step", "val_loss")
     about = json.dumps({key: state[key] for key in kept})
     for part, content in EXPORTS[to][1](model, about).items():
@@ -1818,9 +1862,8 @@ class Progress:
         self.color = self.live and not os.environ.get("NO_COLOR")
         self.last, self.unfinished = -math.inf, False
 
-    def show(self, step: int, total: Optional[int], loss: float, val_loss: float, speed: float,
-             elapsed: float, left: float, always: bool) -> None:
-        part = elapsed / (elapsed + left) if total else 0.0  # of the time, which hardly ever falls
+    def show(self, part: float, step: int, total: Optional[int], loss: float, val_loss: float,
+             speed: float, elapsed: float, left: float, always: bool) -> None:
         self.line(part, f"{part:4.0%}  step {step:,}/{format(total, ',') if total else '?'}  "
                   f"loss {loss:.3f}  val {val_loss:.3f}  {speed:,.0f} chars/s  "
                   f"{clock(elapsed)} < {clock(left)}", always)
@@ -2040,11 +2083,6 @@ class Runtime:
         torch.distributed.all_reduce(total)
         return (total / self.world).tolist()
 
-    def barrier(self) -> None:
-        """Every process waits here for all the others."""
-        if self.world > 1:
-            torch.distributed.barrier()
-
 # %% [markdown]
 # **pick_device.** The device; auto is the fastest one.
 #
@@ -2258,7 +2296,7 @@ class Interrupts:
     def ask(self, number: int, frame: Any) -> None:
         if self.signal and self.insist:
             raise KeyboardInterrupt
-        if not self.signal and os.environ.get("RANK", "0") == "0":  # a handler may not use print
+        if not self.signal and is_main_process():  # a handler may not use print
             more = "; a second Ctrl-C stops at once" if self.insist else ""
             if sys.stderr is not None:  # else 2 may be any file
                 with contextlib.suppress(OSError):  # nobody reads it: as in `show`
@@ -2411,10 +2449,13 @@ class Follower:
         run.save(trainer.state(), is_best=trainer.step > 0 and loss < best)
 
     def show(self, always: bool) -> None:
-        trainer = self.trainer
+        trainer, total = self.trainer, self.trainer.total
         if self.timer is not None:
-            self.progress.show(trainer.step, trainer.total, self.loss, trainer.val_loss, self.speed,
-                               trainer.seconds, self.timer.left(trainer.step), always)
+            left, part = self.timer.left(trainer.step), trainer.step / (total or math.inf)
+            if trainer.recipe.minutes:  # `total` is only an estimate, and may grow
+                part = trainer.seconds / (trainer.seconds + left)
+            self.progress.show(part, trainer.step, total, self.loss, trainer.val_loss, self.speed,
+                               trainer.seconds, left, always)
 
 # %% [markdown]
 # **Result.** What `train` returns: the averaged weights, and where and how the run ended.
@@ -2472,35 +2513,9 @@ def unfinished() -> str:
     return ""
 
 # %% [markdown]
-# **Origin.** A finished network that a new run begins with.
-
-# %%
-class Origin(NamedTuple):
-    """A finished network that a new run begins with."""
-
-    state: Dict[str, Any]  # all of its checkpoint
-    network: GLTCH
-    vocabulary: Vocabulary
-
-    def introduce(self, corpus: Corpus) -> str:
-        """In words: where it comes from, and which characters of the corpus it does not know."""
-        new = self.vocabulary.unknown(corpus.vocabulary.characters)
-        more = f" and {len(new) - 20} more" if len(new) > 20 else ""
-        return (f"from      {self.state['path']}, step {self.state['step']}; new characters: "
-                + (" ".join(map(repr, new[:20])) + more if new else "none"))
-
-# %% [markdown]
-# **open_origin.** The network that a run, its folder or a checkpoint holds (default: the newest
-# run).
-#
 # **prepare.** Check everything and say what will be trained, before anything is written.
 
 # %%
-def open_origin(name: Optional[str] = None) -> Origin:
-    """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
-    return Origin(*open_checkpoint(name))
-
-
 def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folder: Path,
             saved: Optional[Dict[str, Any]], reference: int, origin: Optional[Origin] = None
             ) -> Tuple[FastTrainer, Run]:
@@ -2534,7 +2549,8 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
         say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
             f"--steps {reference}, any other: --minutes")
     run = Run(folder, writes=runtime.rank == 0)
-    runtime.barrier()  # every process has looked for an earlier run before one begins to write
+    if runtime.world > 1:  # all have looked for an earlier run before one begins to write
+        torch.distributed.barrier()
     run.start(trainer.step if saved else None)
     return trainer, run
 

@@ -1,4 +1,4 @@
-"""The other side of hive_flood.py: one process that does to a hive's two ports what it is told.
+"""The other side of hive_flood.py: one process that attacks a hive's two ports as it is ordered to.
 
 It reads orders from stdin, a JSON object a line, and answers each with one: what came of it. All it
 does is bounded in count, rate and time, and goes to this machine's own loopback addresses only.

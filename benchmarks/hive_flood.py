@@ -321,7 +321,7 @@ def flood(folder: Path, arguments: argparse.Namespace) -> None:
         table.show_pair(control, together)
         table.show_quiet(hive.phase("quiet at last", 2 * seconds))
         hive.recover()
-        hive.wait_for_rounds(2)  # whatever was on its way is told
+        hive.wait_for_rounds(2)  # news of all that was on its way has arrived
         for program in reversed(programs):
             program.stop()
         table.goal(control, together, balance(hive.run, hive.peers))

@@ -51,7 +51,7 @@ from hive.journal import Journal
 from hive.session.job import Job
 
 STARTING = 0.2  # of the kills come while the coordinator starts
-REAL_VERIFY = 10  # every so many kills, the command itself
+REAL_VERIFY = 10  # kills from one run of the command itself to the next
 MEDIAN, WORST = 4.0, 10.0  # the goal, in seconds
 
 
@@ -156,7 +156,7 @@ class Torture:
                 f"{trouble}")
 
     def result(self) -> Result:
-        """Let it go on once more, so that what was still on its way is told."""
+        """Let it go on once more, so that news of what was still on its way arrives."""
         self.restart()
         self.go_on()
         until(lambda: len(commits(self.server.run)) > self.rounds + 2 or not self.server.alive,

@@ -428,7 +428,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--peers", type=int, nargs="+", default=[2, 16, 64, 256])
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each")
-    parser.add_argument("--real", type=int, default=2, help="up to so many peers are real ones")
+    parser.add_argument("--real", type=int, default=2, help="up to this many peers are real ones")
     parser.add_argument("--size", choices=list(PRESETS), default="2.7m")
     parser.add_argument("--evaluations", action="store_true", help="as many as there usually are")
     parser.add_argument("--folder", help="where the coordinator writes (default: the system's "

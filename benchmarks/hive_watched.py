@@ -1,7 +1,7 @@
 """What hive_flood.py and hive_kill.py share: a real coordinator, and real peers that keep a diary.
 
 A watched peer is hive/peer.py itself, as a process of its own with the usual command line, which
-besides writes down every update it makes and what it is told became of it. The journal never names
+also writes down every update it makes and what it hears became of it. The journal never names
 an uploaded update, but it holds the steps and the training loss of each, to the last bit: by these
 an update is found again.
 """

@@ -1,4 +1,5 @@
 """The Hive: peers that come and go and together train one model."""
+import os
 import sys
 import warnings
 from importlib.util import find_spec
@@ -13,3 +14,10 @@ def require_pytorch(program: str) -> None:
         print(f"{program}: error: PyTorch is missing: pip install torch requests websockets",
               file=sys.stderr)
         sys.exit(2)
+
+
+def say_loading() -> None:
+    """The first line of a program that loads PyTorch, which takes seconds."""
+    asks = {"-h", "--help"} & set(sys.argv)
+    if sys.stderr and not asks and os.environ.get("RANK", "0") == "0":
+        print("loading   PyTorch", file=sys.stderr, flush=True)

@@ -3,9 +3,7 @@ from __future__ import annotations
 
 from typing import List, Optional
 
-import torch
-
-from gltch_2_7m import GLTCH, Config
+from gltch_2_7m import Config, outline
 from hive.journal import KEPT_EVERY, Apply, Journal
 from hive.learning.codec import CODECS, from_bytes, to_bytes
 from hive.learning.fragments import Fragments
@@ -57,9 +55,8 @@ class Books:
 
 
 def tensors_of(config: Config, count: int) -> List[int]:
-    """The sizes of a network's tensors, in order; a simulated vector is one of so many values."""
-    with torch.device("meta"):
-        sizes = [parameter.numel() for parameter in GLTCH(config).parameters()]
+    """The sizes of a network's tensors, in order; a simulated vector counts as one tensor."""
+    sizes = [parameter.numel() for parameter in outline(config).parameters()]
     return sizes if sum(sizes) == count else [count]
 
 

@@ -257,7 +257,7 @@ class Coordinator:
         done = f"{step:,}/{total:,}" if total else f"{step:,}"
         self.progress.line(
             step / total if total else 0.0,
-            f"round {committed['version']:,}  step {done}  loss {nats(committed['loss'])}  "
+            f"after round {committed['version']:,}  step {done}  loss {nats(committed['loss'])}  "
             f"val {nats(session.evaluation.val_loss)}  "
             f"{sum(one['tokens'] for one in counted) / seconds:,.0f} chars/s  "
             f"{len(counted)} of {len(session.links.peers)} peers",

@@ -3,4 +3,4 @@
 
 import { Page } from "./page/page.js";
 
-Object.assign(window, { page: new Page() }); // for whoever looks with the console, and the tests
+Object.assign(window, { page: new Page() }); // for the console and the tests

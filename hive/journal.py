@@ -108,11 +108,17 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+PLAIN = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def canonical(value: Any) -> str:
     """The one way to write a value as JSON: sorted keys, no spaces, ASCII, NaN as null.
 
     An infinity is written as the text "inf" or "-inf", so that it differs from NaN."""
-    return json.dumps(recorded(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    try:
+        return PLAIN.encode(value)
+    except ValueError:  # it holds what JSON cannot: seldom, and looking for it takes long
+        return PLAIN.encode(recorded(value))
 
 
 def recorded(value: Any) -> Any:
@@ -312,7 +318,7 @@ class Journal:
         return self._connect_unwritable(held)
 
     def _connect_unwritable(self, held: contextlib.ExitStack) -> sqlite3.Connection:
-        """Even to read, SQLite makes files next to the journal, unless it is told that nobody
+        """Even to read, SQLite makes files next to the journal, unless it knows that nobody
         writes. The lock of the coordinator, held until the end, sees to that; a copy of the folder
         without that file has no coordinator. Rounds that are only in the write-ahead log of a
         coordinator that was killed are read from a copy of both files."""
@@ -703,8 +709,8 @@ class Journal:
 
     def curve(self, first: int, last: int, points: int) -> Dict[str, Any]:
         """The losses from round `first` to `last` in at most `points` points, each for `every`
-        rounds in a row; evaluations alike, of several in one point the last. What the lists hold
-        is told in docs/api.md."""
+        rounds in a row; evaluations alike, of several in one point the last. docs/api.md says what
+        the lists hold."""
         every = max(1, math.ceil((last - first + 1) / points))
         rows = self._query("""
             SELECT max(number), max(step), avg(loss), min(loss), max(loss), max(committed)

@@ -1,7 +1,7 @@
 """What the owner of a hive orders, on the coordinator's machine only: a ban, a pardon, or that the
 run goes back to an earlier round.
 
-On a stopped run it is written down at once, as a round of its own. A running coordinator is told by
+On a stopped run it is written down at once, as a round of its own. A running coordinator finds
 a file in `orders/`, a folder in the run's own that only its owner may enter; it takes the order and
 removes the file. Nothing of this can be reached over the network.
 """
@@ -94,7 +94,8 @@ def hand_over(folder: Path, order: Order) -> str:
         require(time.monotonic() < until, "The coordinator that runs here did not take the order; "
                 f"it is in {path.with_suffix('.json')}.")
         time.sleep(0.1)
-    return "The coordinator has taken the order, and writes it down with its next round."
+    return ("The coordinator has taken the order, and writes it down with its next round; if it is "
+            "stopped before that, order it again.")
 
 
 def make_place(folder: Path) -> None:

@@ -29,8 +29,9 @@ if __package__ in (None, ""):  # started as a script: the package is one folder 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 if __name__ == "__main__":
-    from hive import require_pytorch
+    from hive import require_pytorch, say_loading
     require_pytorch("peer.py")
+    say_loading()
 
 import torch
 
@@ -330,7 +331,7 @@ class Peer:
         done = f"{trainer.step:,}/{total:,}" if total else f"{trainer.step:,}"
         self.progress.line(
             trainer.step / total if total else 0.0,
-            f"round {self.session.held.version + 1:,}  step {done}  "
+            f"in round {self.session.held.version + 1:,}  step {done}  "
             + measured("loss", figures.loss) + measured("val", figures.val_loss)
             + f"{figures.speed:,.0f} chars/s  peers {figures.peers}  "
             f"up {size(self.up + self.uplink.bytes)}  down {size(self.down)}")

@@ -31,8 +31,9 @@ if __package__ in (None, ""):  # started as a script: the package is one folder 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 if __name__ == "__main__":
-    from hive import require_pytorch
+    from hive import require_pytorch, say_loading
     require_pytorch("server.py")
+    say_loading()
 
 import torch
 
@@ -357,8 +358,10 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     elif coordinator.key:
         key, fragment = f" --key {coordinator.key}", f"#key={quote(coordinator.key)}"
     job, session = coordinator.job, coordinator.session
+    version = session.rounds.version
     say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
-        f"{job.mode}, round {session.rounds.version}, step {session.run.step:,}")
+        f"{job.mode}, " + (f"after round {version}, step {session.run.step:,}" if version
+                           else "from the beginning"))
     if not secure and args.host not in LOCAL:
         say("warning   Nothing here is encrypted: anybody between this machine and a peer can read "
             "and change the text, the weights and the token that stands for a peer's identity (the "

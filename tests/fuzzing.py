@@ -21,7 +21,7 @@ TIMES = int(os.environ.get("FUZZ_TIMES") or 1)
 
 
 def fuzz(count, *, known=(), **drawn):
-    """Run a test with so many examples from the strategies, after those that are `known`."""
+    """Run a test with `count` examples from the strategies, after those that are `known`."""
 
     def decorate(test):
         asked = [p for p in inspect.signature(test).parameters.values() if p.name not in drawn]
@@ -46,7 +46,7 @@ def fuzz(count, *, known=(), **drawn):
 
 @contextlib.contextmanager
 def memory_at_most(size):
-    """What Python takes inside stays below so many bytes."""
+    """What Python takes inside stays below `size` bytes."""
     tracemalloc.start()
     try:
         yield

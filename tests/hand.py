@@ -1,4 +1,4 @@
-"""A peer's session in a test's hands: a coordinator's words, and a host that does as it is told."""
+"""A peer's session in a test's hands: a coordinator's words, and a host that does as asked."""
 import hashlib
 
 from builders import make_job as make

@@ -102,7 +102,7 @@ class Program:
         return self.words.decode("utf-8", "replace")
 
     def hears(self, *texts, times=1, or_end=False):
-        """Wait until it has said one of these so many times, or, if it may, has ended."""
+        """Wait until it has said one of these that many times, or, if it may, has ended."""
         def there():
             return max(map(self.said().count, texts)) >= times
 
@@ -264,7 +264,8 @@ def at_events(page, condition, what):
     returns what it gave. Once a second it tells what was measured."""
     from websockets.exceptions import ConnectionClosed
     deadline = time.monotonic() + LIMIT
-    with open_socket(page, "/api/events") as events:
+    # Before websockets 14 a closing client waited for unread messages to be read.
+    with open_socket(page, "/api/events", close_timeout=0.1) as events:
         while True:
             value = condition()
             if value:

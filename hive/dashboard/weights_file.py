@@ -11,23 +11,19 @@ import struct
 from dataclasses import asdict
 from typing import Any, Dict
 
-import torch
-
 from gltch_2_7m import FORMAT as CHECKPOINT
-from gltch_2_7m import GLTCH, Config
+from gltch_2_7m import Config, outline
 from hive.session.events import finite
 
 
 def header(config: Config, **about: Any) -> bytes:
     """What precedes the flat weights of such a network. `about` goes into the metadata, of which a
     checkpoint needs vocabulary, text and step, and val_loss if it is known and finite."""
-    with torch.device("meta"):  # only names and shapes are needed
-        model = GLTCH(config)
     known = {"format": CHECKPOINT, "config": asdict(config),
              **{name: value for name, value in about.items() if finite(value) == value}}
     entries: Dict[str, Any] = {"__metadata__": {"format": "pt", "gltch": json.dumps(known)}}
     end = 0
-    for name, parameter in model.named_parameters():
+    for name, parameter in outline(config).named_parameters():
         start, end = end, end + 4 * parameter.numel()
         entries[name] = {"dtype": "F32", "shape": list(parameter.shape),
                          "data_offsets": [start, end]}

@@ -1,7 +1,7 @@
 """Other ways to one update from many: what a minority sends has a bounded effect, whatever it is.
 
 They cost memory, as all updates of a round are needed at once, and a little of what honest peers
-find; nobody is told apart by them. `rules` and `trust` do that.
+find; they do not say who is who. `rules` and `trust` do that.
 """
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ ITERATIONS = 3
 
 def trimmed_mean(updates: Tensor, weights: Tensor, centre: Tensor) -> Tensor:
     """Of each coordinate of updates (K, n) the mean (n,) without the smallest and the largest
-    values (Yin et al. 2018, arXiv 1803.01498, definition 2). Weights (K,) play no part: whoever
-    claims much would be trimmed less."""
+    values (Yin et al. 2018, arXiv 1803.01498, definition 2). Weights (K,) play no part: a peer
+    that claims much would be trimmed less."""
     cut = int(TRIMMED * len(updates))
     return updates.sort(0).values[cut: len(updates) - cut].mean(0)
 

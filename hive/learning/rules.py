@@ -6,7 +6,7 @@ et al. 2002), so a round of any size is compared without keeping its updates apa
 coordinator knows the signs.
 
 Everything is relative to the others: late in training updates are small and have little in common,
-and then nothing is told at all.
+and then nothing is said at all.
 """
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from typing import Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from hive.learning.codec import blocks_of
 
 PLACES = 4096  # of a sketch
-ROWS = 64  # of so many values, as are signed and added up at once: they stay in the cache
+ROWS = 64  # of that many values, as are signed and added up at once: they stay in the cache
 OTHERS = 3  # updates that another one is compared with, at least
-AGREEING = 0.1  # median cosine of an update with the mean of the others, from which on it is told
+AGREEING = 0.1  # median cosine of an update with the mean of the others; below it nothing is said
 UNLIKE = 0.2  # of that median: less in common with the others is nothing in common
 SURE = 4.0  # standard deviations by which a cosine has to be below the median
 SAME = 0.95  # cosine of two updates from which on one is a copy, if the others are less alike
@@ -69,8 +70,9 @@ class Sketcher:
         inside = [(max(begin, part.start) - part.start, min(end, part.stop) - part.start)
                   for begin, end in zip(self.borders, self.borders[1:])
                   if max(begin, part.start) < min(end, part.stop)]
-        lengths = torch.stack([update[begin:end].norm() for begin, end in inside])
-        return Sketch(places / max(float(places.norm()), 1e-30), float(update.norm()), lengths)
+        lengths = torch.stack([vector_norm(update[begin:end]) for begin, end in inside])
+        return Sketch(places / max(float(vector_norm(places)), 1e-30), float(vector_norm(update)),
+                      lengths)
 
 
 def look(sketches: Sequence[Sketch], before: Sequence[Optional[Tensor]] = (),
@@ -91,7 +93,7 @@ def look(sketches: Sequence[Sketch], before: Sequence[Optional[Tensor]] = (),
     doubt = SURE * max(1.5 * spread, 1 / math.sqrt(places.shape[1]))
     lengths = relative(torch.tensor([[one.length] for one in sketches]), trusted)
     tensors = relative(torch.stack([one.tensors for one in sketches]), trusted)
-    pairs = median(float(alike[i, j]) for i in range(count) for j in range(i))
+    pairs = median(one for i, row in enumerate(alike.tolist()) for one in row[:i])
     seen = []
     for i in range(count):
         likeness, twin = likest(i, alike, before[i] if before else None, places[i])

@@ -1,4 +1,4 @@
-// The table of who is connected.
+// The table of connected peers.
 
 import { make, setText } from "./dom.js";
 import { LIMITS, bytes, count, milliseconds, moment, percent } from "./format.js";

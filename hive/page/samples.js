@@ -56,7 +56,7 @@ export class Samples {
   /** @param {Evaluated} event */
   add({ version, step, val_loss, text }) {
     if (this.samples.some(({ round }) => round === version)) return;
-    const follows = this.place === this.samples.length - 1; // whoever looks back is left in peace
+    const follows = this.place === this.samples.length - 1; // a visitor who looks back is left in peace
     this.samples.push({ round: version, step, val_loss, text });
     if (this.samples.length > MOST_SAMPLES) {
       this.samples.splice(1, 1); // the first one stays

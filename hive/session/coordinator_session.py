@@ -1,6 +1,6 @@
 """The coordinator's side of every conversation, and the rounds they make up: all its rules, pure.
 
-It is told what happened and answers with effects, in the order in which they must happen. It knows
+It hears what happened and answers with effects, in the order in which they must happen. It knows
 no sockets, clocks, threads or files, and never looks inside of weights: its hosts are in
 `coordinator.py` and `simulation/hive.py`. Every call ends with `_follow_up`, which sees what is due
 now: a task, the end of a round, an evaluation, the end of the run.
@@ -15,38 +15,33 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 from gltch_2_7m import GltchError, Unwritable
 from hive.learning.fragments import Fragments
 from hive.learning.sync import UNDO
-from hive.session import messages, protocol
-from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send, SendBlob
+from hive.session import messages
+from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send
 from hive.session.evaluation import Evaluation
 from hive.session.intake import Delivery, Early, Intake, weighted_mean
 from hive.session.job import Job
 from hive.session.ledger import Ledger
-from hive.session.library import Found, Library
-from hive.session.links import Link, Links
+from hive.session.library import Library
+from hive.session.links import Link, Links, Windows
 from hive.session.oversight import Oversight
 from hive.session.protocol import Message, ProtocolError, Receiver, demand, told
 from hive.session.reception import Later, Reception
-from hive.session.record import Combined, Made, Record
+from hive.session.record import Combined, Record
 from hive.session.reply import Reply
 from hive.session.rounds import ACCEPTED, LATE, REJECTED, STALEST, Pace, Rounds, Verdict
 from hive.session.run import Run
 from hive.session.schema import Member, PeerState
 from hive.session.snapshots import Snapshots
 from hive.session.standing import Standing
+from hive.session.supply import Supply
 from hive.session.uploads import Uploads, Wanted
 from hive.session.work import UPDATES, SlowWork, Writing
 from hive.session.worth import Worth
 
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
-REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 MOST_WAITING = 256  # messages for one peer
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
-MOST_FETCHES = 3  # times that a connection may begin to fetch the same thing
-FEW_MISSED = 4  # rounds, told with overlap even if the newest weights cost less: those take two
-# words more, and a peer that listens between long steps would be behind again by then
-MOST_UNASKED = 16  # updates that a peer gets without a word from it, with overlap
-MOST_TRANSFERS = 2  # to one peer, waiting or on their way; an honest one asks for the next later
 
 
 @dataclass
@@ -55,7 +50,7 @@ class Due:
 
     status: float = math.inf
     round: float = math.inf  # it closes, or begins anew
-    farewell: float = math.inf  # the run ends, whoever has not heard it
+    farewell: float = math.inf  # the run ends, even if some have not heard it
     stirred: bool = True  # something happened that may open or close a round: now
 
 
@@ -95,7 +90,8 @@ class CoordinatorSession:
         self.oversight = Oversight(ledger, self.reply, self.work, self.standing, self.run,
                                    self.rounds, self.intake, probing)
         self.reception.banned.update(self.oversight.banned())
-        self.library = Library(job.text, text, pack_weights, REMEMBERED_UPDATES)
+        self.supply = Supply(Library(job.text, text, pack_weights), ledger, self.reply, self.links,
+                             self.rounds, self.run)
         self.run.stand_at(version)
         self.run.finish(self.evaluation.good_enough(self.evaluation.best))
         self._begin_round(version, weights_hash)
@@ -124,7 +120,7 @@ class CoordinatorSession:
         return self._react(now, self._refuse, link, reason)
 
     def admitted(self, link: int, now: Moment) -> List[CoordinatorEffect]:
-        """Who is proved has got a place."""
+        """A peer that is proved has got a place."""
         return self._react(now, self._write_down, link)
 
     def lost(self, link: int, now: Moment) -> List[CoordinatorEffect]:
@@ -341,7 +337,7 @@ class CoordinatorSession:
             return
         kind = said["type"]
         if kind == "fetch":
-            self._on_fetch(link, said, blobs)
+            self.supply.fetch(link, said, blobs)
             return
         demand(kind in self.answers, f"A peer does not send {kind} messages.")
         self.answers[kind](link, said)
@@ -358,7 +354,7 @@ class CoordinatorSession:
         demand(waiting < MOST_WAITING, "The peer asks for more than it takes.")
         link = self.links.proved.get(number)
         if link:
-            link.unasked = 0
+            link.down.unasked = 0
         return link
 
     def _on_ready(self, link: Link, said: messages.Ready) -> None:
@@ -368,61 +364,7 @@ class CoordinatorSession:
         if weights and self.rounds.ready(link.peer, version, weights):
             self.due.stirred = True
             return
-        near = 0 < self.rounds.version - version <= REMEMBERED_UPDATES
-        missed = self._missed(version) if near else []
-        few = FEW_MISSED if self.rounds.overlap else 1
-        undone = any(one.codec == UNDO for one in missed)
-        if near and not undone and weights == self.ledger.at(version)[0] and (
-                len(missed) <= few or sum(one.bytes for one in missed) < 4 * self.run.parameters):
-            self._tell_missed(link, missed)
-            return
-        self._tell_version(link)
-
-    def _tell_missed(self, link: Link, missed: List[Made]) -> None:
-        """Who trains on listens between two steps, and would be behind again before it had asked:
-        it gets the content along, and all that comes next."""
-        counted = self.ledger.counted(link.peer)
-        follows = self.rounds.overlap and len(missed) <= MOST_UNASKED and (
-            self.rounds.members[link.peer].version != self.rounds.version)
-        for one in missed:
-            if one.update not in self.library:
-                self._remember(one.update, self.ledger.update(one.number)[1])
-            self.reply.add(Send(link.number, one.commit(one.number in counted, follows)))
-            if follows:
-                link.unasked += 1
-                self._give(link, one.update, Found("update", self.library.updates[one.update]), 0)
-        if follows:
-            self.rounds.follows(link.peer)
-            self.due.stirred = True
-
-    def _missed(self, version: int) -> List[Made]:
-        """The rounds after this one. The newest may be on the disk before this session knows: it is
-        told to all at once."""
-        return [one for one in self.ledger.updates_since(version)
-                if one.number <= self.rounds.version]
-
-    def _tell_version(self, link: Link) -> None:
-        """Offer the newest weights as a whole."""
-        self.library.offer_weights(self.rounds.weights, self.run.weights)
-        self.reply.send(link.number, "version", version=self.rounds.version,
-                   weights=self.rounds.weights, step=self.run.step,
-                   counted=self.ledger.counted(link.peer))
-
-    def _on_fetch(self, link: Link, said: messages.Fetch, blobs: int) -> None:
-        blob, offset = said["blob"], said["offset"]
-        found = self.library.find(blob)
-        if found is None:  # it took so long that this is history; it will ask for what is new
-            self.reply.send(link.number, "gone", blob=blob)
-            return
-        demand(offset <= len(found.content), "A transfer cannot begin behind its end.")
-        link.fetched[blob] += 1
-        demand(link.fetched[blob] <= MOST_FETCHES, "The peer asks for the same again and again.")
-        demand(blobs < MOST_TRANSFERS, "The peer asks for more than it takes.")
-        self._give(link, blob, found, offset)
-
-    def _give(self, link: Link, blob: str, found: Found, offset: int) -> None:
-        self.reply.send(link.number, "blob", blob=blob, bytes=len(found.content), offset=offset)
-        self.reply.add(SendBlob(link.number, found.what, blob, found.content, offset))
+        self.due.stirred |= self.supply.catch_up(link, version, weights)
 
     def _on_progress(self, link: Link, said: messages.Progress) -> None:
         link.steps = said["steps"]
@@ -430,17 +372,12 @@ class CoordinatorSession:
     def _on_goodbye(self, link: Link, said: Message) -> None:
         self._close(link.number, 1000)
 
-    def _remember(self, blob: str, content: bytes) -> None:
-        for old in self.library.remember(blob, content):
-            for link in self.links.peers.values():
-                link.fetched.pop(old, None)
-
     # Updates arrive
 
     def _on_offer(self, link: Link, said: messages.Offer) -> None:
         now, link.batch_size = self.reply.now.steady, said["batch_size"]
         wanted = Wanted(said["version"], said["update"], said["bytes"])
-        link.expect(said["update"], said["bytes"] if said["follows"] else 0)
+        link.up.expect(said["update"], said["bytes"] if said["follows"] else 0)
         if self.intake.has(link.peer, said["version"]):
             return  # it reconnected; the verdict comes when it is reached
         if self._delivered(link.peer, said["version"]):
@@ -459,7 +396,7 @@ class CoordinatorSession:
         if verdict.verdict != ACCEPTED:
             self._judge(link, said, verdict)
             return
-        link.offers(said, now)
+        link.up.offers(said, now)
         receiver = self.uploads.begin(link.peer, wanted, now)
         if receiver is not None:
             self._receive(link, said, receiver)
@@ -485,7 +422,7 @@ class CoordinatorSession:
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""
         if said["follows"]:
-            link.surplus = 0
+            link.up.surplus = 0
         else:
             self.reply.send(link.number, "send", blob=receiver.blob, offset=len(receiver.content))
         if receiver.complete:
@@ -497,20 +434,20 @@ class CoordinatorSession:
             self.reply.send(self.links.peers[peer].number, "send", blob=receiver.blob, offset=0)
 
     def _on_chunk(self, link: Link, content: bytes) -> None:
-        if link.drops(content):
+        if link.up.drops(content):
             return
         receiver = self.uploads.add(link.peer, content, self.reply.now.steady)
-        if receiver is None or link.offer is None:
+        if receiver is None or link.up.offer is None:
             raise ProtocolError("A chunk came that belongs to no transfer.")
         self.reply.show("transfer", peer=link.peer, direction="up", content="update",
                    bytes=len(content))
         if receiver.complete:
-            self._deliver(link, link.offer, receiver)
+            self._deliver(link, link.up.offer, receiver)
 
     def _deliver(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """The whole update is there; if it cannot count in the open round, it waits for the next.
         """
-        link.sent(self.reply.now.steady)
+        link.up.sent(self.reply.now.steady)
         self.uploads.drop(link.peer)
         self._call_next()
         early = Early(said, receiver.result(), self.reply.now.steady)
@@ -596,7 +533,7 @@ class CoordinatorSession:
 
     def _hand_out_tasks(self) -> None:
         before = self.rounds.plan
-        tasks = self.rounds.tasks(self.reply.now.steady)
+        tasks = self.rounds.tasks(self.reply.now.steady, self.intake.waiting)
         plan = self.rounds.plan
         if plan is not None and plan is not before:  # also when nobody made it and all begin again
             self.intake.opened = self.reply.now.steady
@@ -604,15 +541,13 @@ class CoordinatorSession:
                             seconds=plan.seconds)
         for peer, task in tasks.items():
             link = self.links.peers[peer]
-            link.windows = link.batch_size * max(task.quota, link.lately)
-            link.window = self.run.give_windows(link.windows)
-            if self.rounds.overlap:
-                link.windows = 0  # which ones an update is of, nobody can tell
+            count = link.batch_size * max(task.quota, link.lately)
+            first = self.run.give_windows(count)
+            link.windows = Windows(first, 0 if self.rounds.overlap else count)
             self.intake.ask(link, task.quota + self.rounds.ahead)
             self.reply.send(link.number, "train", version=task.version,
                             weights=self.rounds.weights, step=self.run.step, total=self.run.total,
-                            quota=task.quota, seconds=task.seconds,
-                            window=link.window)
+                            quota=task.quota, seconds=task.seconds, window=first)
 
     def _combine(self) -> None:
         """Once the round is closed and everything that was delivered in it has been added."""
@@ -655,7 +590,7 @@ class CoordinatorSession:
 
     def _commit(self, record: Record, committed: Combined) -> None:
         """The round is on the disk, so peers may hear that their updates counted: those who are
-        here now; whoever comes later hears it from the ledger, which knows nothing sooner."""
+        here now; those who come later hear it from the ledger, which knows nothing sooner."""
         self.intake.committing = False
         self.standing.count(record)
         before = self.run.weights
@@ -663,7 +598,9 @@ class CoordinatorSession:
         if record.codec == UNDO:
             self._begin_anew(record)
         else:
-            self._tell_commit(record)
+            self.supply.leave_behind()
+            self._begin_round(record.number, record.result)
+            self.supply.tell_commit(record)
             self.oversight.probe(record.number, before, committed)
         self.reply.show(
             "committed", version=record.number, step=record.step, total=self.run.total,
@@ -680,27 +617,7 @@ class CoordinatorSession:
         self.rounds.restart()
         self._begin_round(record.number, record.result)
         for link in self.links.peers.values():
-            self._tell_version(link)
-
-    def _tell_commit(self, record: Record) -> None:
-        name = protocol.name_of(record.update)  # once, not for every peer
-        self._remember(name, record.update)
-        counted = {c.peer for c in record.contributions if c.verdict == "counted"}
-        made = Made(record.number, record.codec, record.result, name, len(record.update),
-                    record.step)
-        for peer, link in self.links.peers.items():
-            if link.unasked == MOST_UNASKED:
-                self.rounds.fell_behind(peer)
-        self._begin_round(record.number, record.result)
-        said = {(one, other): made.commit(one, other)
-                for one in (False, True) for other in (False, True)}
-        for peer, link in self.links.peers.items():
-            link.fetched.pop(name, None)  # an update may be the same as an earlier one
-            goes_on = self.rounds.members[peer].state == "ready"
-            self.reply.add(Send(link.number, said[peer in counted, goes_on]))
-            if goes_on:
-                link.unasked += 1
-                self._give(link, name, Found("update", record.update), 0)
+            self.supply.tell_version(link)
 
     def _obey(self, kind: str, value: Any) -> None:
         peers = self.oversight.order(kind, value)

@@ -21,8 +21,9 @@ class Measurement(NamedTuple):
 
 
 class Evaluation:
-    """`past` are all (version, validation loss) so far. With `every` only the weights after so many
-    rounds are measured, otherwise what there is time for. `ended` is called after each."""
+    """`past` are all (version, validation loss) so far. With `every` the weights are measured each
+    time that many rounds are made, otherwise whenever there is time. `ended` is called after each.
+    """
 
     def __init__(self, past: List[Tuple[int, float]], limits: Limits, every: Optional[int],
                  reply: Reply, work: SlowWork, ended: Callable[[], None]):

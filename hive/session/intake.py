@@ -74,6 +74,11 @@ class Intake:
             self.early.setdefault(peer, {})[early.said["version"]] = early
         return room
 
+    @property
+    def waiting(self) -> List[str]:
+        """Peers of which something is kept."""
+        return [peer for peer, mine in self.early.items() if mine]
+
     def due(self, waits: Callable[[int], bool]) -> List[Tuple[str, Early]]:
         """What was kept, and has no longer to wait."""
         return [(peer, mine.pop(version)) for peer, mine in self.early.items()
@@ -95,8 +100,8 @@ class Intake:
         self.opened = now if self.opened is None else self.opened
         tokens = self._believed(link, said, now)
         used = said["steps"] * link.batch_size
-        known = not stale and self.in_flight == 1 and used <= link.windows
-        given = range(link.window, link.window + used) if known else None
+        known = not stale and self.in_flight == 1 and used <= link.windows.number
+        given = range(link.windows.first, link.windows.first + used) if known else None
         weighty = self._measured(link, tokens, arrived)
         delivery = Delivery(link, said, size, tokens, stale, arrived, given, weighty)
         self.adding[link.peer] = delivery
@@ -129,7 +134,7 @@ class Intake:
         self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
-        link.laps.append(Lap(tokens, max(said["seconds"], least), link.sending, passed))
+        link.laps.append(Lap(tokens, max(said["seconds"], least), link.up.seconds, passed))
         loss = math.nan if said["loss"] is None else said["loss"]
         self.contributions.append(Contribution(
             link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",

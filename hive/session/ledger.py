@@ -1,6 +1,6 @@
 """What a coordinator's session reads of the record of its run; `hive.journal.Journal` has it all.
 
-Nothing is written through it: what has to be kept is an effect, and its end is told.
+Nothing is written through it: what has to be kept is an effect, and the host says when it is kept.
 """
 from __future__ import annotations
 

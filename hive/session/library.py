@@ -4,6 +4,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Callable, List, NamedTuple, Optional
 
+REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
+
 
 class Found(NamedTuple):
     what: str  # text, weights or update
@@ -11,12 +13,11 @@ class Found(NamedTuple):
 
 
 class Library:
-    """The text, the newest weights that were asked for, and the latest updates, at most `most`."""
+    """The text, the newest weights that were asked for, and the latest updates."""
 
     def __init__(self, text: str, read_text: Callable[[], bytes],
-                 pack_weights: Callable[[Any], bytes], most: int):
+                 pack_weights: Callable[[Any], bytes]):
         self.text, self.read_text, self.pack_weights = text, read_text, pack_weights
-        self.most = most
         self.read = b""  # of the text, once somebody wants it
         self.weights, self.whole = "", b""  # their name, and what is in them
         self.updates: OrderedDict[str, bytes] = OrderedDict()
@@ -43,6 +44,6 @@ class Library:
         self.updates[update] = content
         self.updates.move_to_end(update)
         forgotten = []
-        while len(self.updates) > self.most:
+        while len(self.updates) > REMEMBERED_UPDATES:
             forgotten.append(self.updates.popitem(last=False)[0])
         return forgotten

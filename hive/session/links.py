@@ -23,6 +23,53 @@ class Lap(NamedTuple):
     passed: float  # since the one before was here
 
 
+class Windows(NamedTuple):
+    """Of the text, which a task is about."""
+
+    first: int = 0
+    number: int = 0  # that are meant for this peer alone; 0: nobody can tell
+
+
+@dataclass
+class Upward:
+    """What comes from a peer."""
+
+    offer: Optional[messages.Offer] = None  # of the update that is on its way
+    offered_at: float = 0.0  # when that was first heard of
+    seconds: float = 0.0  # that the latest one took
+    unwanted: str = ""  # an update that comes along with its offer and must wait, or cannot count
+    surplus: int = 0  # bytes of it that are still to come
+
+    def offers(self, said: messages.Offer, now: float) -> None:
+        """An update is on its way."""
+        if self.offer is None or self.offer["update"] != said["update"]:
+            self.offered_at = now
+        self.offer = said
+
+    def sent(self, now: float) -> None:
+        """It is completely here."""
+        self.offer, self.seconds = None, now - self.offered_at
+
+    def expect(self, blob: str, size: int) -> None:
+        """So much comes that nobody asked for."""
+        self.unwanted, self.surplus = blob, size
+
+    def drops(self, chunk: bytes) -> bool:
+        """Is it of what nobody asked for? What is sent again when it is wanted comes after that."""
+        if self.surplus <= 0 or not protocol.belongs(chunk, self.unwanted):
+            return False
+        self.surplus -= max(1, len(chunk) - protocol.CHUNK_HEADER.size)
+        return True
+
+
+@dataclass
+class Downward:
+    """What a peer gets."""
+
+    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
+    unasked: int = 0  # updates that were sent to it since it said anything
+
+
 @dataclass
 class Link:
     """A connection to a peer: what it says, holds and does. What travels is its host's matter."""
@@ -32,18 +79,12 @@ class Link:
     joined: float  # unix seconds
     counted_at: float  # when its work that last counted was here
     batch_size: int = 1
+    windows: Windows = Windows()
     steps: int = 0  # of its task done so far
-    window: int = 0  # the first of the text that its task is about
-    windows: int = 0  # how many are meant for it
-    offer: Optional[messages.Offer] = None  # of the update that is on its way
-    offered_at: float = 0.0  # when that was first heard of
-    sending: float = 0.0  # seconds that the latest one took
-    unasked: int = 0  # updates that were sent to it since it said anything
-    unwanted: str = ""  # an update that comes along with its offer and must wait, or cannot count
-    surplus: int = 0  # bytes of it that are still to come
     lately: int = 0  # steps of its latest update
-    fetched: Counter[str] = field(default_factory=Counter)  # how often, by name
     laps: Deque[Lap] = field(default_factory=lambda: deque(maxlen=RECENT))
+    up: Upward = field(default_factory=Upward)
+    down: Downward = field(default_factory=Downward)
 
     @property
     def peer(self) -> str:
@@ -84,27 +125,6 @@ class Link:
             "joined": self.joined, "share": share, "tokens": known["tokens"],
             "counted": known["counted"], "late": known["late"], "rejected": known["rejected"],
             "reason": known["reason"], "score": known["score"], "aside": known["aside"]}
-
-    def offers(self, said: messages.Offer, now: float) -> None:
-        """An update is on its way."""
-        if self.offer is None or self.offer["update"] != said["update"]:
-            self.offered_at = now
-        self.offer = said
-
-    def sent(self, now: float) -> None:
-        """It is completely here."""
-        self.offer, self.sending = None, now - self.offered_at
-
-    def expect(self, blob: str, size: int) -> None:
-        """So much comes that nobody asked for."""
-        self.unwanted, self.surplus = blob, size
-
-    def drops(self, chunk: bytes) -> bool:
-        """Is it of what nobody asked for? What is sent again when it is wanted comes after that."""
-        if self.surplus <= 0 or not protocol.belongs(chunk, self.unwanted):
-            return False
-        self.surplus -= max(1, len(chunk) - protocol.CHUNK_HEADER.size)
-        return True
 
 
 class Links:

@@ -1,5 +1,5 @@
-"""The fields of each message that somebody reads, for whoever checks types; `protocol.MESSAGES`
-says what may be in them, and a test compares the two."""
+"""The fields of each message that somebody reads, for the type checker; `protocol.MESSAGES` says
+what may be in them, and a test compares the two."""
 from __future__ import annotations
 
 from typing import Any, Dict, List, Literal, Optional, TypedDict

@@ -1,4 +1,4 @@
-"""A peer's updates of which nobody told yet what became, and what it says of them."""
+"""A peer's updates whose fate it does not know yet, and what it says of them."""
 from __future__ import annotations
 
 import math
@@ -31,7 +31,7 @@ class Offers:
         return [one for one in self.updates if one.version == version]
 
     def awaited(self, version: int) -> bool:
-        """Is there one of which it will be heard, for the round from this version or before?"""
+        """Is there one whose fate it will hear, for the round from this version or before?"""
         return any(one.version <= version for one in self.updates)
 
     def begin_again(self) -> None:
@@ -75,5 +75,5 @@ class Offers:
             one.offered += seconds
 
     def unheard(self, since: float) -> bool:
-        """Is there one of which nobody has said anything since then?"""
+        """Is there one that nobody has said anything about since then?"""
         return any(one.offered < since for one in self.updates)

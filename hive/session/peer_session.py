@@ -1,7 +1,7 @@
 """The peer's side of the conversation: what it says, what it holds, and what it waits for.
 
-One session lives as long as its process and goes through any number of connections. It takes what
-it is told in the order in which it was said, one after the other; what comes while it fetches or
+One session lives as long as its process and goes through any number of connections. It takes
+what it hears in the order in which it was said, one after the other; what comes while it fetches or
 works waits in a bounded inbox.
 """
 from __future__ import annotations

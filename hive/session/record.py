@@ -76,7 +76,7 @@ class Record:
 
 
 class Made(NamedTuple):
-    """A committed round, as far as a peer is told of it."""
+    """A committed round, as far as peers hear of it."""
 
     number: int
     codec: str
@@ -86,7 +86,7 @@ class Made(NamedTuple):
     step: int
 
     def commit(self, counted: bool, follows: bool) -> Dict[str, Any]:
-        """What the peer is told."""
+        """What the peer hears."""
         return {"type": "commit", "version": self.number, "weights": self.result,
                 "codec": self.codec, "step": self.step, "update": self.update, "bytes": self.bytes,
                 "counted": counted, "follows": follows}

@@ -1,6 +1,6 @@
 """When a round begins and ends, and which updates count: a pure state machine.
 
-It knows no sockets, no tensors and no clock: whoever calls it passes the time in seconds. A round
+It knows no sockets, no tensors and no clock: the caller passes the time in seconds. A round
 starts from one version of the weights. Members get a task (steps, seconds), offer what they made of
 it, and deliver it. The round closes when everyone expected has delivered, or when its time is up;
 then the coordinator commits the next version. A peer too slow for that delivers to one of the next
@@ -27,7 +27,7 @@ FASTEST_STEP = 1e-3  # seconds; nobody is planned for as faster
 LEAST_GRACE = 2.0  # seconds for the last transfers, however short the round
 LEAST_PATIENCE = 0.5  # seconds that members get after the others, however fast those were
 TWICE = 2.0  # as long as half of the members took, the others may take
-WELCOMING = 3  # one round of so many waits for members that are new
+WELCOMING = 3  # one round in this many waits for members that are new
 
 
 class Verdict(NamedTuple):
@@ -87,7 +87,7 @@ class Pace:
         return Task(0, quota, min(self.seconds, self.slack * quota * typical))
 
     def grace(self, seconds: float) -> float:
-        """Seconds for the last transfers after so many of training, and never more than those."""
+        """Seconds for the last transfers after `seconds` of training, and never more than those."""
         return max(LEAST_GRACE, min(seconds, 3 * self.overhead))
 
 
@@ -165,10 +165,11 @@ class Rounds:
         self.follows(peer)
         return True
 
-    def tasks(self, now: float) -> Dict[str, Task]:
-        """Tasks for all that are ready, once there are enough; each is handed out once."""
+    def tasks(self, now: float, early: Iterable[str] = ()) -> Dict[str, Task]:
+        """Tasks for all that are ready, once there are enough; each is handed out once. `early`:
+        whose updates wait for rounds to come, and so for this one."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        there = len(ready) + len(self.delivered)  # who delivered late to this round takes part
+        there = len({*ready, *self.delivered, *early})  # who delivered late to it takes part, too
         if self.closed or not ready or self.plan is None and there < self.least:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:
@@ -255,7 +256,7 @@ class Rounds:
         if steps > most:
             return Verdict(REJECTED, f"{steps} steps in a round are more than anybody was asked "
                                      f"for ({most}).")
-        if not self.early(version):
+        if not self.waits(version):  # otherwise it takes part in this round as well
             member.state = "uploading"
         if version not in member.offered:
             member.offered[version] = now

@@ -26,7 +26,7 @@ class Run:
         self.announced = False  # that it is finished
 
     def stand_at(self, version: int) -> None:
-        """So many rounds are made."""
+        """`version` rounds are made."""
         self.total = self.job.limits.total(self.step, version, self.seconds)
         self.finish(self.job.limits.reached(self.step, version, self.seconds))
 
@@ -56,7 +56,7 @@ class Run:
         return self.total and max(1, self.total - self.step)
 
     def give_windows(self, count: int) -> int:
-        """The first of so many windows of the text that nobody else gets."""
+        """The first of `count` windows of the text that nobody else gets."""
         first = self.windows
         self.windows = (first + count) % MOST_WINDOWS
         return first

@@ -1,8 +1,8 @@
-"""What pages and scripts are told: the fields of /api/state, of a peer in it, of every event.
+"""What pages and scripts hear: the fields of /api/state, of a peer in it, of every event.
 
 docs/api.md says what they mean; tests compare it, the types in `page/facts.d.ts` and what real runs
 tell with these. They stand here and not in the dashboard because the session makes the events.
-None: not measured yet, or there is none; a number that is not finite is told as None too.
+None: not measured yet, or there is none; a number that is not finite becomes None, too.
 """
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def believed_tokens(claimed: int, seconds: float, parameters: int) -> int:
 
 
 def least_seconds(tokens: int, parameters: int) -> float:
-    """Nobody is believed to train on so many tokens in less."""
+    """Nobody is believed to train on that many tokens in less."""
     return 6 * parameters * tokens / FASTEST
 
 
@@ -116,7 +116,7 @@ class Standing:
         return sum(lap.tokens for lap in self.recent) / seconds if seconds else 0.0
 
     def remaining(self, steps: Optional[int]) -> Optional[float]:
-        """Seconds for so many more steps, as fast as the latest ones were made."""
+        """Seconds for that many more steps, as fast as the latest ones were made."""
         made = sum(lap.steps for lap in self.recent)
         if steps is None or not made:
             return None

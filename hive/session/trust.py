@@ -1,10 +1,10 @@
 """Whom a hive believes: a slow score for each peer, who is set aside and who gets in again, whose
 updates are tried, and when a round has to be undone.
 
-Pure: it is told what was measured, and in which rounds. An update weighs its characters times the
+Pure: it hears what was measured, and in which rounds. An update weighs its characters times the
 score of its peer. What is found moves the score by a part of the way only, so that no single update
 decides; and nothing is found where the others do not tell what is usual, as in a hive of two, or
-late in training when all that anybody brings is small. Whoever is set aside goes on sending, is
+late in training when all that anybody brings is small. A peer set aside goes on sending, is
 looked at and tried as before, and gets in again when its work is good; only its owner bans a peer.
 """
 from __future__ import annotations
@@ -26,7 +26,7 @@ SURE = 3.0  # standard deviations that are no chance
 FEWEST = 3  # peers that tell what is usual
 LEAST_SPREAD = 0.25  # of the usual effect, by which honest peers may always differ
 LITTLE = 0.5  # of the usual effect: less, and surely so, is little
-PATIENCE = 6  # updates until it is told that a peer does not train on its own windows
+PATIENCE = 6  # updates until it is clear that a peer does not train on its own windows
 OWN = 0.25  # of how surely the others do
 CLEARLY = 2.0  # standard deviations by which the others must do
 PROBE_SHARE = 0.25  # of one core may go into trying updates

@@ -86,7 +86,7 @@ class Outgoing:
                    for number in rounds)
 
     def offer(self, now: float, follows: bool) -> Message:
-        """What is told of it now; `follows`: all of it comes at once."""
+        """What the coordinator hears of it now; `follows`: all of it comes at once."""
         self.told, self.offered, self.sent, self.eager = True, now, False, follows
         work = self.work
         return {"type": "offer", "version": self.version, "base": self.base,

@@ -2,8 +2,8 @@
 interrupted ones. Pure: no sockets, and time is passed in.
 
 The updates of a run have nearly the same size, so a budget in bytes is a number of places for the
-largest. Who finds none waits in a queue. An interrupted upload keeps its place until somebody needs
-it: the oldest goes first.
+largest. A peer that finds none waits in a queue. An interrupted upload keeps its place until
+another peer needs it: the oldest goes first.
 """
 from __future__ import annotations
 

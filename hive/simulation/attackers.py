@@ -73,7 +73,7 @@ class Attacker:
         return KINDS[self.kind](self, Work(honest, committed, self.rounds))
 
     def step(self) -> float:
-        """Whoever shirks tells some loss, and has not trained at all."""
+        """A peer that shirks tells some loss, and has not trained at all."""
         if self.kind != "shirk":
             return float(self.worker.step())
         return 2.0 + self.dice.random()
@@ -142,7 +142,7 @@ KINDS: Dict[str, Callable[[Attacker, Work], Tensor]] = {
 
 
 class Share(NamedTuple):
-    """So many of the peers attack in this way."""
+    """This share of the peers attacks in this way."""
 
     kind: str
     share: float
@@ -161,7 +161,7 @@ class Share(NamedTuple):
 
 
 def attackers_of(shares: Sequence[Share], peers: int) -> List[str]:
-    """The kind of each attacker; they are the last of so many peers."""
+    """The kind of each attacker; they are the last of the peers."""
     kinds = [share.kind for share in shares for _ in range(round(share.share * peers))]
     require(len(kinds) < peers, "With that many attackers no peer is left that is honest.")
     return kinds

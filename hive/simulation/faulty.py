@@ -16,17 +16,14 @@ from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
-from hive.session.coordinator_session import (
-    MOST_TRANSFERS,
-    MOST_UNASKED,
-    MOST_WAITING,
-    REMEMBERED_UPDATES,
-)
+from hive.session.coordinator_session import MOST_WAITING
 from hive.session.effects import Do, Moment
 from hive.session.job import Job
+from hive.session.library import REMEMBERED_UPDATES
 from hive.session.peer_session import PeerSession
 from hive.session.protocol import MESSAGE_BYTES, ProtocolError, name_of
 from hive.session.record import Record
+from hive.session.supply import MOST_TRANSFERS, MOST_UNASKED
 from hive.session.uploads import BUDGET_BYTES
 from hive.simulation.damage import Damage
 from hive.simulation.disk import Disk
@@ -39,10 +36,11 @@ from hive.simulation.truth import Lot, Truth, must
 from hive.simulation.virtual import UNNOTICED_SECONDS
 
 RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned away for good
-MEASURED = 8  # in one of so many runs a message takes as long as it is, not as one of 250 bytes
+MEASURED = 8  # in one run of this many a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
 WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
+TWO_AT_LEAST = 0.3  # of the runs have no round before two peers are there
 AMONG_ATTACKERS = 5  # peers, as fewer could not tell who of them is honest
 ALIKE = ("collude", "copy")  # attackers whose updates are those of others, byte for byte
 
@@ -157,7 +155,7 @@ class Coordinator(CoordinatorHost):
         if not session:  # it was killed
             return
         early = session.intake.early
-        must(early.keys() <= session.links.peers.keys(), "an update is kept of who is gone")
+        must(early.keys() <= session.links.peers.keys(), "an update is kept of a peer that is gone")
         must(all(len(mine) <= self.hive.sync.in_flight for mine in early.values())
              and sum(len(one.content) for mine in early.values() for one in mine.values())
              <= BUDGET_BYTES, "too much is kept of updates that wait")
@@ -230,7 +228,7 @@ class Coordinator(CoordinatorHost):
         if counting:
             self.added.append(name_of(content))
         else:
-            self.trouble.cover("an update of who is set aside")
+            self.trouble.cover("an update of a peer that is set aside")
         return counting
 
     def combine(self) -> Optional[Committed]:
@@ -359,7 +357,7 @@ class Peer(PeerHost):
 
     @property
     def travelling(self) -> Set[Lot]:
-        """What is in updates of which nobody told what became."""
+        """What is in updates whose fate nobody knows."""
         return {lot for one in self.session.offers.updates for lot in self.truth.made_of[one.blob]}
 
     def read_text(self, job: Job) -> Optional[bytes]:
@@ -374,8 +372,8 @@ class Peer(PeerHost):
         super().hang_up()
 
     def cut(self, coordinator: float, at_once: bool) -> None:
-        """The connection breaks. The coordinator finds it dead after so many seconds; this peer is
-        told at once or never, and then it is for its session to miss the coordinator."""
+        """The connection breaks. The coordinator finds it dead after this many seconds; this peer
+        hears it at once or never, and then it is for its session to miss the coordinator."""
         connection, host = self.connection, self.hive.coordinator
         assert connection is not None
         if any(wire.amid for wire in (connection.up, connection.down)):
@@ -580,18 +578,19 @@ class FaultyHive(Simulation):
         self.gap = self.trouble.more.choice((0.0, 0.0, 0.0, 0.0, 0.02, 0.7, 2.0))
         codec, peers = draw.choice(("fp32", "q4", "q2", "top64")), draw.randint(2, 4)
         self.work_seconds = draw.choice((0.0, 0.0, 0.02, 0.5))  # of all the coordinator's slow work
-        self.places = draw.choice((1, 2, 4))  # for updates on their way; who finds none waits
+        self.places = draw.choice((1, 2, 4))  # for updates on their way; those that find none wait
         rounds, parameters = draw.choice((12, ENDLESS)), draw.choice((24, 200))
         ways = random.Random(f"{seed} ways to synchronize")  # came later: the rest is drawn as ever
         overlap = ways.random() < OVERLAPPING
         fragments = ways.choice((1, 2, 3)) if overlap else 1
         in_flight = ways.randint(1, fragments) if overlap else 1
+        least = 2 if random.Random(f"{seed} least").random() < TWO_AT_LEAST else 1
         library = random.Random(f"{seed} text")
         if library.random() < WITHOUT_TEXT:
             self.text = bytes(library.choices(b"ab", k=library.randint(1, 4000)))
         super().__init__(FaultSettings(
             attackers=tuple(attackers), peers=AMONG_ATTACKERS if attackers else peers,
-            rounds=rounds, parameters=parameters * fragments,
+            min_peers=least, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
             overlap=overlap, fragments=fragments, in_flight=in_flight,

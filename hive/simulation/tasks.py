@@ -95,8 +95,8 @@ class SyntheticTask:
         return torch.stack([piece.mean() for piece in losses.tensor_split(PIECES)])
 
     def windows(self, weights: Tensor, indices: Sequence[int]) -> Tensor:
-        """Nobody is given any."""
-        return self.held_out(weights)
+        """There is no text of which somebody could know more than others: nothing differs."""
+        return torch.zeros(PIECES)
 
     def measure(self, weights: Tensor) -> float:
         return float(torch.dot(self.curvature, (weights - self.place).square())) / len(weights) / 2

@@ -11,7 +11,7 @@ from typing import FrozenSet, Optional, Sequence
 
 from hive.simulation.faults import Trial
 
-ON_DISK = 10  # one of so many runs has its journal in a real folder, the others in memory
+ON_DISK = 10  # one run in this many has its journal in a real folder, the others in memory
 
 EXPECTED = (  # to have happened in a thousand runs
     "a peer suspended for an hour", "a peer suspended for minutes",

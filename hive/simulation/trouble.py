@@ -1,4 +1,4 @@
-"""The dice of a run under faults: what they bring about, and what is told of it."""
+"""The dice of a run under faults: what they bring about, and the record of it."""
 from __future__ import annotations
 
 import random
@@ -21,7 +21,7 @@ class Trouble:
         self.covered: Counter[str] = Counter()
         self.events: Deque[Tuple[float, str, str, Tuple[Any, ...]]] = deque(maxlen=LATEST)
         self.crowd = random.Random(f"crowd {seed}")
-        self.crowded = 0.3 if self.crowd.random() < CROWDED else 0.0  # who is proved finds no place
+        self.crowded = 0.3 if self.crowd.random() < CROWDED else 0.0  # a proved peer finds no place
         self.disturbances: Counter[str] = Counter()  # of what arrives: still to come
         self.calm_at = 0.0
 

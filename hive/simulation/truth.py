@@ -1,4 +1,4 @@
-"""What must hold of updates and tokens, by books that nobody keeps who is tested."""
+"""What must hold of updates and tokens, by books that are kept apart from all that is tested."""
 from __future__ import annotations
 
 from dataclasses import dataclass

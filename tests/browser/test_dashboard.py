@@ -275,7 +275,7 @@ def test_with_nobody_there_nothing_looks_alive(here, visit):
 
 
 def enter_in_time(here, hive, name):
-    """So many new ones are asked to come a little later."""
+    """When many are new, some are asked to come a little later."""
     from websockets.exceptions import ConnectionClosed
     while True:
         try:
@@ -678,7 +678,7 @@ def test_nothing_overflows(busy, visit, width):
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("width", [360, 1400])
-def test_axe_finds_nothing_serious(busy, visit, scheme, width):
+def test_axe_finds_nothing(busy, visit, scheme, width):
     try:
         from axe_playwright_python.sync_playwright import Axe
     except ImportError:
@@ -688,8 +688,7 @@ def test_axe_finds_nothing_serious(busy, visit, scheme, width):
     visitor.page.locator("#sample").wait_for()
     look_inside(visitor)
     violations = Axe().run(visitor.page).response["violations"]
-    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations
-            if v["impact"] in ("serious", "critical")] == []
+    assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations] == []
 
 
 def test_the_command_to_join_can_be_copied(busy, visit):

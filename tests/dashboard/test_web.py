@@ -451,7 +451,7 @@ def downloading(port, threads, *paths):
     return [threads.submit(port.ask, path) for path in paths]
 
 
-def test_whoever_waited_behind_the_same_weights_finds_them_made(port, source):
+def test_those_who_waited_behind_the_same_weights_find_them_made(port, source):
     source.gate.clear()
     with concurrent.futures.ThreadPoolExecutor(4) as threads:
         answers = downloading(port, threads, *["/model.safetensors?round=4"] * 4)
@@ -540,7 +540,7 @@ def test_weights_that_take_long_to_make_are_waited_for(port, source, monkeypatch
         assert answer.result().status == 200
 
 
-def test_whoever_still_downloads_does_not_hold_up_the_end(source):
+def test_a_visitor_who_still_downloads_does_not_hold_up_the_end(source):
     source.bytes = BIG
     port = Port(source)
     slow, head = begin_download(port)
@@ -644,11 +644,11 @@ def test_a_state_that_takes_long_to_describe_is_told_again_for_a_while(port, sou
 
     monkeypatch.setattr(source, "state", slowly)
     assert [port.json("/api/state")["version"] for _ in range(3)] == [1, 1, 1]
-    until(lambda: port.json("/api/state")["version"] == 2, "nothing new is told")
+    until(lambda: port.json("/api/state")["version"] == 2, "the page hears nothing new")
 
 
 def stalled(port, source, monkeypatch, count):
-    """So many visitors wait for the worker thread."""
+    """A number of visitors wait for the worker thread."""
     begun = threading.Semaphore(0)
 
     def wait(limit):
@@ -692,7 +692,7 @@ def test_visitors_leave_room_for_peers(opened, source, monkeypatch):
         source.gate.set()
 
 
-def test_whoever_says_nothing_does_not_hold_up_the_end(source):
+def test_a_visitor_who_says_nothing_does_not_hold_up_the_end(source):
     port = Port(source)
     with contextlib.ExitStack() as held:
         for words in (b"", b"GET / HTTP/1.1\r\n", b"G"):
@@ -718,7 +718,7 @@ def test_head_is_get_without_the_content(port, place, path):
 
 
 def hear(page, count):
-    """The next events, so many."""
+    """The next `count` events."""
     events = []
     while len(events) < count:
         events += parse(page.recv(timeout=LIMIT))
@@ -740,7 +740,7 @@ def closed(number):
 
 
 def happen(port, count):
-    """So many more things happen; their events."""
+    """`count` more things happen; their events."""
     return [closed(port.add("closed", version=port.source.events.seq + 1)) for _ in range(count)]
 
 

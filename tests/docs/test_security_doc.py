@@ -18,7 +18,8 @@ MODULES = (
     "session.peer_session", "session.standing", "session.rounds", "session.patience",
     "session.uploads", "session.protocol", "session.job", "session.reply", "session.work",
     "session.conversation", "session.download", "session.update", "session.run",
-    "session.evaluation", "session.snapshots", "session.intake", "session.links",
+    "session.evaluation", "session.snapshots", "session.intake", "session.links", "session.supply",
+    "session.library",
     "gltch_2_7m")
 NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "session.coordinator_session.STATUS_SECONDS", "session.snapshots.SNAPSHOT_EVERY",

@@ -31,7 +31,7 @@ def small_disk(folder):
 
 
 class Filler:
-    """A big file that takes all room but so many MiB."""
+    """A big file that takes all room but a few MiB."""
 
     def __init__(self, disk):
         self.path = disk / "big"

@@ -33,7 +33,7 @@ from hive.session.protocol import (
 from hive.text import TEXT
 
 ConnectionClosed = pytest.importorskip("websockets.exceptions").ConnectionClosed
-FAIR = 64  # bytes of memory for a byte of JSON: a list of lists needs so many
+FAIR = 64  # bytes of memory for a byte of JSON: a list of lists needs that many
 
 # --------------------------------------------------------------------------------------------------
 # Control messages
@@ -180,7 +180,7 @@ def test_many_small_chunks_take_no_more_memory_than_they_carry():
 def test_any_name_is_shown_on_one_line_of_bounded_length(name):
     shown = clean_name(name, "peer")
     assert 1 <= len(shown) <= NAME_LENGTH and shown.isprintable() and shown == shown.strip()
-    assert clean_name(shown, "other") == shown  # it means the same to whoever is told
+    assert clean_name(shown, "other") == shown  # it means the same to everybody
     assert pack("welcome", proof="0" * 64, peer="p", name=shown, token="0" * 64, counted=[], job={})
 
 

@@ -10,10 +10,12 @@ from hive.books import applying
 from hive.learning.codec import CODECS, encode, from_bytes
 from hive.learning.outer import HEAVIEST
 from hive.session import protocol
-from hive.session.coordinator_session import LOSS_FACTOR, MOST_FETCHES, REMEMBERED_UPDATES
+from hive.session.coordinator_session import LOSS_FACTOR
 from hive.session.job import Job
+from hive.session.library import REMEMBERED_UPDATES
 from hive.session.protocol import ProtocolError
 from hive.session.reception import MOST_REJECTED
+from hive.session.supply import MOST_FETCHES
 
 CHARACTERS = 2 * 128  # of a step: two windows
 

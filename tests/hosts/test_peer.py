@@ -1,5 +1,6 @@
 """The peer against what answers it: false coordinators, floods, proxies, certificates."""
 import contextlib
+import os
 import re
 import shutil
 import signal
@@ -10,13 +11,14 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from builders import make_job as make
 from builders import make_token
-from hive_processes import ON_CPU, free_ports
+from hive_processes import LIMIT, ON_CPU, free_ports
 from websockets.sync.server import serve
 
 from gltch_2_7m import GLTCH, Runtime, TrainConfig, parameters_of
@@ -248,6 +250,19 @@ def test_nothing_that_a_web_server_answers_reaches_the_terminal_as_it_came(
     assert HARMLESS.fullmatch(program.said()), ascii(program.said())
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("program", ["peer.py", "server.py"])
+def test_the_first_line_comes_before_pytorch_is_loaded_but_not_before_the_help(
+        program, tmp_path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('PyTorch was asked for')")
+    script = str(Path(peer.__file__).with_name(program))
+    path = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    for arguments, said in (([], "loading   PyTorch\n"), (["--help"], "")):
+        done = subprocess.run([sys.executable, script, *arguments], env=path,
+                              stderr=subprocess.PIPE, timeout=LIMIT, text=True)
+        assert done.stderr == said + "PyTorch was asked for\n"
+
+
 def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
     def wait(self, connection):
         self.prepare(connection, make(TEXT))
@@ -255,8 +270,8 @@ def test_before_a_first_step_the_line_shows_no_loss(false, waits, capsys):
         connection.send(protocol.pack("finished", reason="that was all"))
 
     assert join(false(wait)) == 0
-    line = next(line for line in capsys.readouterr().err.splitlines() if "round 1 " in line)
-    assert re.fullmatch(r"round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
+    line = next(line for line in capsys.readouterr().err.splitlines() if "in round 1 " in line)
+    assert re.fullmatch(r"in round 1  step 0  0 chars/s  peers \d  up .* down .*", line)
 
 
 def test_the_reason_is_heard_when_it_came_before_the_line_broke(

@@ -89,7 +89,7 @@ def journal(place):
 
 
 def finished(folder, rounds):
-    """A closed journal of so many rounds."""
+    """A closed journal of this many rounds."""
     with opened(folder) as journal:
         journal.start(RUN, WEIGHTS)
         commit_rounds(journal, rounds)

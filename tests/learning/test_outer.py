@@ -38,7 +38,7 @@ def make(count=COUNT, **sync):
 
 
 def add(outer, update, weight=1.0, steps=200):
-    """So many steps that no first update is too long."""
+    """After enough steps that no first update is too long."""
     return outer.add(outer.sync.up, encode(outer.sync.up, update), weight, steps)
 
 

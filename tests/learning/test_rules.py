@@ -108,7 +108,7 @@ def test_honest_updates_that_are_nearly_equal_are_no_copies():
 
 
 def test_only_those_who_are_trusted_tell_what_is_usual():
-    """Whoever is set aside is looked at, and changes nothing for the others, however many."""
+    """A peer that is set aside is looked at, and changes nothing for the others, however many."""
     updates = honest(5)
     liars = [-one for one in honest(8, seed=2)]
     assert faults([*liars, *updates], trusted=8 * [False] + 5 * [True])[8:] == 5 * [False]

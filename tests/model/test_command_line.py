@@ -223,6 +223,16 @@ def test_offline_it_learns_from_the_built_in_text_and_says_so(monkeypatch, gltch
     done = gltch_main(*SMALL_RUN, "--steps", 1)
     assert done.returncode == 0, done.stderr
     assert "could not be downloaded" in done.stderr and "built in" in done.stderr
+    assert "a text that comes with Python takes its place" in done.stderr
+
+
+def test_minutes_in_which_hardly_a_step_fits_are_remarked_on(monkeypatch, gltch_main, text_file):
+    tiny = gltch.Config(block_size=16, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setitem(gltch.PRESETS, "1m", (tiny, *gltch.PRESETS["1m"][1:]))
+    for length, remark in ((["--minutes", 1e-9], True), (["--steps", 1], False)):
+        done = gltch_main("--data", text_file, *SMALL_RUN, *length, "--name", str(remark))
+        assert done.returncode == 0 and "Trained 1 step:" in done.stderr
+        assert ("No more fitted into --minutes 1e-09" in done.stderr) == remark
 
 
 def test_gltch_data_names_the_text(monkeypatch, gltch_main, text_file):

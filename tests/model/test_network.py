@@ -15,6 +15,7 @@ from gltch_2_7m import (
     dropout,
     fast_attention,
     fast_dropout,
+    outline,
     parameter_table,
     plain_attention,
     recompute_activations,
@@ -50,8 +51,7 @@ def loss_and_gradients(model, ids, targets):
 
 
 def test_the_parts_of_gltch_2_7m_are_those_of_the_design():
-    with torch.device("meta"):
-        table = parameter_table(GLTCH(Config()))
+    table = parameter_table(outline(Config()))
     assert table == [
         ("token embedding", "65 x 192", 12_480),
         ("position embedding", "128 x 192", 24_576),
@@ -69,10 +69,16 @@ def test_the_parts_of_gltch_2_7m_are_those_of_the_design():
 @given(st.integers(1, 99), st.integers(1, 99), st.integers(1, 4), st.integers(1, 4),
        st.integers(1, 8))
 def test_the_table_counts_every_parameter_of_any_network_once(V, T, n_layer, n_head, width):
-    with torch.device("meta"):
-        model = GLTCH(Config(V, T, n_layer, n_head, n_head * width))
+    model = outline(Config(V, T, n_layer, n_head, n_head * width))
     assert (sum(count for _, _, count in parameter_table(model))
             == sum(p.numel() for p in model.parameters()))
+
+
+def test_an_outline_has_the_names_and_shapes_of_the_network_in_its_order_and_no_memory():
+    real, drawn = GLTCH(TINY).named_parameters(), outline(TINY).named_parameters()
+    assert all(weight.is_meta for _, weight in outline(TINY).named_parameters())
+    assert [(name, weight.shape) for name, weight in drawn] == [
+        (name, weight.shape) for name, weight in real]
 
 
 def test_matrices_have_no_bias_and_layer_norms_do():

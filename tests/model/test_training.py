@@ -425,13 +425,25 @@ def test_handlers_for_signals_are_put_back(corpus):
 # --- The line that shows it -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("length", [{"steps": 4}, {"steps": 9000, "minutes": 0.01}])
+def test_the_part_that_is_done_is_of_the_steps_or_where_minutes_were_given_of_the_time(
+        corpus, monkeypatch, length):
+    shown = []
+    monkeypatch.setattr(Progress, "show", lambda self, *values: shown.append(values))
+    train(TINY, replace(RECIPE, **length), corpus)
+    for part, step, total, *_, elapsed, left, _ in shown:
+        done = elapsed / (elapsed + left) if "minutes" in length else step / total
+        assert part == pytest.approx(done)
+    assert shown[-1][0] == 1
+
+
 def show(monkeypatch, capsys, terminal, **environment):
     """What the progress of one step writes."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(gltch.sys.stderr, "isatty", lambda: terminal, raising=False)
     progress = Progress()
-    progress.show(30, 60, 1.5, 1.25, 4000.0, 5.0, 5.0, always=True)
+    progress.show(0.5, 30, 60, 1.5, 1.25, 4000.0, 5.0, 5.0, always=True)
     progress.say("a line of its own")
     return capsys.readouterr().err
 

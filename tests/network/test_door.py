@@ -24,7 +24,7 @@ from hive.network import guest as guest_module
 from hive.network.door import Door, Places, file_limit, household, trusted
 from hive.network.throttle import Bucket
 from hive.session import protocol
-from hive.session.coordinator_session import MOST_FETCHES
+from hive.session.supply import MOST_FETCHES
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits")
 HERE, THERE, ELSEWHERE = "127.0.0.1", "192.0.2.1", "198.51.100.7"

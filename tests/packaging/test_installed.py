@@ -51,7 +51,7 @@ def test_without_pytorch_a_program_says_what_to_install(command):
         f"{name}: error: PyTorch is missing: pip install torch requests websockets\n"))
 
 
-# --- What the user is told to type, within this process -------------------------------------------
+# --- What a program tells people to type, within this process -------------------------------------
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ test("a part that is looked at closely is asked for, with a margin", async () =>
   assert.deepEqual(history.detail.evaluations.map(({ round }) => round), [5100, 10000]);
 });
 
-test("whoever looks at the newest rounds follows them", async () => {
+test("a visitor who looks at the newest rounds follows them", async () => {
   await start("a", losses(1, 100));
   history.look({ from: 80, to: 100 });
   history.event(committed(101));
@@ -152,7 +152,7 @@ test("nobody can look beside the run, nor at less than four rounds", async () =>
   assert.deepEqual(history.view, { from: 48.5, to: 52.5 });
 });
 
-test("a question that failed is told, and the curve stays", async () => {
+test("a question that failed is reported, and the curve stays", async () => {
   await start("a", losses(1, 10));
   await start("a", null);
   assert.deepEqual([history.failed, history.whole.last], [true, 10]);

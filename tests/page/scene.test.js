@@ -6,7 +6,7 @@ import { FLIGHT, MARK, PULSE, Scene } from "../../hive/page/network/scene.js";
 const WRITER = { shorten: (name) => name, widthOf: (name) => 7 * name.length };
 const peer = (id, tokens = 0) => ({ peer: id, name: id, steps: 0, quota: 0, tokens });
 
-/** A scene with so many peers, on a canvas. */
+/** A scene with `size` peers, on a canvas. */
 function scene(size) {
   const made = new Scene();
   for (let i = 0; i < size; i += 1) made.add(`p${i}`, peer(`p${i}`, 100 * i));

@@ -20,7 +20,7 @@ from hive.learning.rules import Seen
 from hive.learning.sync import SYNCS, UNDO
 from hive.session import coordinator_session as rules
 from hive.session import protocol, reception, snapshots
-from hive.session.coordinator_session import MOST_UNASKED, CoordinatorSession
+from hive.session.coordinator_session import CoordinatorSession
 from hive.session.effects import (
     Close,
     Do,
@@ -42,6 +42,7 @@ from hive.session.reply import LINES
 from hive.session.rounds import AHEAD, Pace
 from hive.session.run import MOST_WINDOWS
 from hive.session.schema import EVENTS
+from hive.session.supply import MOST_FETCHES, MOST_TRANSFERS, MOST_UNASKED
 from hive.session.trust import Outcome, Tried
 from hive.session.work import RETRY_SECONDS
 
@@ -1154,10 +1155,10 @@ def test_who_asks_for_more_than_it_reads_has_to_leave(play):
     bob.ready(0, sha(5))
     unknown, weights = ({"type": "fetch", "blob": blob, "offset": 0} for blob in ("0" * 64, sha(0)))
     play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING - 1)
-    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS - 1)
+    play.tell("heard", bob.number, weights, blobs=MOST_TRANSFERS - 1)
     assert ann.closed is None and bob.closed is None
     play.tell("heard", ann.number, unknown, waiting=rules.MOST_WAITING)
-    play.tell("heard", bob.number, weights, blobs=rules.MOST_TRANSFERS)
+    play.tell("heard", bob.number, weights, blobs=MOST_TRANSFERS)
     for client in (ann, bob):
         assert "asks for more than it takes" in client.hear("refused")["reason"]
 
@@ -1165,7 +1166,7 @@ def test_who_asks_for_more_than_it_reads_has_to_leave(play):
 def test_the_same_is_not_sent_again_and_again(play):
     ann, = enter(play, "ann")
     ann.ready(0, sha(5))
-    for _ in range(rules.MOST_FETCHES):
+    for _ in range(MOST_FETCHES):
         ann.say("fetch", blob=sha(0), offset=0)
     assert ann.closed is None
     ann.say("fetch", blob=sha(0), offset=0)
@@ -1175,7 +1176,7 @@ def test_the_same_is_not_sent_again_and_again(play):
 def test_an_update_that_is_the_same_as_an_earlier_one_may_be_fetched_again(stage):
     play, ann, bob = two_in_a_round(stage)
     play.update = b"nothing has moved"
-    for number in range(1, rules.MOST_FETCHES + 2):
+    for number in range(1, MOST_FETCHES + 2):
         make_a_round(play, ann, bob)
         ann.say("fetch", blob=protocol.name_of(play.update), offset=0)
         ann.ready(number, sha(number)), bob.ready(number, sha(number))

@@ -1,4 +1,4 @@
-"""The numbered events: whoever knows how far it was is told exactly what it has missed."""
+"""The numbered events: a page that knows how far it was hears exactly what it missed."""
 import json
 import math
 
@@ -27,7 +27,7 @@ def event(number):
 
 
 def after(count, keep):
-    """A sequence in which so many things have happened."""
+    """A sequence in which `count` things have happened."""
     events = Events("here", lambda: 7.5, keep)
     for number in range(1, count + 1):
         events.add("closed", version=number)
@@ -45,7 +45,7 @@ def test_since_tells_exactly_what_was_missed_or_that_it_is_not_known(count, keep
 
 @settings(deadline=None)
 @given(keep=st.integers(1, 30), bursts=st.lists(st.integers(0, 30), max_size=20))
-def test_whoever_asks_often_enough_misses_nothing(keep, bursts):
+def test_a_page_that_asks_often_enough_misses_nothing(keep, bursts):
     events, seq, heard = Events("here", lambda: 7.5, keep), 0, []
     for burst in bursts:
         for _ in range(min(burst, keep)):

@@ -27,7 +27,7 @@ def hand():
 
 
 def offer(hand, update=FIRST, ahead=0):
-    """A task, its steps, and so many more while the update travels; the offer."""
+    """A task, its steps, and `ahead` more while the update travels; the offer."""
     hand.will_make(update)
     hand.train(quota=4)
     told = [said for _ in range(4) for said in hand.step()]

@@ -262,6 +262,23 @@ def test_after_a_restart_the_first_to_deliver_does_not_make_a_round_alone():
     assert rounds.close(NOW + 1)
 
 
+def test_whose_update_waits_for_a_round_to_come_is_there_and_takes_part_in_this_one():
+    """Otherwise they wait for each other: the round for enough peers, and it for its round."""
+    rounds = Rounds(0, hash_of(0), Pace(), least=2, fragments=4, overlap=True, in_flight=2)
+    for peer in ("ann", "bob"):
+        arrive(rounds, peer)
+    rounds.tasks(NOW)
+    for _ in range(3):
+        commit(rounds)
+    rounds.members["bob"].prompt = False
+    assert rounds.keeps("bob", 2) and offer(rounds, "bob", version=2) == ACCEPTED
+    assert rounds.members["bob"].state != "uploading", "its update is not of this round"
+    rounds.members["bob"].state = "lagging"  # and says nothing before it hears of its update
+    assert rounds.ready("ann", 3, hash_of(3))
+    assert rounds.tasks(NOW) == {}
+    assert set(rounds.tasks(NOW, early=["bob"])) == {"ann"}
+
+
 def test_the_last_round_makes_no_more_steps_than_are_left():
     rounds = Rounds(7, hash_of(7), Pace(overheads=deque([30.0] * 5)), 1)
     rounds.open_round(7, hash_of(7), quota=3, most=3)
@@ -466,7 +483,7 @@ def test_a_late_update_says_nothing_about_transfers():
 # --- Members that dawdle on purpose ---------------------------------------------------------------
 
 def play(rounds, count, honest, new=()):
-    """Seconds of so many rounds. Honest members train four steps of half a second and upload for a
+    """Seconds of `count` rounds. Honest members train four steps of half a second and upload for a
     second; `new` are strangers, one for each round, that never deliver; all others deliver in the
     very last moment."""
     now, lengths = NOW, []

@@ -74,7 +74,7 @@ def told(standing):
 
 
 def hear(standing, record):
-    """What did not count is told at once, what did when the round is committed."""
+    """What did not count is said at once, what did when the round is committed."""
     for c in record.contributions:
         if c.verdict != "counted":
             standing.refuse(c.peer, c.verdict, c.reason, record.opened)

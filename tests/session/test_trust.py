@@ -184,7 +184,7 @@ def test_a_loss_that_is_no_number_is_a_jump():
 
 
 def test_after_a_return_the_hive_goes_on_for_a_while_whatever_happens():
-    """So that whoever makes it jump cannot keep it in one place."""
+    """So that a peer that makes it jump cannot keep it in one place."""
     trust = Trust()
     learn(trust, version=1, before=9.5, after=2.9)
     assert learn(trust, version=2, before=2.9, after=9.0) == 1

@@ -1,4 +1,4 @@
-"""How long a task lasts, and what is told of the steps that were made."""
+"""How long a task lasts, and what is said of the steps that were made."""
 import math
 
 import pytest

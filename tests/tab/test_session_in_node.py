@@ -62,7 +62,7 @@ def effect_as_json(effect):
 
 
 class Recorded(PeerSession):
-    """Writes down what it is told and what it answers."""
+    """Writes down what it hears and what it answers."""
 
     conversations = []  # of all sessions
 

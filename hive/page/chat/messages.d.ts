@@ -64,7 +64,7 @@ export interface Mark {
   character: string;
   before: number; // its chance, as the network saw it
   after: number; // ... and as temperature and top-k left it
-  seen: number; // of so many characters before it
+  seen: number; // this many characters before it
 }
 
 /** What the network thought before a character. */

@@ -277,7 +277,7 @@ export function mulberry32(seed) {
  * @typedef {{ id: number, before: Float32Array, after: Float32Array, seen: number }} Step */
 
 /** Goes on after `ids` by `length` characters: `next` hears their chances and says which it is.
- * Yields a step for each, and null after each that was only read, so that whoever listens can stop
+ * Yields a step for each, and null after each that was only read, so that the caller can stop
  * at any time. When the context is full, its newer half is read again and it goes on from there:
  * positions are learned, so a window that slides would change everything that was kept.
  * @param {Transformer} model

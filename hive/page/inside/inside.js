@@ -11,7 +11,7 @@ import { named, odds } from "./shade.js";
 
 export class Inside {
   task = 0; // the question that is under way
-  following = false; // whoever writes
+  following = false; // what is written, as it goes on
 
   note = make("p", { className: "chat-note" }, "Choose a character that the network wrote or read " +
     "(click it, or go there with the arrow keys and press Enter) to see the moment before it: " +

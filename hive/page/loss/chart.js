@@ -25,7 +25,7 @@ function button(act, properties, ...children) {
   return make("button", { type: "button", onclick: act, ...properties }, ...children);
 }
 
-/** A button that is on or off; `act` is told.
+/** A button that is on or off; `act` hears which.
  * @param {(on: boolean) => void} act
  * @param {boolean} on
  * @param {(Node | string)[]} children */
@@ -218,7 +218,7 @@ export class LossChart {
     this.changed();
   }
 
-  /** By so many points, beginning with the newest.
+  /** Moves the cursor by a number of points, beginning with the newest.
    * @param {number} by */
   step(by) {
     const points = this.visible;

@@ -23,7 +23,7 @@
 
 const START = { round: 0, step: 0, time: 0 };
 
-/** An answer of the server to a question for so many points. */
+/** An answer of the server to a question for a number of points. */
 export class Curve {
   /** @param {Losses} answer
    * @param {number} asked
@@ -83,7 +83,7 @@ export class Curve {
     return this.from <= from && (this.live || to <= this.to);
   }
 
-  /** Would asking for just this range, in so many points, show hardly more?
+  /** Would asking for just this range, in this many points, show hardly more?
    * @param {Range} range
    * @param {number} points */
   fine({ from, to }, points) {
@@ -131,7 +131,7 @@ export function nearest(points, unit, value) {
   return value - before[unit] < after[unit] - value ? before : after;
 }
 
-/** Those of a range of rounds, and so many on either side of it.
+/** Those of a range of rounds, and some more on either side of it.
  * @template {Evaluation} Any
  * @param {Any[]} points
  * @param {Range} range */

@@ -120,7 +120,7 @@ export class Plot {
     return new Scale(low, high > low ? high : low + 1, FRAME.left, this.width - FRAME.right);
   }
 
-  /** The losses to show, and those of so many neighbours.
+  /** The losses to show, and those of some neighbours.
    * @param {number} more */
   losses(more) {
     const { curve, range, look } = this;

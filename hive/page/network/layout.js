@@ -37,7 +37,7 @@ const MARGIN = 54; // for rings and names at the edge
  * @param {number} high */
 export const clamp = (value, low, high) => Math.max(low, Math.min(high, value));
 
-/** Sizes that suit so many peers in so many places on a canvas of this size, and the places.
+/** Sizes that suit a number of peers and places on a canvas of this size, and the places.
  * @param {number} peers
  * @param {number} places
  * @param {number} width

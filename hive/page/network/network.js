@@ -21,7 +21,7 @@ const LEGEND = {
 };
 
 export class Network {
-  frames = 0; // these three are for whoever measures
+  frames = 0; // these three are for measurements
   transfers = 0;
   frameMilliseconds = new Float32Array(600);
 

@@ -97,7 +97,7 @@ export class Scene {
 
   // Where
 
-  /** Places move together only when so many left that the picture is full of holes. */
+  /** Places move together only when enough have left that the picture is full of holes. */
   gather() {
     const { nodes } = this;
     if (Math.max(...nodes.map((node) => node.place)) <= 2 * nodes.length + 4) return;

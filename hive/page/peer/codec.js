@@ -17,7 +17,7 @@ const [LOW, HIGH, BETWEEN] = [0.4528, 1.510, 0.9816].map(fround); // Lloyd and M
 
 const one = new Float32Array(1), bits = new Uint32Array(one.buffer);
 
-/** The bf16 nearest to a number that is one, as its 16 bits; a tie goes to the even one.
+/** The bf16 nearest to a number (not NaN), as its 16 bits; a tie goes to the even one.
  * @param {number} x */
 export function toBf16(x) {
   one[0] = x;
@@ -65,7 +65,7 @@ function sum(x) {
 
 /** One way to write a vector as bytes.
  * @typedef {object} Codec
- * @property {(count: number) => number} size of so many values, in bytes
+ * @property {(count: number) => number} size of this many values, in bytes
  * @property {(vector: Float32Array) => Uint8Array} encode
  * @property {(content: Uint8Array, count: number) => Float32Array} decode */
 
@@ -97,7 +97,7 @@ function packLevels(to, at, levels) {
   }
 }
 
-/** The level of value i, of so many that were packed.
+/** The level of value i, of the `count` that were packed.
  * @param {Uint8Array} from
  * @param {number} at
  * @param {number} i

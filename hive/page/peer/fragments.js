@@ -5,7 +5,7 @@ import { BLOCK } from "./codec.js";
 /** A part of the flat vector of weights.
  * @typedef {{ start: number, stop: number }} Part */
 
-/** So many values in `number` nearly equal parts; in fewer, if there are not as many blocks. */
+/** `count` values in `number` nearly equal parts; in fewer, if there are not as many blocks. */
 export class Fragments {
   /** @param {number} count
    * @param {number} number */

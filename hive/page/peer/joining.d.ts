@@ -35,7 +35,7 @@ export interface Figures {
   loss: number;
   valLoss: number;
   speed: number; // characters a second
-  carried: number; // characters of which it is not known yet whether they count
+  carried: number; // characters that may still count
   up: number; // bytes
   down: number;
 }

@@ -17,7 +17,7 @@ export class Learner {
     this.feedback = new ErrorFeedback(this.anchor.length, beta);
   }
 
-  /** What follows is this step of a run of so many, on the text's windows from this one on.
+  /** What follows is this step of a run of `total`, on the text's windows from this one on.
    * @param {number} step
    * @param {number | null} total
    * @param {number} window */

@@ -1,4 +1,4 @@
-// A peer's updates of which nobody told yet what became, and what it says of them, as in
+// A peer's updates whose fate it does not know yet, and what it says of them, as in
 // hive/session/offers.py.
 
 /** @import { Effect } from "./effects.d.ts" */
@@ -28,7 +28,7 @@ export class Offers {
     return this.updates.find((one) => one.version === version);
   }
 
-  /** Is there one of which it will be heard, for the round from this version or before?
+  /** Is there one whose fate it will hear, for the round from this version or before?
    * @param {number} version */
   awaited(version) {
     return this.updates.some((one) => one.version <= version);
@@ -92,7 +92,7 @@ export class Offers {
     for (const one of this.updates) one.offered += seconds;
   }
 
-  /** Is there one of which nobody has said anything since then?
+  /** Is there one that nobody has said anything about since then?
    * @param {number} since */
   unheard(since) {
     return this.updates.some((one) => one.offered < since);

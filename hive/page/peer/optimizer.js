@@ -105,7 +105,7 @@ function workOf({ rows, columns, rule }) {
 }
 
 /** Shares the parts out among workers, so that all have about the same work: the largest first,
- * each to who has least.
+ * each to the one that has least.
  * @param {Part[]} parts
  * @param {number} workers
  * @returns {Part[][]} by worker, in the order of the vector */

@@ -48,7 +48,7 @@ export class Peer {
   toDo = [];
   /** @type {Mail[]} */
   mail = [];
-  wakeUp = () => {}; // whoever waits for mail
+  wakeUp = () => {}; // the host, while it waits for mail
   /** @type {WebSocket | undefined} */
   socket;
   /** @type {Uplink | undefined} */

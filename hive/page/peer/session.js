@@ -2,7 +2,7 @@
 // by line: what it says, what it holds, and what it waits for. tests/tab/ has both answer the same
 // conversations. Only this one takes up what an earlier page left on its way (`takeUp`).
 //
-// One session lives as long as its page and goes through any number of connections. It is told what
+// One session lives as long as its page and goes through any number of connections. It hears what
 // happened, and answers with a list of effects (effects.d.ts). It takes what was said in that
 // order, one after the other; what comes while it fetches or works waits in a bounded inbox.
 
@@ -58,7 +58,7 @@ export const AHEAD = 100; // steps beyond what was asked for, while updates trav
  * @property {string} codec of its updates
  * @property {Fragments} fragments of its weights
  * @property {boolean} overlap training goes on while updates travel
- * @property {number} inFlight so many of them at once
+ * @property {number} inFlight how many of them at once
  * @property {number} sequences in a step of this peer */
 
 /** @param {Job | null} job
@@ -129,7 +129,7 @@ export class PeerSession {
 
   // Effects
 
-  /** What a host calls goes through here: it is told the time, and what is to be done, in this
+  /** What a host calls goes through here: it says the time, then what is to be done, in this
    * order. The one place where a broken rule ends a conversation.
    * @param {Moment} now
    * @param {() => void} happened */

@@ -4,7 +4,7 @@
 import type { Config } from "./network.js";
 import type { Recipe } from "./optimizer.js";
 
-/** The first thing that a worker is told. */
+/** The first message to a worker. */
 export interface Beginning {
   config: Config;
   recipe: Recipe;

@@ -112,7 +112,7 @@ export class Outgoing {
       number > this.version && fragments.ofRound(number).start === this.part.start));
   }
 
-  /** What is told of it now; `follows`: all of it comes at once.
+  /** What the coordinator hears of it now; `follows`: all of it comes at once.
    * @param {number} now
    * @param {boolean} follows
    * @returns {Told} */

@@ -1,4 +1,4 @@
-// The Web Worker in which the peer of a page lives (joining.d.ts says what it is told and tells).
+// The Web Worker in which the peer of a page lives (joining.d.ts has its messages).
 // Its training is in workers of its own, so that it always hears.
 
 import { load } from "./kernels.js";

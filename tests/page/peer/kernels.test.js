@@ -120,7 +120,7 @@ test("with dropout, gradients are the slopes of the loss under the same mask", (
   }
 });
 
-test("a loss that is not finite is told, and moves nothing", async () => {
+test("a loss that is not finite is reported, and moves nothing", async () => {
   const crew = crewOf(2);
   crew.weights[0] = NaN;
   const earlier = crew.weights.slice();

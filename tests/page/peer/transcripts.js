@@ -1,5 +1,5 @@
 // node transcripts.js FILE: what Python's PeerSession was told and answered, line by line
-// (tests/tab/test_session_in_node.py writes it); here the page's session is told the same. Prints
+// (tests/tab/test_session_in_node.py writes it); here the page's session hears the same. Prints
 // the first difference of each conversation, and how often what was told and answered.
 import { Buffer } from "node:buffer";
 import { readFileSync } from "node:fs";

@@ -28,7 +28,7 @@ static inline Matrix some_columns(Matrix m, int first, int count) {
   return (Matrix){m.at + first * m.right, m.rows, count, m.down, m.right};
 }
 
-void reserve_panels(int columns); // for products with at most so many columns
+void reserve_panels(int columns); // the most that a product has
 
 // The rows of `out` lie in order (right == 1).
 void multiply(Matrix out, Matrix a, Matrix b);     // out = a b

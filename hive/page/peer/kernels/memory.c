@@ -8,7 +8,7 @@ void start_over(void) { top = (double)(unsigned long)&__heap_base; }
 
 double taken(void) { return top; }
 
-// The memory may not be there yet: whoever called `lay_out` makes it as large as that says.
+// The memory may not be there yet: the caller of `lay_out` makes it as large as that says.
 void *take(double bytes) {
   double begin = 16 * __builtin_ceil(top / 16);
   top = begin + bytes;

@@ -79,7 +79,7 @@ static void find(Weights *w, float *flat) {
 
 static int widest(int a, int b) { return a > b ? a : b; }
 
-// Decides where everything lies, for micro-batches of at most so many texts. Returns how many bytes
+// Decides where everything lies, for micro-batches of at most `texts` texts. Returns how many bytes
 // of memory that takes; the caller makes them, and they must be zero.
 EXPORT(lay_out)
 double lay_out(int vocabulary, int context, int width, int layers, int number_of_heads, int texts) {
