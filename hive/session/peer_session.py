@@ -345,6 +345,12 @@ class PeerSession:
             self.tell("ready", version=self.held.version, weights=self.held.hash or None,
                       batch_size=self.network.sequences)
 
+    def ask_again(self) -> None:
+        """Unless newer weights are told of already: with every answer those of before are gone, so
+        whoever listens seldom would never get any."""
+        if not self.talk.waits("version"):
+            self.report()
+
     def on_version(self, said: messages.Version) -> None:
         """The weights as a whole: at the start, or after too long an absence. If newer are told of
         already, these may be gone, and asking for them would only bring another answer."""
@@ -354,7 +360,7 @@ class PeerSession:
 
     def take_whole(self, said: messages.Version, content: Optional[bytes]) -> None:
         if content is None:
-            self.report()  # there are newer ones
+            self.ask_again()  # there are newer ones
             return
         demand(len(content) == 4 * self.network.parameters,
                "The weights have another size than the network.")
@@ -370,8 +376,7 @@ class PeerSession:
         if said["version"] <= self.held.version:
             return
         if said["version"] != self.held.version + 1 or not self.held.hash:
-            if not self.talk.waits("version"):
-                self.report()  # something was missed
+            self.ask_again()  # something was missed
             return
         demand(said["codec"] in CODECS, "The coordinator uses an unknown codec.")
         size = CODECS[said["codec"]].size(self.network.fragments.values(said["version"]))
@@ -379,7 +384,7 @@ class PeerSession:
 
     def take_update(self, said: messages.Commit, size: int, content: Optional[bytes]) -> None:
         if content is None:
-            self.report()
+            self.ask_again()
             return
         demand(len(content) == size, "The update has another size than its codec makes.")
         if said["counted"]:

@@ -10,6 +10,9 @@ from gltch_2_7m import Unwritable
 from hive.journal import FOR_NOW, Folder, Journal, Memory
 from hive.simulation.trouble import Trouble
 
+OPENING = ["PRAGMA", "journal_mode"]  # the first statement: SQLite makes its files
+WRITING = ("the opening", "BEGIN", "INSERT", "UPDATE", "COMMIT")
+
 
 class Disk:
     """Without a folder it is played too, and what is on it outlives the coordinator."""
@@ -28,17 +31,20 @@ class Disk:
         """Has it no room for a file? It may have for a row now and then."""
         return self.trouble.clock.now < self.full_until
 
-    def may_fail(self, journal: Journal) -> Journal:
-        journal._db = Database(self, journal._db)  # type: ignore[assignment]
-        journal.files = Shelf(self, journal.files)  # type: ignore[assignment]
-        return journal
+    def open_journal(self) -> Journal:
+        return self.may_fail(OnDisk(self))
 
     def opened_again(self, journal: Journal) -> Journal:
-        """What a process that was started again finds: what was written, and nothing remembered."""
+        """What a process that was started again finds: what was written, and nothing remembered.
+        Raises Unwritable while there is no room even to open it."""
         if self.folder:
             journal.close()
-            return self.may_fail(Journal(self.folder))
-        return self.may_fail(Reopened(journal))
+            return self.open_journal()
+        return self.may_fail(Reopened(self, journal))
+
+    def may_fail(self, journal: Journal) -> Journal:
+        journal.files = Shelf(self, journal.files)  # type: ignore[assignment]
+        return journal
 
 
 class Database:
@@ -52,26 +58,37 @@ class Database:
 
     def execute(self, sql: str, values: Tuple[Any, ...] = ()) -> sqlite3.Cursor:
         if self.disk.full:
-            kind, trouble = sql.split(None, 1)[0], self.disk.trouble
-            if kind in ("BEGIN", "INSERT", "UPDATE", "COMMIT") and (
-                    trouble.dice.random() < self.disk.fullness):
-                trouble.cover(f"disk full at {kind}")
+            words, trouble = sql.split(None, 2), self.disk.trouble
+            where = "the opening" if words[:2] == OPENING else words[0]
+            if where in WRITING and trouble.dice.random() < self.disk.fullness:
+                trouble.cover(f"disk full at {where}")
                 raise sqlite3.OperationalError(trouble.dice.choice(FOR_NOW[:2]))
         return self.real.execute(sql, values)
 
 
-class Reopened(Journal):
+class OnDisk(Journal):
+    """Finds the disk full from its first statement on."""
+
+    def __init__(self, disk: Disk):
+        self.disk = disk
+        super().__init__(disk.folder)
+
+    def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
+        return Database(self.disk, super()._connect(held))  # type: ignore[return-value]
+
+
+class Reopened(OnDisk):
     """With what another journal in memory has written."""
 
-    def __init__(self, before: Journal):
+    def __init__(self, disk: Disk, before: Journal):
         self.before = before
-        super().__init__(None)
+        super().__init__(disk)
         before.close()
         self.files = before.files.real if isinstance(before.files, Shelf) else before.files
 
     def _connect(self, held: contextlib.ExitStack) -> sqlite3.Connection:
         db = super()._connect(held)
-        self.before._db.backup(db)
+        self.before._db.backup(db.real)  # type: ignore[attr-defined]
         return db
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, FrozenSet, Optional, Sequence
 
-from hive.simulation.faulty import ENDLESS, FaultyHive, Peer
+from hive.simulation.faulty import ENDLESS, WITHOUT_CACHE, FaultyHive, Peer
 from hive.simulation.hive import Connection
 from hive.simulation.truth import must
 from hive.simulation.virtual import UNNOTICED_SECONDS
@@ -70,16 +70,24 @@ def kill_peer(hive: FaultyHive) -> None:
 
 
 def kill_peer_and_cache(hive: FaultyHive) -> None:
-    """Sometimes because its disk is full, and then there is no cache for a while."""
-    peer = somebody(hive)
-    peer.kept, peer.has_text = None, not hive.text
+    """At once or between two effects; sometimes because its disk is full, and then there is no
+    cache for a while."""
+    peer, newer = somebody(hive), hive.trouble.newer
+    peer.cache_dies = True
     if hive.trouble.more.random() < 0.3:
         peer.full_until = hive.clock.now + 300.0
-    peer.die("killed without its cache")
+    if newer.random() < 0.5:
+        peer.die(WITHOUT_CACHE)
+    else:
+        peer.fuse = newer.randint(1, 12)
 
 
 def kill_coordinator(hive: FaultyHive) -> None:
+    """Sometimes its disk is full, perhaps still when it is started again."""
     hive.coordinator.fuse = hive.trouble.dice.randint(1, 40)
+    newer = hive.trouble.newer
+    if newer.random() < 0.2:
+        hive.disk.fill(newer.uniform(20.0, 120.0), 1.0)
 
 
 def kill_when_kept(hive: FaultyHive) -> None:

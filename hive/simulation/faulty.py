@@ -39,6 +39,7 @@ RESTART_SECONDS = 60.0  # until somebody starts a peer again that was turned awa
 MEASURED = 8  # in one run of this many a message takes as long as it is, not as one of 250 bytes
 ENDLESS = 1_000_000  # rounds
 OVERLAPPING = 0.3  # of the runs train on while updates travel
+WITHOUT_CACHE = "killed without its cache"
 WITHOUT_TEXT = 0.3  # of the runs begin with peers that do not have it
 TWO_AT_LEAST = 0.3  # of the runs have no round before two peers are there
 AMONG_ATTACKERS = 5  # peers, as fewer could not tell who of them is honest
@@ -277,6 +278,7 @@ class Peer(PeerHost):
         self.fuse = -1
         self.asleep = self.set_by = self.full_until = 0.0
         self.nonsense = self.breakdown = False  # of the next training
+        self.cache_dies = False  # when it does
         self.lots: List[Lot] = []  # not settled
         self.sent: Dict[int, str] = {}  # updates on their way, by where their part begins
         self.left_behind: Set[Lot] = set()  # in those that no error feedback keeps any more
@@ -315,12 +317,14 @@ class Peer(PeerHost):
     def carry_out(self, effect: Any) -> None:
         self.fuse -= 1
         if self.fuse == 0:
-            raise Killed
+            raise Killed(WITHOUT_CACHE if self.cache_dies else "killed")
         super().carry_out(effect)
 
     def die(self, why: str) -> None:
         """The process is gone, and with it what it did not upload; it is started again."""
         self.trouble.cover(f"peer {why}")
+        if self.cache_dies:
+            self.kept, self.has_text, self.cache_dies = None, not self.hive.text, False
         self.telling, self.step_due, self.alarm = False, None, math.inf
         self.calls.clear()
         for lane in self.lanes.values():
@@ -606,7 +610,7 @@ class FaultyHive(Simulation):
         self.truth.liars = {peer.name for peer in self.peers if peer.attack}
 
     def open_journal(self) -> Journal:
-        journal = self.disk.may_fail(Journal(self.disk.folder))
+        journal = self.disk.open_journal()
         self.truth = Truth(self.trouble, journal)
         return journal
 
@@ -634,7 +638,13 @@ class FaultyHive(Simulation):
         self.trouble.note("fault", "coordinator started again")
         self.down, truth = False, self.truth
         truth.restarts += 1
-        truth.journal = self.disk.opened_again(truth.journal)
+        try:
+            truth.journal = self.disk.opened_again(truth.journal)
+        except Unwritable:  # it says so and ends, and somebody starts it again
+            if self.disk.folder:
+                truth.journal = Journal(self.disk.folder, read_only=True)
+            self.is_down()
+            return
         self.coordinator = Coordinator(self, truth.journal)
         outer = self.coordinator.books.outer
         must(digest(outer.weights) == outer.hash == truth.journal.head()[1] and (

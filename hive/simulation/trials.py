@@ -24,6 +24,7 @@ EXPECTED = (  # to have happened in a thousand runs
       for peer in (0, 45) for coordinator in (0, 45)),
     "cut amid a message or chunk", "cut, one direction first",
     "disk full at BEGIN", "disk full at COMMIT", "disk full at INSERT", "disk full at UPDATE",
+    "disk full at the opening",
     "disk full at a checkpoint", "disk full at a snapshot",
     "killed after the round was written, before anybody heard", "no place for a peer",
     "out of order", "peer killed",

@@ -18,6 +18,7 @@ class Trouble:
         self.clock = Clock()
         self.dice = random.Random(f"faults {seed}")
         self.more = random.Random(f"more faults {seed}")  # came later, and changes no draw above
+        self.newer = random.Random(f"newer faults {seed}")  # likewise
         self.covered: Counter[str] = Counter()
         self.events: Deque[Tuple[float, str, str, Tuple[Any, ...]]] = deque(maxlen=LATEST)
         self.crowd = random.Random(f"crowd {seed}")

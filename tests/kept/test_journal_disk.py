@@ -97,6 +97,20 @@ def test_on_a_full_disk_nothing_changes_and_the_same_journal_goes_on_later(disk,
     assert verify(disk.folder / "hive")[-1] >= 5
 
 
+def test_on_a_full_disk_a_journal_is_not_opened_and_later_it_holds_all_it_held(disk):
+    with opened(disk.folder / "hive") as journal:  # noqa: F811
+        journal.start({"name": "small"}, WEIGHTS)
+        commit_rounds(journal, 3)
+        before = everything(journal)
+    disk.fill()
+    for _ in range(2):  # the lock is let go
+        with pytest.raises(Unwritable, match="journal.db could not be used: "):
+            Journal(disk.folder / "hive")
+    disk.free()
+    with opened(disk.folder / "hive") as journal:
+        assert everything(journal) == before
+
+
 @pytest.mark.parametrize("name", ["commit", "add_sample", "remember_peer"])
 def test_what_sqlite_calls_full_is_unwritable_and_the_same_write_works_later(journal, name):  # noqa: F811
     commit_rounds(journal, 2)

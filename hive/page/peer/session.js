@@ -477,6 +477,12 @@ export class PeerSession {
       batch_size: this.network.sequences });
   }
 
+  /** Unless newer weights are told of already: with every answer those of before are gone, so
+   * whoever listens seldom would never get any. */
+  askAgain() {
+    if (!this.talk.waits("version")) this.report();
+  }
+
   /** The weights as a whole: at the start, or after too long an absence. If newer are told of
    * already, these may be gone, and asking for them would only bring another answer.
    * @param {Version} said */
@@ -490,7 +496,7 @@ export class PeerSession {
    * @param {Uint8Array | null} content */
   takeWhole(said, content) {
     if (!content) {
-      this.report(); // there are newer ones
+      this.askAgain(); // there are newer ones
       return;
     }
     demand(content.length === 4 * this.network.parameters,
@@ -508,7 +514,7 @@ export class PeerSession {
     const { held, network } = this;
     if (said.version <= held.version) return;
     if (said.version !== held.version + 1 || !held.hash) {
-      if (!this.talk.waits("version")) this.report(); // something was missed
+      this.askAgain(); // something was missed
       return;
     }
     demand(Object.hasOwn(CODECS, said.codec), "The coordinator uses an unknown codec.");
@@ -521,7 +527,7 @@ export class PeerSession {
    * @param {Uint8Array | null} content */
   takeUpdate(said, size, content) {
     if (!content) {
-      this.report();
+      this.askAgain();
       return;
     }
     demand(content.length === size, "The update has another size than its codec makes.");
