@@ -18,7 +18,7 @@ from hive.learning.sync import UNDO
 from hive.session import messages
 from hive.session.effects import Close, CoordinatorEffect, Moment, Pause, Proved, Send
 from hive.session.evaluation import Evaluation
-from hive.session.intake import Delivery, Early, Intake, weighted_mean
+from hive.session.intake import Delivery, Early, Intake, implausible, weighted_mean
 from hive.session.job import Job
 from hive.session.ledger import Ledger
 from hive.session.library import Library
@@ -41,7 +41,6 @@ from hive.session.worth import Worth
 FAREWELL_SECONDS = 10.0  # for peers to hear that the run is over
 STATUS_SECONDS = 5.0  # between status messages; a peer that hears nothing for long reconnects
 MOST_WAITING = 256  # messages for one peer
-LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 
 
 @dataclass
@@ -388,7 +387,7 @@ class CoordinatorSession:
             return  # it offers this again after the one before
         verdict = self.rounds.offer(link.peer, said["version"], said["weights"], said["steps"], now,
                                     said["base"])
-        wrong = self._implausible(said)
+        wrong = implausible(said, self.update_bytes(said["version"] + 1), len(self.job.characters))
         if verdict.verdict == ACCEPTED and wrong:
             verdict = Verdict(REJECTED, wrong)
             if not self.rounds.early(said["version"]):
@@ -408,16 +407,6 @@ class CoordinatorSession:
         if peer in self.rounds.delivered:
             rounds = [*rounds, self.rounds.version + 1]
         return any(number > version and (number - version - 1) % parts == 0 for number in rounds)
-
-    def _implausible(self, said: messages.Offer) -> str:
-        """What no honest peer would offer, in words; empty if there is nothing."""
-        loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, len(self.job.characters)))
-        if loss is not None and loss > most:
-            return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
-        size = self.update_bytes(said["version"] + 1)
-        if said["bytes"] != size:
-            return f"An update of this hive has {size:,} bytes, not {said['bytes']:,}."
-        return ""
 
     def _receive(self, link: Link, said: messages.Offer, receiver: Receiver) -> None:
         """Let it send its update, from where an interrupted transfer stopped."""

@@ -14,6 +14,7 @@ from hive.session.standing import believed_tokens, least_seconds
 from hive.session.uploads import BUDGET_BYTES
 
 KNOWN = 3  # updates from which on it is known how fast a peer is
+LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
 FASTER = 2.0  # than ever lately a peer may be
 
 
@@ -168,6 +169,17 @@ class Intake:
         """Seconds of the round so far, at most as long as it was planned: a machine that slept did
         not train, and the clock on the wall may be set."""
         return min(0.0 if self.opened is None else now - self.opened, longest)
+
+
+def implausible(said: messages.Offer, size: int, vocabulary: int) -> str:
+    """What no honest peer would offer, in words; empty if there is nothing. `size` is that of an
+    update, in bytes."""
+    loss, most = said["loss"], LOSS_FACTOR * math.log(max(2, vocabulary))
+    if loss is not None and loss > most:
+        return f"A loss of {loss:.4g} nats is far above guessing: training broke down."
+    if said["bytes"] != size:
+        return f"An update of this hive has {size:,} bytes, not {said['bytes']:,}."
+    return ""
 
 
 def weighted_mean(pairs: Iterable[Tuple[float, float]]) -> float:

@@ -10,7 +10,7 @@ from hive.books import applying
 from hive.learning.codec import CODECS, encode, from_bytes
 from hive.learning.outer import HEAVIEST
 from hive.session import protocol
-from hive.session.coordinator_session import LOSS_FACTOR
+from hive.session.intake import LOSS_FACTOR
 from hive.session.job import Job
 from hive.session.library import REMEMBERED_UPDATES
 from hive.session.protocol import ProtocolError
