@@ -25,7 +25,6 @@ import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
-from urllib.parse import quote
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -350,13 +349,13 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
             address = secure.names[0].replace("*.", "my-hive.", 1)
         if not secure.trusted_as(address):
             hint = f" --tls-ca {args.tls_cert}"
-    key = fragment = ""
+    key = ""
     if args.key_file:
         key = f" --key-file {args.key_file}"
     elif os.environ.get("HIVE_KEY"):
         key = " (with HIVE_KEY set to the key)"
     elif coordinator.key:
-        key, fragment = f" --key {coordinator.key}", f"#key={quote(coordinator.key)}"
+        key = f" --key {coordinator.key}"
     job, session = coordinator.job, coordinator.session
     version = session.rounds.version
     say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
@@ -375,7 +374,9 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     say("join with (or gltch-peer, where it is installed)\n"
         f"  python hive/peer.py --server {socket_}://{address}:{port} --name my-node{hint}{key}")
     if not args.no_browsers:
-        say(f"or in a browser, under Join\n  {web}://{address}:{page}/{fragment}")
+        how = " (type the key there, or put it behind the address: #key=...)"
+        say(f"or in a browser, under Join{how if coordinator.key else ''}\n"
+            f"  {web}://{address}:{page}/")
 
 
 def replay(args: argparse.Namespace, folder: Path) -> int:

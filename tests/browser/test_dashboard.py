@@ -880,9 +880,7 @@ def test_the_key_of_a_hive_comes_typed_or_behind_the_address_but_in_no_request(h
     visitor.page.locator("#tab .tab-failed", has_text="key").wait_for()
     join(visitor, "typed", key=hive.key)
     hive.joined("typed")
-    hive.hears("#key=")
-    printed = next(line for line in hive.said().splitlines() if "#key=" in line)
-    linked = visit(hive.page, address="/#" + printed.partition("#")[2])
+    linked = visit(hive.page, address=f"/#key={hive.key}")
     join(linked, "linked")
     hive.joined("linked")
     assert not [url for one in (visitor, linked) for url in one.requests
