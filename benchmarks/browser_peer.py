@@ -1,10 +1,14 @@
-"""A browser's peer: its training step against PyTorch's on one core, and two workers against one.
+"""A browser's peer: its training step against PyTorch's on one core, two workers against one, and
+what a visitor notices.
 
-    python benchmarks/browser_peer.py
+    GLTCH_DATA=tinyshakespeare.txt python benchmarks/browser_peer.py
 
 GLTCH-2.7M, batch 64, optimizer included, in headless Chromium (pip install -r requirements-dev.txt;
 playwright install chromium, unless there is one). All take turns, so a change in the machine's
-speed meets all, and the fastest of several steps counts; the ratios are what travels.
+speed meets all, and the fastest of several steps counts; the ratios are what travels. Then the page
+of a coordinator on this machine: the time from the click on "Train in this tab" until the first
+step begins, and the frames per second while it trains in all cores but one, at the top of the page
+where the network moves, and without training before.
 """
 from __future__ import annotations
 
@@ -12,10 +16,15 @@ import argparse
 import contextlib
 import functools
 import http.server
+import json
+import os
 import shutil
+import subprocess
 import sys
+import tempfile
 import threading
 import time
+import urllib.request
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List
@@ -52,6 +61,30 @@ STEP = """async (workers) => {
 }"""
 
 
+CLICK = """() => new Promise((resolve) => {
+  const { trainer } = page.tab, hear = trainer.hear.bind(trainer);
+  let began = 0;
+  trainer.hear = (facts) => {
+    hear(facts);
+    if (facts.doing === "training") resolve((performance.now() - began) / 1000);
+  };
+  began = performance.now();
+  document.querySelector(".tab-start").click();
+})"""
+FRAMES = """(seconds) => new Promise((resolve) => {
+  const began = performance.now();
+  let frames = 0;
+  const count = (now) => {
+    frames++;
+    if (now - began < 1000 * seconds) requestAnimationFrame(count);
+    else resolve(1000 * frames / (now - began));
+  };
+  requestAnimationFrame(count);
+})"""
+SECONDS = 15.0  # in which frames are counted
+PORT = 28775  # of the coordinator, and the one above it for its page
+
+
 class Quiet(http.server.SimpleHTTPRequestHandler):
     """The files of the page, without a word about each."""
 
@@ -69,6 +102,49 @@ def served() -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def a_hive() -> Iterator[str]:
+    """A coordinator that waits for its first peer."""
+    server = Path(__file__).resolve().parent.parent / "hive" / "server.py"
+    with tempfile.TemporaryDirectory() as folder:
+        program = subprocess.Popen(
+            [sys.executable, str(server), "--port", str(PORT), "--dashboard-port", str(PORT + 1)],
+            cwd=folder, env={**os.environ, "XDG_CACHE_HOME": folder}, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL)
+        try:
+            address = f"http://localhost:{PORT + 1}/"
+            while not answers(address):
+                if program.poll() is not None:
+                    sys.exit("The coordinator did not start: python hive/server.py says why.")
+                time.sleep(0.5)
+            yield address
+        finally:
+            program.terminate()
+            program.wait()
+
+
+def answers(address: str) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        return bool(json.load(opener.open(address + "api/state"))["val_loss"])  # and is quiet
+    except OSError:
+        return False
+
+
+def visit() -> None:
+    """What a visitor notices."""
+    with a_hive() as address, a_page(address) as page:
+        page.wait_for_selector(".tab-start")
+        page.wait_for_timeout(2000)
+        before = page.evaluate(FRAMES, SECONDS)
+        seconds = page.evaluate(CLICK)
+        page.evaluate("scrollTo(0, 0)")
+        frames = page.evaluate(FRAMES, SECONDS)
+        workers = page.evaluate("page.tab.form.choice.workers")
+    print(f"from click to first step      {seconds:.1f} s")
+    print(f"frames/s with {workers} worker(s)     {frames:.0f}; without training {before:.0f}")
+
+
+@contextlib.contextmanager
 def a_page(address: str) -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
@@ -76,7 +152,7 @@ def a_page(address: str) -> Iterator[Any]:
         program = shutil.which("chromium") or shutil.which("google-chrome")
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         page = browser.new_page()
-        page.goto(address + "icon.svg")  # a page of this origin that does nothing
+        page.goto(address)
         yield page
         browser.close()
 
@@ -92,7 +168,7 @@ def main() -> None:
     corpus = Corpus("random characters", ids, Vocabulary(SHAKESPEARE_CHARACTERS))
     trainer = FastTrainer(config, recipe, corpus, Runtime(torch.device("cpu")))
     seconds: Dict[Any, List[float]] = {"PyTorch": [], 1: [], 2: []}
-    with served() as address, a_page(address) as page:
+    with served() as address, a_page(address + "icon.svg") as page:  # a page that does nothing
         page.evaluate(BEGIN, {"config": asdict(config), "recipe": asdict(recipe),
                               "ids": corpus.train.tolist(),
                               "weights": flatten(trainer.model).tolist()})
@@ -109,6 +185,7 @@ def main() -> None:
         print(f"{label:26}{step / best[name]:9,.0f} characters/s")
     print(f"one worker against PyTorch    {best['PyTorch'] / best[1]:.2f}")
     print(f"two workers against one       {best[1] / best[2]:.2f}")
+    visit()
 
 
 if __name__ == "__main__":

@@ -81,7 +81,9 @@ class Simulated:
             "vocabulary": 65, "snapshots": None, "started": time.time(), "loss": 1.5,
             "val_loss": 1.6, "best_val_loss": 1.6, "evaluated": 0, "undone": [], "finished": "",
             "updates": {"counted": 0, "late": 0, "rejected": 0},
-            "join": {"port": 8765, "locked": False, "colab": None}, **self.measured(),
+            "join": {"port": 8765, "locked": False, "colab": None, "browsers": False,
+                     "network": {"layers": 6, "heads": 6, "width": 192}, "peer_sha256": ""},
+            **self.measured(),
             "peers": list(self.peers_there.values())}
 
     def measured(self) -> Measured:

@@ -2,6 +2,7 @@
 
     GLTCH_DATA=tinyshakespeare.txt python benchmarks/hive_attacks.py
     GLTCH_DATA=tinyshakespeare.txt python benchmarks/hive_attacks.py --peers 8 --kinds flip noise
+    GLTCH_DATA=tinyshakespeare.txt python benchmarks/hive_attacks.py --real --kinds flip noise
 
 Hives are simulated (`hive/simulate.py`): real training of a small network on a real text, the
 hive's own sessions, rules and probes, no sockets. The measure is the validation loss at the end, as
@@ -9,22 +10,32 @@ a percentage above that of a run in which only the honest peers of the same hive
 is the same hive undefended. `honest aside` are honest peers that were ever set aside, `caught` the
 attackers. `--output` keeps finished rows, so that an interrupted benchmark goes on, and `--show`
 prints the table of those that are there.
+
+With `--real` the hive is a real coordinator with five real peers, of which one attacks; its network
+is the smallest size that is offered, and the run as short as it can be on one machine.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gltch_2_7m import Config
+from hive.journal import Journal
 from hive.simulation.hive import Simulation
 from hive.simulation.settings import Settings
 
+ROOT = Path(__file__).resolve().parent.parent
 Row = Dict[str, Any]
 KINDS = ("flip", "flip3", "noise", "push", "drift", "copy", "shirk", "inflate", "nan", "collude")
 MESSY = 0.2  # churn a round, and share of stragglers
@@ -73,6 +84,70 @@ def run_row(row: Row) -> Row:
             "rollbacks": len(session.oversight.undone)}
 
 
+# --------------------------------------------------------------------------------------------------
+# Real processes
+# --------------------------------------------------------------------------------------------------
+
+HONEST, ROUNDS = 4, 40  # peers, besides the one that attacks; rounds of a step
+SERVE = ["--size", "1m", "--batch-size", "8", "--rounds", str(ROUNDS), "--inner-steps", "1",
+         "--warmup", "5", "--dropout", "0", "--port", "0", "--dashboard-port", "0"]
+
+
+def be_a_peer(address: str, name: str, kind: str) -> int:
+    """A real peer; of a kind, one that attacks."""
+    import hive.peer
+    from hive.simulation.attackers import Attacker, Companions
+    honest = hive.peer.make_worker
+
+    def attacking(*values: Any) -> Any:
+        return Attacker(honest(*values), kind, Companions(1), 1) if kind else honest(*values)
+
+    with mock.patch.object(hive.peer, "make_worker", attacking):
+        return hive.peer.main(["--server", address, "--name", name, "--device", "cpu"])
+
+
+def run_real(kind: str, folder: Path) -> Row:
+    """A hive of processes in this folder, with an attacker of this kind; none: only the honest."""
+    begin = partial(subprocess.Popen, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8",
+                    stderr=subprocess.STDOUT, env={
+                        **os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)})
+    peers = [(f"peer-{number}", "") for number in range(HONEST)] + [("liar", kind)] * bool(kind)
+    server = begin([sys.executable, str(ROOT / "hive" / "server.py"), *SERVE, "--min-peers",
+                    str(len(peers))])
+    try:
+        address = next(line.split("--server ")[1].split()[0] for line in server.stdout or ()
+                       if "--server " in line)
+        others = [begin([sys.executable, __file__, "--one", address, *peer]) for peer in peers]
+        heard = [program.communicate()[0] for program in (server, *others)]
+    finally:
+        server.kill()
+    statuses = [program.returncode for program in (server, *others)]
+    if any(statuses[:HONEST + 1]):
+        sys.exit("\n".join(heard))
+    journal = Journal(folder / "runs" / "hive", read_only=True)
+    names = {one["peer"]: one["name"] for one in journal.contributors()}
+    aside = {names[one["peer"]]: f"in round {number}, as {one['reason']}"
+             for number in range(1, journal.last + 1) for one in journal.judgements(number)
+             if one["kind"] == "aside"}
+    loss = [loss for _, loss in journal.evaluations()][-1]
+    journal.close()
+    return {"kind": kind or "none", "loss": loss, "aside": aside}
+
+
+def real_table(kinds: Sequence[str]) -> None:
+    print(f"{HONEST} honest peers and one that attacks, {ROUNDS} rounds\n\n"
+          "| attacker | val loss | set aside |\n|---|---|---|")
+    for kind in ("", *kinds):
+        with tempfile.TemporaryDirectory() as folder:
+            row = run_real(kind, Path(folder))
+        aside = "; ".join(f"{name}: {reason}" for name, reason in row["aside"].items())
+        print(f"| {row['kind']} | {row['loss']:.4f} | {aside or 'nobody'} |", flush=True)
+
+
+# --------------------------------------------------------------------------------------------------
+# Rows
+# --------------------------------------------------------------------------------------------------
+
 def key(row: Row) -> str:
     names = ("kind", "peers", "share", "seed", "steps", "messy", "undefended")
     return json.dumps([row[name] for name in names])
@@ -119,7 +194,14 @@ def main() -> int:
     parser.add_argument("--messy", action="store_true", help="also with churn and stragglers")
     parser.add_argument("--output", type=Path, default=Path("hive_attacks.jsonl"))
     parser.add_argument("--show", action="store_true", help="only what is there")
+    parser.add_argument("--real", action="store_true", help="with real processes instead")
+    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.one:
+        return be_a_peer(*args.one)
+    if args.real:
+        real_table(args.kinds)
+        return 0
     lines = args.output.read_text().splitlines() if args.output.exists() else []
     rows = [json.loads(line) for line in lines]
     done = set(map(key, rows))

@@ -25,6 +25,7 @@ import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
+from urllib.parse import quote
 
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -64,6 +65,7 @@ from gltch_2_7m import (
 from hive.books import applying
 from hive.coordinator import Coordinator
 from hive.dashboard.facts import HiveFacts
+from hive.dashboard.peer_file import peer_file
 from hive.dashboard.web import Web, pages
 from hive.evaluator import checkpoint
 from hive.journal import Journal
@@ -285,6 +287,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     from hive.network.guest import listen
     loop, received = asyncio.get_running_loop(), [0]
     loop.set_exception_handler(Complaints().hear)
+    await loop.run_in_executor(None, peer_file)  # so that it is there when somebody asks
     runner = asyncio.ensure_future(coordinator.run())
 
     def stop(number: int) -> None:
@@ -304,7 +307,7 @@ async def serve(coordinator: Coordinator, args: argparse.Namespace) -> int:
     try:
         async with listen(coordinator.serve, door, port=args.port, origins=[None],
                           open_timeout=HANDSHAKE_SECONDS, **settings) as port:
-            facts = HiveFacts(coordinator, port)
+            facts = HiveFacts(coordinator, port, not args.no_browsers)
             publishing = asyncio.ensure_future(facts.publish())
             coordinator.watch(publishing)
             web = Web(facts, names, coordinator.serve, door, not args.no_browsers)
@@ -347,13 +350,13 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
             address = secure.names[0].replace("*.", "my-hive.", 1)
         if not secure.trusted_as(address):
             hint = f" --tls-ca {args.tls_cert}"
-    key = ""
+    key = fragment = ""
     if args.key_file:
         key = f" --key-file {args.key_file}"
     elif os.environ.get("HIVE_KEY"):
         key = " (with HIVE_KEY set to the key)"
     elif coordinator.key:
-        key = f" --key {coordinator.key}"
+        key, fragment = f" --key {coordinator.key}", f"#key={quote(coordinator.key)}"
     job, session = coordinator.job, coordinator.session
     version = session.rounds.version
     say(f"run       {coordinator.folder}: {job.size}, {session.run.parameters:,} parameters, "
@@ -371,6 +374,8 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
     say(f"dashboard {web}://{address}:{page}")
     say("join with (or gltch-peer, where it is installed)\n"
         f"  python hive/peer.py --server {socket_}://{address}:{port} --name my-node{hint}{key}")
+    if not args.no_browsers:
+        say(f"or in a browser, under Join\n  {web}://{address}:{page}/{fragment}")
 
 
 def replay(args: argparse.Namespace, folder: Path) -> int:

@@ -22,7 +22,8 @@ from typing import Any, Dict, List
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ("ada", "grace", "attic-box")
 PICTURES: Dict[str, Any] = {  # name: width, height, colours
-    "wide": (1440, 2180, "dark"), "light": (1440, 2180, "light"), "narrow": (390, 1900, "dark")}
+    "wide": (1440, 2180, "dark"), "light": (1440, 2180, "light"), "narrow": (390, 1900, "dark"),
+    "tab": (1100, 378, "dark")}
 LOOKED_AT = 150  # the character of what it wrote that is looked into
 TEXT = "My lord, the king of France is a brown fox,\nand he will marry the queen tomorrow."
 
@@ -40,29 +41,52 @@ def state(page: int) -> Any:
         return {"version": -1}
 
 
-def take(page: int) -> None:
+def take(page: int, names: List[str]) -> None:
     from playwright.sync_api import sync_playwright
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        for name, (width, height, scheme) in PICTURES.items():
+        for name in names:
+            width, height, scheme = PICTURES[name]
             tab = chromium.new_page(viewport={"width": width, "height": height},
                                     color_scheme=scheme)
             tab.goto(f"http://localhost:{page}")
-            tab.get_by_label("Your text").fill("ROMEO:")
-            tab.locator("#chat").get_by_label("Characters").fill("340")
-            tab.get_by_role("button", name="Send").click()
-            while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
-                time.sleep(0.2)
-            look_inside(tab)
-            if name == "wide":
-                take_inside(tab)
-            tab.evaluate("scrollTo(0, 0)")
-            while tab.evaluate("page.network.scene.particles.length < 10"):  # until much travels
-                time.sleep(0.02)
+            if name == "tab":
+                train(tab)
+            else:
+                talk(tab)
+                look_inside(tab)
+                if name == "wide":
+                    take_inside(tab)
+                wait_for_travel(tab)
             tab.screenshot(path=str(ROOT / "docs" / f"dashboard-{name}.png"))
             tab.close()
         chromium.close()
+
+
+def train(tab: Any) -> None:
+    """In the tab itself, until some of its updates have counted; the screen shows how that goes."""
+    tab.get_by_label("Name, shown to all").fill("my-tab")
+    tab.get_by_role("button", name="Train in this tab").click()
+    while tab.evaluate("!(page.tab.peer?.counted >= 5)"):
+        time.sleep(0.2)
+    tab.evaluate("document.getElementById('join').scrollIntoView()")
+    while tab.evaluate("page.tab.trainer.figures.doing !== 'training'"):
+        time.sleep(0.02)
+
+
+def talk(tab: Any) -> None:
+    tab.get_by_label("Your text").fill("ROMEO:")
+    tab.locator("#chat").get_by_label("Characters").fill("340")
+    tab.get_by_role("button", name="Send").click()
+    while tab.evaluate("!page.chat.loaded || page.chat.doing !== ''"):
+        time.sleep(0.2)
+
+
+def wait_for_travel(tab: Any) -> None:
+    tab.evaluate("scrollTo(0, 0)")
+    while tab.evaluate("page.network.scene.particles.length < 10"):  # until much travels
+        time.sleep(0.02)
 
 
 def look_inside(tab: Any) -> None:
@@ -93,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--rounds", type=int, default=60, help="before the pictures are taken")
     parser.add_argument("--port", type=int, default=28765, help="and the one above it")
+    parser.add_argument("--only", choices=list(PICTURES), nargs="+", default=list(PICTURES))
     arguments = parser.parse_args()
     port, page = arguments.port, arguments.port + 1
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +129,7 @@ def main() -> None:
                                "--name", name, folder=folder) for name in PEERS]
             while state(page)["version"] < arguments.rounds:
                 time.sleep(1)
-            take(page)
+            take(page, arguments.only)
         finally:
             for program in reversed(programs):
                 program.terminate()

@@ -5,6 +5,7 @@ The journal is read through a connection of its own that cannot write.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import re
 import subprocess
@@ -18,6 +19,7 @@ from gltch_2_7m import require
 from hive.books import applying
 from hive.coordinator import Coordinator, now
 from hive.dashboard.downloads import Snapshot
+from hive.dashboard.peer_file import peer_file
 from hive.dashboard.weights_file import header
 from hive.journal import Journal
 from hive.learning.codec import to_bytes
@@ -40,20 +42,25 @@ COLAB = "https://colab.research.google.com/github/{}/blob/HEAD/hive/join_colab.i
 
 
 class HiveFacts:
-    """The `Source` of a coordinator. `port` is where its peers join."""
+    """The `Source` of a coordinator. `port` is where its peers join, and `browsers` whether tabs of
+    the page may."""
 
-    def __init__(self, coordinator: Coordinator, port: int):
+    def __init__(self, coordinator: Coordinator, port: int, browsers: bool):
         self.coordinator, self.folder = coordinator, coordinator.folder
         self.events = coordinator.events
         self.journal = Journal(coordinator.folder, read_only=True)
         self.archive = Journal(coordinator.folder, read_only=True)  # never busy with long questions
-        job = coordinator.job
+        job, config = coordinator.job, coordinator.job.config
         self.fixed: Fixed = {
             "session": self.events.session, "mode": "hive", "unit": "round",
             "run": coordinator.folder.name, "hive": job.hive, "size": job.size, "sync": job.mode,
-            "parameters": coordinator.session.run.parameters, "context": job.config.block_size,
+            "parameters": coordinator.session.run.parameters, "context": config.block_size,
             "vocabulary": len(job.characters),
-            "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link()}}
+            "join": {"port": port, "locked": bool(coordinator.key), "colab": colab_link(),
+                     "browsers": browsers, "network": {
+                         "layers": config.n_layer, "heads": config.n_head,
+                         "width": config.n_embd},
+                     "peer_sha256": hashlib.sha256(peer_file()).hexdigest()}}
 
     def state(self) -> State:
         """What the dashboard shows: measured, never invented."""

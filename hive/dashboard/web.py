@@ -31,6 +31,7 @@ from typing import (
 from gltch_2_7m import GltchError
 from hive.dashboard.downloads import Full, Shelf, Snapshot, Stored, open_stored
 from hive.dashboard.metrics import metrics
+from hive.dashboard.peer_file import peer_file
 from hive.network.answers import (
     COMPILES,
     REASONS,
@@ -65,14 +66,17 @@ FILES = {  # address: file and content type
             "chat/engine", "chat/worker", "chat/model", "chat/shelf", "chat/weights",
             "inside/inside", "inside/chances", "inside/heads", "inside/marked", "inside/shade",
             "inside/progress", "inside/surprise", "inside/tip",
-            "peer/codec", "peer/conversation", "peer/crew", "peer/download", "peer/errands",
-            "peer/errors", "peer/feedback", "peer/fragments", "peer/job", "peer/kernels",
-            "peer/learner", "peer/network", "peer/offers", "peer/optimizer", "peer/outer",
-            "peer/patience", "peer/peer", "peer/protocol", "peer/session", "peer/sha256",
-            "peer/text", "peer/trainee", "peer/training_worker", "peer/update", "peer/uplink",
-            "peer/windows", "peer/words", "peer/worker", "peer/workers")))}}
+            "tab/contribution", "tab/form", "tab/guest", "tab/means", "tab/reload", "tab/tab",
+            "tab/trainer",
+            "peer/cache", "peer/codec", "peer/conversation", "peer/crew", "peer/download",
+            "peer/errands", "peer/errors", "peer/feedback", "peer/fragments", "peer/job",
+            "peer/kernels", "peer/learner", "peer/network", "peer/offers", "peer/optimizer",
+            "peer/outer", "peer/patience", "peer/peer", "peer/protocol", "peer/session",
+            "peer/sha256", "peer/text", "peer/trainee", "peer/training_worker", "peer/update",
+            "peer/uplink", "peer/windows", "peer/words", "peer/worker", "peer/workers")))}}
 WORKERS = ("/page/peer/worker.js", "/page/peer/training_worker.js")  # that compile the kernels
 EVENTS, PEERS = "/api/events", "/hive"  # WebSockets
+PEER_FILE = "/peer.pyz"
 REQUEST_SECONDS = 20.0  # for an answer to leave, on top of what its size takes
 DOWNLOAD_SECONDS, SLOWEST = 1800.0, 50_000  # at most; bytes per second expected
 MOST_PAGES = 64  # that listen to the events
@@ -181,6 +185,8 @@ class Web:
             return await self.weights(connection, query, known)
         if path in ("/last.pt", "/best.pt"):
             return await self.checkpoint(connection, self.source.folder / path[1:])
+        if path == PEER_FILE:
+            return Reply("application/zip", await self.read(connection, peer_file))
         demand(path in FILES, 404, "There is nothing here.")
         name, kind = FILES[path]
         return Reply(f"{kind}; charset=utf-8", await self.read(

@@ -51,11 +51,21 @@ export interface Fastest {
   speed: number;
 }
 
-/** Where peers join. */
+/** Of the network: what a peer's memory depends on. */
+export interface Shape {
+  layers: number;
+  heads: number;
+  width: number;
+}
+
+/** Where and how peers join. */
 export interface Join {
   port: number;
   locked: boolean;
   colab: string | null;
+  browsers: boolean; // may tabs of this page?
+  network: Shape;
+  peer_sha256: string; // of peer.pyz
 }
 
 /** A round that went back to an earlier version. */

@@ -18,15 +18,20 @@ export class Join {
   /** @param {State} state */
   update(state) {
     if (!state.join) return;
-    const { port, locked, colab } = state.join;
+    const { port, locked, colab, peer_sha256 } = state.join;
     const host = location.hostname;
     const server = location.protocol === "https:" ? `wss://${location.host}/hive`
       : `ws://${host.includes(":") ? `[${host}]` : host}:${port}`;
-    const key = locked ? " --key-file hive.key" : "";
+    const options = `--server ${server} --name my-node${locked ? " --key-file hive.key" : ""}`;
+    const file = new URL(`peer.pyz`, document.baseURI).href;
     this.locked = locked;
-    this.command = `python hive/peer.py --server ${server} --name my-node${key}`;
+    this.command = `python hive/peer.py ${options}`;
     setText(element("command"), this.command);
-    setText(element("server"), server);
+    setText(element("unix"), `curl -fO ${file}\npython3 peer.pyz ${options}`);
+    setText(element("windows"), `curl.exe -fO ${file}\npython peer.pyz ${options}`);
+    setText(element("peer-hash"), peer_sha256);
+    const secure = location.protocol === "https:";
+    setText(element("server"), `${secure ? "wss" : "ws"}://${location.host}/hive`);
     element("key-needed").hidden = !locked;
     const notebook = element("notebook", HTMLAnchorElement);
     if (colab) {

@@ -15,6 +15,7 @@ import { Network } from "./network/network.js";
 import { PeersTable } from "./peers.js";
 import { Samples } from "./samples.js";
 import { State } from "./state.js";
+import { Tab } from "./tab/tab.js";
 
 /** @import { HiveEvent } from "./facts.d.ts" */
 
@@ -25,6 +26,7 @@ export class Page {
   join = new Join();
   invitation = invitation(this.join);
   network = new Network(this.state, element("network"));
+  tab = new Tab(this.state, element("tab"), element("tab-bar"), (id) => this.own(id));
   chart = new LossChart(element("chart"));
   engine = new Engine();
   inside = new Inside(element("inside"), this.engine);
@@ -71,6 +73,7 @@ export class Page {
     setText(element("network-title"), single ? "This machine" : "The hive");
     setText(element("about"), `${state.run}: ${facts.filter(Boolean).join(", ")}`);
     this.join.update(state);
+    this.tab.update();
     this.invitation.update(state);
     this.network.update();
     this.chart.update(state);
@@ -78,6 +81,14 @@ export class Page {
     this.updateVersions();
     this.samples.outdated = true;
     this.tick();
+  }
+
+  /** This tab trains, and the hive knows it by this identifier; empty: not any more.
+   * @param {string} id */
+  own(id) {
+    if (id === this.state.own) return;
+    this.state.own = id;
+    this.network.own(id);
   }
 
   /** There is another version of the network. */
@@ -95,6 +106,7 @@ export class Page {
     this.figures.update(state);
     if (this.connection.isLive) this.samples.load(state);
     if (state.mode === "single") return;
+    this.tab.show();
     this.table.update();
     if (this.connection.isLive) this.contributors.refresh();
   }

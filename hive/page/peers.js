@@ -110,22 +110,26 @@ export class PeersTable {
   row(peer) {
     const row = this.rows.get(peer.peer) ?? new Row();
     this.rows.set(peer.peer, row);
-    row.show(peer);
+    row.show(peer, peer.peer === this.state.own);
     return row;
   }
 }
 
 class Row {
-  reason = make("div", { className: "reason" }); // under the name
+  tab = make("div", { className: "own-note" }, "this tab"); // under the name
+  reason = make("div", { className: "reason" });
   cells = COLUMNS.map(() => make("div"));
 
   constructor() {
     this.element = make("tr", {}, ...COLUMNS.map(({ className = "" }, column) =>
-      make("td", { className }, this.cells[column], ...(column ? [] : [this.reason]))));
+      make("td", { className }, this.cells[column],
+        ...(column ? [] : [this.tab, this.reason]))));
   }
 
-  /** @param {Peer} peer */
-  show(peer) {
+  /** @param {Peer} peer
+   * @param {boolean} own is it this tab? */
+  show(peer, own) {
+    this.tab.hidden = !own;
     COLUMNS.forEach(({ show }, column) => setText(this.cells[column], show(peer)));
     setText(this.reason, peer.reason && `latest refusal: ${peer.reason}`);
   }

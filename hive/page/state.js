@@ -9,6 +9,7 @@ export class State extends Told {
   /** @type {Map<string, Peer>} */
   peers = new Map();
   roundAt = 0; // when `round` was heard, here
+  own = ""; // identifier of the peer that is this tab; empty: it does not train
 
   /** @param {HiveEvent} event */
   apply(event) {

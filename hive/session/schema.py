@@ -110,10 +110,21 @@ class Fastest(TypedDict):
     speed: float
 
 
+class Shape(TypedDict):
+    """Of the network: what a peer's memory depends on."""
+
+    layers: int
+    heads: int
+    width: int
+
+
 class Join(TypedDict):
     port: int
     locked: bool
     colab: Optional[str]
+    browsers: bool
+    network: Shape
+    peer_sha256: str
 
 
 class Undone(TypedDict):

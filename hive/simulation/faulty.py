@@ -181,7 +181,7 @@ class Coordinator(CoordinatorHost):
              "too much is kept of uploads")
 
     def check_version(self, effect: effects.Send) -> None:
-        holds = self.reported.get(effect.link, 0)  # a return is told to all, also who just came
+        holds = self.reported.get(effect.link, 0)  # all hear of a return, also those who just came
         must(effect.message["type"] != "version" or effect.message["version"] >= holds,
              "a peer is offered older weights than it holds")
 

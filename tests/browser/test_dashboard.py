@@ -52,11 +52,13 @@ def chromium():
 class Visitor:
     """One person's browser: a page of a dashboard, and everything it complained about."""
 
-    def __init__(self, chromium, port, **settings):
-        self.context = chromium.new_context(**{
+    def __init__(self, chromium, port, script=None, address="", beside=None, **settings):
+        self.context = beside.context if beside else chromium.new_context(**{
             "viewport": {"width": 1280, "height": 900}, "color_scheme": "dark", **settings})
-        self.origin = f"http://localhost:{port}"
+        self.origin, self.address = f"http://localhost:{port}", address
         self.complaints, self.requests = [], []
+        if script:  # before any of the page's own
+            self.context.add_init_script(script)
         self.page = self.context.new_page()
         self.page.set_default_timeout(1000 * LIMIT)
         self.page.on("console", self.on_console)
@@ -74,7 +76,7 @@ class Visitor:
         dialog.dismiss()
 
     def open(self):
-        self.page.goto(self.origin)
+        self.page.goto(self.origin + self.address)
         self.until("page.state.session !== undefined")
         return self
 
@@ -711,6 +713,7 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
     visitor.until("page.chart.points > 3 && page.state.peers.size === 1")
     visitor.page.locator("#sample").wait_for()
     assert not visitor.page.locator("#join").is_visible()
+    assert not visitor.page.get_by_role("button", name="Train in this tab").is_visible()
     assert "Step" in visitor.text("#figures") and "Speed-up" not in visitor.text("#figures")
     talk(visitor, "abc", 20)
     visitor.page.locator("#chat .marked [data-shade]").nth(10).click()
@@ -727,35 +730,244 @@ def test_a_run_on_one_machine_has_the_same_page(here, visit, text_file):
 # A tab that trains
 # --------------------------------------------------------------------------------------------------
 
-JOIN = """([name, workers]) => {
-  window.told = [];
-  window.tab = new Worker("page/peer/worker.js", { type: "module" });
-  window.tab.onmessage = ({ data }) => window.told.push(data);
-  window.tab.postMessage({ type: "join", name, workers, device: "a tab (CPU)", key: "",
-    server: `ws://${location.host}/hive` });
-}"""
+def join(visitor, name, workers=None, key=""):
+    """As a visitor does."""
+    visitor.page.get_by_label("Name, shown to all").fill(name)
+    if workers:
+        visitor.page.get_by_label("Workers").fill(str(workers))
+    if key:
+        visitor.page.get_by_label("Key of the hive").fill(key)
+    visitor.page.get_by_role("button", name="Train in this tab").click()
+
+
+def bar(visitor, button):
+    """The button that is always to be seen while a tab trains."""
+    return visitor.page.locator("#tab-bar").get_by_role("button", name=button)
+
+
+def counts(hive, *names):
+    for name in names:
+        hive.until(lambda name=name: (hive.member(name) or {"counted": 0})["counted"] >= 3,
+                   f"{name}'s updates never counted")
+
+
+def verify(here, run):
+    checked = Program(here.folder, "verify", PROGRAM.parent / "hive" / "server.py", "--verify",
+                      "--name", run)
+    here.programs.append(checked)
+    assert checked.end() == 0, checked.said()
+
+
+THREE_CORES = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: () => 3 })"
+
+
+@pytest.fixture(scope="module")
+def trained(shared):
+    """A hive with a PyTorch peer, for tabs."""
+    hive = shared.coordinator(*FOR_EVER, run="tabs")
+    shared.peer(hive, "ada")
+    return hive
 
 
 @pytest.mark.parametrize("sync, workers", [("diloco", 1), ("streaming", 2)])
 def test_a_tab_trains_beside_a_pytorch_peer(shared, visit, sync, workers):
     hive = shared.coordinator(*FOR_EVER, "--sync", sync, run=f"tab-{sync}")
     shared.peer(hive, "ada")
-    visitor = visit(hive.page)
-    visitor.ask(JOIN, ["tab", workers])
-    for name in ("tab", "ada"):
-        hive.joined(name)
-        hive.until(lambda name=name: hive.member(name)["counted"] >= 3,
-                   f"{name}'s updates never counted")
+    visitor = visit(hive.page, script=THREE_CORES)
+    assert "2 of 3 cores" in visitor.text("#tab")
+    join(visitor, "tab", workers)
+    counts(hive, "tab", "ada")
     assert [hive.member(name)["kind"] for name in ("tab", "ada")] == ["tab", "cpu"]
-    visitor.ask("window.tab.postMessage({ type: 'stop' })")
+    assert f"{workers} worker" in hive.member("tab")["device"]
+    bar(visitor, "Stop").click()
     hive.left("tab")
-    visitor.until("window.told.at(-1).type === 'ended'")
-    assert visitor.ask("window.told.at(-1).how") == "stopped"
-    said = [told["kind"] for told in visitor.ask("window.told") if told["type"] == "said"]
-    assert said == ["network", "joined"]  # and nothing of trouble
+    visitor.page.locator("#tab [role=status]", has_text="Stopped.").wait_for()
     visitor.page.close()
     hive.interrupt()
-    verify = Program(shared.folder, "verify", PROGRAM.parent / "hive" / "server.py", "--verify",
-                     "--name", f"tab-{sync}")
-    shared.programs.append(verify)
-    assert verify.end() == 0, verify.said()
+    verify(shared, f"tab-{sync}")
+
+
+def test_nothing_of_training_is_fetched_before_the_click(trained, visit):
+    visitor = visit(trained.page)
+    visitor.page.locator("#tab", has_text="It will use 1 of 2 cores and about").wait_for()
+    asked = " ".join(visitor.requests)
+    assert "kernels.wasm" not in asked and "/hive" not in asked.replace("/hive.js", "")
+
+
+def test_a_visitor_sees_what_the_tab_contributes_and_pauses_it(trained, visit):
+    visitor = visit(trained.page)
+    join(visitor, "sight")
+    counts(trained, "sight")
+    visitor.page.locator("#tab dl", has_text="Updates counted").wait_for()
+    visitor.until("page.tab.peer?.counted >= 3")
+    assert "updates counted" in visitor.text("#tab-bar") and "Joined as sight." in visitor.text(
+        "#tab")
+    assert "this tab" in visitor.row("sight").inner_text()
+    assert visitor.ask("page.network.scene.own === page.tab.trainer.figures.peer")
+    bar(visitor, "Pause").click()
+    trained.left("sight")  # nobody has to wait for it
+    assert "paused" in visitor.text("#tab-bar")
+    before = visitor.ask("page.tab.peer.counted")
+    bar(visitor, "Go on").click()
+    visitor.until(f"page.tab.peer.counted > {before}")
+    assert visitor.ask("page.tab.peer.name") == "sight"
+    bar(visitor, "Stop").click()
+    visitor.page.get_by_role("button", name="Train in this tab").wait_for()
+    assert not visitor.page.locator("#tab-bar").is_visible()
+
+
+BATTERY = """navigator.getBattery = async () => window.battery ??= Object.assign(
+  new EventTarget(), { charging: false })"""
+
+
+def test_on_battery_it_waits_for_power_unless_allowed(trained, visit):
+    visitor = visit(trained.page, script=BATTERY)
+    join(visitor, "laptop")
+    visitor.page.locator("#tab-bar", has_text="paused").wait_for()
+    assert "runs on its battery" in visitor.text("#tab")
+    visitor.ask("() => { battery.charging = true; battery.dispatchEvent(new Event("
+                "'chargingchange')); }")
+    trained.joined("laptop")
+    bar(visitor, "Stop").click()
+    visitor.page.get_by_label("Train on battery").check()
+    visitor.ask("battery.charging = false")
+    join(visitor, "laptop")
+    trained.joined("laptop")
+    bar(visitor, "Stop").click()
+    trained.left("laptop")
+
+
+def test_a_hidden_tab_is_held_and_the_screen_kept_on_only_when_asked(trained, visit):
+    visitor = visit(trained.page, script="""{
+        const { wakeLock } = navigator, request = wakeLock.request.bind(wakeLock);
+        wakeLock.request = (kind) => { window.asked = kind; return request(kind); };
+    }""")
+    held = "navigator.locks.query().then(({ held }) => held.map(({ name }) => name))"
+    assert visitor.ask(held) == []
+    join(visitor, "awake")
+    trained.joined("awake")
+    assert visitor.ask(held) == ["gltch-hive trains"]
+    assert visitor.ask("window.asked ?? null") is None
+    bar(visitor, "Stop").click()
+    visitor.until("page.tab.trainer.mode === 'idle'")
+    assert visitor.ask(held) == []
+    visitor.page.get_by_label("Keep the screen on").check()
+    join(visitor, "awake")
+    visitor.until("window.asked === 'screen'")
+
+
+@pytest.mark.parametrize("script, sentence", [
+    ("WebAssembly.validate = () => false", "This browser cannot train: it has no WebAssembly"),
+    ("Object.defineProperty(navigator, 'deviceMemory', { get: () => 0.125 })",
+     "of memory, and this device has 125 MB")])
+def test_a_browser_that_cannot_train_says_why_and_has_no_button(trained, visit, script, sentence):
+    visitor = visit(trained.page, script=script)
+    visitor.page.locator("#tab", has_text=sentence).wait_for()
+    assert not visitor.page.get_by_role("button", name="Train in this tab").is_visible()
+
+
+def test_a_hive_without_browsers_offers_none(here, visit):
+    hive = here.coordinator("--no-browsers")
+    visitor = visit(hive.page)
+    visitor.page.locator("#command").wait_for()
+    assert not visitor.page.locator("#tab").is_visible()
+
+
+def test_the_key_of_a_hive_comes_typed_or_behind_the_address_but_in_no_request(here, visit):
+    hive = here.coordinator(*FOR_EVER, "--host", "0.0.0.0")
+    visitor = visit(hive.page)
+    join(visitor, "guesser", key="another")
+    visitor.page.locator("#tab .tab-failed", has_text="key").wait_for()
+    join(visitor, "typed", key=hive.key)
+    hive.joined("typed")
+    hive.hears("#key=")
+    printed = next(line for line in hive.said().splitlines() if "#key=" in line)
+    linked = visit(hive.page, address="/#" + printed.partition("#")[2])
+    join(linked, "linked")
+    hive.joined("linked")
+    assert not [url for one in (visitor, linked) for url in one.requests
+                if hive.key in url.partition("#")[0]]
+
+
+@pytest.mark.parametrize("scheme, width", [("dark", 360), ("light", 1400)])
+def test_the_page_stays_usable_while_its_tab_trains(trained, visit, scheme, width):
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        missing("the package axe-playwright-python: pip install -r requirements-dev.txt")
+    visitor = visit(trained.page, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    for training in (False, True):
+        if training:
+            join(visitor, "seen")
+            visitor.until("page.tab.peer?.counted > 0")
+        violations = Axe().run(visitor.page).response["violations"]
+        assert [(v["id"], [node["html"] for node in v["nodes"]]) for v in violations
+                if v["impact"] in ("serious", "critical")] == []
+        assert visitor.ask("document.documentElement.scrollWidth <= innerWidth")
+    box = bar(visitor, "Stop").bounding_box()
+    assert 0 <= box["y"] and box["y"] + box["height"] <= 900  # in sight, though nobody scrolled
+
+
+# --- Coming back
+
+def test_a_page_that_is_reloaded_in_mid_upload_sends_the_rest_of_the_same_update(here, chromium):
+    hive = here.coordinator("--rounds", 1, "--codec", "fp32")
+    slow = (PROGRAM.parent / "hive/page/peer/uplink.js").read_text(encoding="utf-8").replace(
+        "AT_ONCE = 512 * 1024", "AT_ONCE = 1").replace("AGAIN = 50", "AGAIN = 1000")
+    visitor = Visitor(chromium, hive.page).open()  # in the end its coordinator is gone
+    with contextlib.closing(visitor):
+        visitor.context.route("**/uplink.js", lambda route: route.fulfill(
+            body=slow, content_type="text/javascript"))
+        join(visitor, "tab")
+        half, size = "page.tab.trainer.figures?.up", 4 * hive.state()["parameters"]
+        visitor.until(f"{half} > {size // 2}")
+        peer = hive.member("tab")["peer"]
+        visitor.context.unroute("**/uplink.js")
+        visitor.page.reload()
+        hive.left("tab")
+        visitor.page.locator("#tab", has_text="This tab trained as tab before.").wait_for()
+        visitor.page.get_by_role("button", name="Train in this tab").click()
+        visitor.page.locator("#tab", has_text="The run is over: all 1 rounds are done").wait_for()
+        assert visitor.ask("page.tab.trainer.figures.peer") == peer
+        assert visitor.ask("page.tab.trainer.figures.up") < size / 2
+    assert hive.end() == 0
+    assert hive.contributions(1) == [("tab", "counted", 256, "")]
+
+
+def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visit):
+    one = visit(trained.page)
+    other = visit(trained.page, beside=one)
+    names = ["twin", "twin-2"]
+    for visitor, name in zip((one, other), names):
+        join(visitor, "twin")
+        trained.joined(name)
+    counts(trained, *names)
+    peers = [trained.member(name)["peer"] for name in names]
+    for visitor, name in zip((one, other), names):
+        visitor.page.reload()
+        trained.left(name)
+    for visitor in (other, one):
+        visitor.page.get_by_role("button", name="Train in this tab").click()
+    for name, peer in zip(names, peers):
+        assert trained.joined(name)["peer"] == peer
+
+
+def test_a_tab_comes_back_to_a_coordinator_that_was_killed(here, chromium):
+    ports = free_ports(2)
+    options = ("--port", ports[0], "--dashboard-port", ports[1], *FOR_EVER)
+    hive = here.coordinator(*options)
+    visitor = Visitor(chromium, hive.page).open()  # it may complain of the lost connection
+    with contextlib.closing(visitor):
+        join(visitor, "tab")
+        counts(hive, "tab")
+        peer = hive.member("tab")["peer"]
+        hive.kill()
+        visitor.page.locator("#tab .tab-failed", has_text="no connection to the hive").wait_for()
+        hive = here.coordinator(*options)
+        assert hive.joined("tab")["peer"] == peer
+        before = hive.member("tab")["counted"]
+        hive.until(lambda: hive.member("tab")["counted"] > before + 2, "it does not go on")
+        bar(visitor, "Stop").click()
+        hive.left("tab")
+    hive.interrupt()
+    verify(here, "hive")

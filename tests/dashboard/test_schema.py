@@ -16,7 +16,7 @@ CONTRACT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 TYPES = (ROOT / "hive" / "page" / "facts.d.ts").read_text(encoding="utf-8")
 ALIASES = {name: " ".join(text.split()) for name, text in
            re.findall(r"^export type (\w+) =([^;]*);", TYPES, re.M)}
-ALIKE = [Peer, Contributor, PeerNumbers, schema.Round, schema.Fastest, schema.Join,
+ALIKE = [Peer, Contributor, PeerNumbers, schema.Round, schema.Fastest, schema.Shape, schema.Join,
          schema.Updates, schema.Measured, schema.Contribution]
 
 

@@ -23,6 +23,7 @@ from gltch_2_7m import GltchError, require
 from hive.dashboard import downloads as downloads_module
 from hive.dashboard import web as web_module
 from hive.dashboard.metrics import metrics
+from hive.dashboard.peer_file import peer_file
 from hive.dashboard.web import FILES, MOST_DOWNLOADS, MOST_PAGES, Snapshot, Web, pages
 from hive.network import guest as guest_module
 from hive.network.answers import HEADERS
@@ -327,6 +328,12 @@ def test_peers_join_by_any_name_but_of_web_pages_only_its_own(opened, source):
     assert port.knock("/hive", "hive.example.org").status == 101
     with open_socket(port.number, "/hive") as peer:
         assert peer.recv(timeout=LIMIT) == "welcome"
+
+
+def test_the_file_to_join_with_is_that_of_this_version(port):
+    answer = port.ask("/peer.pyz")
+    assert (answer.status, answer.content) == (200, peer_file())
+    assert answer.headers["Content-Type"] == "application/zip"
 
 
 def test_no_browsers_means_not_even_its_own_page(opened, source):

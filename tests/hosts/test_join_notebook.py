@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nbformat
 
+from hive.dashboard.web import PEER_FILE
 from hive.key import key_of
 from hive.peer import build_parser
 
@@ -33,7 +34,10 @@ def test_its_last_cell_joins_with_options_that_the_peer_knows(monkeypatch):
     settings = {}
     exec("\n".join(python), settings)
     program, *arguments = shlex.split(shell[-1].format(**settings))[1:]
-    assert (NOTEBOOK.parent.parent / Path(program).relative_to("gltch")).is_file()
+    curl, *_, address = shlex.split(shell[0].format(**settings))
+    page, _, file = address.rpartition("/")
+    assert curl == "curl" and file == program and f"/{file}" == PEER_FILE
+    assert page == "https://example.trycloudflare.com"
     args = build_parser().parse_args(arguments)
     assert args.server == settings["SERVER"] and args.name == settings["NAME"]
     assert key_of(args) == "secret", "the key comes from the environment, not from the command"

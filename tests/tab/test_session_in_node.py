@@ -154,6 +154,23 @@ def test_a_second_process_gives_up_its_update_as_in_python(play):
     assert "answered do forget" in play()
 
 
+def test_a_round_that_was_undone_is_answered_as_in_python(play):
+    """Peers that train, and one that has offered, get the weights as a whole."""
+    for trained in (False, True):
+        peer = hand.Hand()
+        peer.hold()
+        peer.train()
+        if trained:
+            peer.trained()
+        peer.hear("version", version=2, weights=hand.HASH, step=0, counted=[])
+        if trained:
+            peer.give(hand.WEIGHTS)
+            peer.hear("verdict", version=0, verdict="late", reason="its round is over")
+            peer.train(version=2)
+            peer.trained()
+    assert {"answered do whole", "answered do load"} <= play()
+
+
 def test_what_the_tests_of_pythons_session_say_is_answered_as_in_python(play, tmp_path):
     """They are run once more, recorded."""
     file = tmp_path / "by hand.json"

@@ -17,7 +17,7 @@ const MOMENTS = ["transfer", "refused", "committed"];
 const LEGEND = {
   cuda: "CUDA GPU", mps: "Apple GPU", cpu: "CPU", tab: "browser tab", joining: "joining",
   waiting: "waiting", training: "training", uploading: "uploading", delivered: "delivered",
-  lagging: "lagging", up: "to the coordinator", down: "to a peer",
+  lagging: "lagging", up: "to the coordinator", down: "to a peer", own: "this tab",
 };
 
 export class Network {
@@ -154,6 +154,14 @@ export class Network {
     if (event.type === "committed") this.scene.shine(event, now);
     else if (event.type === "refused") this.scene.mark(event, now);
     else if (this.scene.launch(event, now)) this.transfers += 1;
+  }
+
+  /** The peer that is this tab.
+   * @param {string} id */
+  own(id) {
+    this.scene.own = id;
+    this.stage.classList.toggle("network-own", id !== "");
+    this.wake();
   }
 
   measure() {

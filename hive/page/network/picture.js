@@ -27,6 +27,9 @@ const RINGS = [
   { states: ["delivered"], colour: "good", width: 3 },
   { states: ["lagging"], colour: "warn", width: 2, dash: [7, 4] },
 ];
+/** How names are written: this tab's, and those of others.
+ * @type {[Colour, number][]} */
+const [OWN, OTHERS] = [["accent", 700], ["quiet", 400]];
 /** @type {[Direction, Colour][]} */
 const DIRECTIONS = [["up", "accent"], ["down", "text"]];
 
@@ -161,12 +164,18 @@ export class Picture {
 
   /** @param {Scene} scene
    * @param {Plan} plan */
-  drawNodes({ nodes }, plan) {
+  drawNodes({ nodes, own }, plan) {
     this.circles(nodes, plan.ring);
     this.fill("panel");
     for (const kind of KINDS) {
       this.circles(nodes.filter((node) => node.peer.kind === kind), 0);
       this.fill(kind);
+    }
+    for (const { x, y, radius, peer } of nodes) { // a ring is this tab
+      if (peer.peer !== own) continue;
+      this.context.beginPath();
+      this.circle(x, y, 0.45 * radius);
+      this.fill("panel");
     }
   }
 
@@ -206,9 +215,10 @@ export class Picture {
   /** Whose update did not count is marked on the inner side.
    * @param {Scene} scene
    * @param {Plan} plan */
-  drawNames({ nodes, named, hub }, plan) {
+  drawNames({ nodes, named, hub, own }, plan) {
     for (const node of named) {
-      this.write(node.name, node.x, node.y + nameOffset(node, hub, plan), "quiet", 12);
+      const [colour, weight] = node.peer.peer === own ? OWN : OTHERS;
+      this.write(node.name, node.x, node.y + nameOffset(node, hub, plan), colour, 12, weight);
     }
     for (const node of nodes.filter((one) => one.refused)) {
       const word = plan.name ? node.refused : "!";

@@ -9,9 +9,13 @@ import { clamp } from "./layout.js";
 /** @import { Node } from "./scene.js" */
 
 /** What of the run the words depend on.
- * @typedef {Pick<State, "unit" | "version">} Now */
+ * @typedef {Pick<State, "unit" | "version" | "own">} Now */
 
 const WORKING = ["training", "uploading", "delivered", "lagging"];
+
+/** @param {Peer} peer
+ * @param {Now} now */
+const named = ({ peer, name }, { own }) => (peer === own ? `${name} (this tab)` : name);
 
 export class Readout {
   constructor() {
@@ -31,7 +35,7 @@ export class Readout {
   show(node, now) {
     this.element.hidden = !node;
     if (!node) return;
-    this.name.textContent = node.peer.name;
+    this.name.textContent = named(node.peer, now);
     this.pinned.hidden = !node.pinned;
     this.facts.replaceChildren(...this.about(node.peer, now).flatMap(
       ([title, value]) => [make("dt", {}, title), make("dd", {}, value)]));
@@ -41,7 +45,7 @@ export class Readout {
    * @param {Now} now */
   say(node, now) {
     const facts = this.about(node.peer, now).map((fact) => fact.join(": "));
-    this.aloud.textContent = [node.peer.name, ...facts].join(". ");
+    this.aloud.textContent = [named(node.peer, now), ...facts].join(". ");
   }
 
   /** @param {Peer} peer

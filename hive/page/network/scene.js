@@ -59,6 +59,7 @@ export class Scene {
   caption = ["", "", ""]; // of the hub
   committing = false;
   calm = false; // nothing flies
+  own = ""; // the peer that is this tab
   /** @type {Node | null} */
   shown = null; // whose facts stand beside it
 

@@ -28,6 +28,7 @@ export type Work =
   | "rebase" // (weights, part)
   | "task" // (step, total, window)
   | "take" // (part) -> an update
+  | "restore" // (codec, update, part): an earlier page made it
   | "settle" // (counted, part)
   | "forget"; // (parts)
 

@@ -33,6 +33,15 @@ export class ErrorFeedback {
     return content;
   }
 
+  /** An update of this part that an earlier page sent: of what that left unsent, only it is known.
+   * @param {string} codec
+   * @param {Uint8Array} content
+   * @param {Part} part */
+  restore(codec, content, { start, stop }) {
+    this.residual.set(decode(codec, content, stop - start), start);
+    this.sent.set(start, { codec, content });
+  }
+
   /** The update of this part that was on its way.
    * @param {boolean} counted
    * @param {Part} part */

@@ -18,15 +18,25 @@ const VECTOR = 16; // numbers in the largest step of the kernels
  * @property {number} dropout */
 
 /** Number of parameters, without building the network.
- * @param {Config} config */
+ * @param {Omit<Config, "dropout" | "n_head">} config */
 export function parametersOf({ vocab_size, block_size, n_layer, n_embd: C }) {
   return C * (2 * vocab_size + block_size + 2) + n_layer * (12 * C * C + 4 * C);
 }
 
 /** Texts in a micro-batch.
- * @param {Config} config */
+ * @param {Pick<Config, "block_size">} config */
 export function textsAtOnce({ block_size }) {
   return Math.max(1, Math.floor(AT_ONCE / block_size));
+}
+
+/** Bytes that training takes in one worker, about: what `lay_out` in kernels/network.c says, but for
+ * small things.
+ * @param {Omit<Config, "dropout">} config */
+export function memoryOf(config) {
+  const { vocab_size: V, block_size: T, n_layer, n_head, n_embd: C } = config;
+  const M = textsAtOnce(config) * T; // characters at once
+  const block = 10.5 * M * C + M * T * n_head; // of activations
+  return 4 * (4 * parametersOf(config) + n_layer * block + M * (13 * C + V) + 12 * C * C);
 }
 
 /** Throws a sentence when the kernels cannot train such a network.

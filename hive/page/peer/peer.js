@@ -1,6 +1,7 @@
 // A peer over all its connections, as in hive/peer.py: the WebSocket, the workers and the clock
 // around its session.
 
+import { Cache } from "./cache.js";
 import { Crew } from "./crew.js";
 import { GltchError } from "./errors.js";
 import { Learner } from "./learner.js";
@@ -17,7 +18,7 @@ import { hire } from "./workers.js";
 /** @import { Do, Effect, Moment, Work } from "./effects.d.ts" */
 /** @import { Part } from "./fragments.js" */
 /** @import { Job } from "./job.js" */
-/** @import { Facts, Joining } from "./joining.d.ts" */
+/** @import { Doing, Facts, Joining } from "./joining.d.ts" */
 /** @import { HiredWorker } from "./workers.js" */
 
 const LISTEN = 250; // milliseconds; then the session may notice silence
@@ -26,9 +27,11 @@ const GOODBYE = 1000; // milliseconds for the last words to go out
 /** @typedef {{ chunk: Uint8Array } | { text: string } | { sent: string } | { closed: string }} Mail
  * */
 
-/** How one connection ended: the run is over, nobody wants this peer, it was stopped, or another
- * connection may begin another conversation.
- * @typedef {{ how: "finished" | "refused" | "stopped" | "broken", why: string }} Ending */
+/** How a peer ended: the run is over, nobody wants it, or it was stopped.
+ * @typedef {{ how: "finished" | "refused" | "stopped", why: string }} Ending */
+
+/** How one connection ended: for good, for a pause, or another one may begin another conversation.
+ * @typedef {Ending | { how: "paused" | "broken", why: string }} Parting */
 
 /** @returns {Moment} */
 function now() {
@@ -50,15 +53,20 @@ export class Peer {
   socket;
   /** @type {Uplink | undefined} */
   uplink;
-  /** @type {Ending | null} */
+  /** @type {Parting | null} */
   ending = null;
-  stopping = false;
+  /** @type {"train" | "pause" | "stop"} */
+  wanted = "train"; // by the page
+  id = ""; // of this peer, in the hive
   patience = new Patience();
-  bytes = { up: 0, down: 0 };
+  bytes = { up: 0, down: 0 }; // on earlier connections; down on all
   /** @type {HiredWorker[]} */
   workers = [];
   /** @type {Learner | null} */
   learner = null; // made for a job
+  cache = new Cache((sentence) => this.say("not kept", sentence));
+  kept = ""; // the names of the updates that are in it
+  keeping = Promise.resolve();
 
   /** @param {Joining} joining
    * @param {ArrayBuffer} kernels
@@ -69,10 +77,11 @@ export class Peer {
     this.tell = tell;
     const { key, name, device, server } = joining;
     const token = () => hex(crypto.getRandomValues(new Uint8Array(32)));
-    this.session = new PeerSession({ name, key, device, kind: "tab", server, token });
+    const recall = (/** @type {string} */ hive) => this.cache.recall(hive, name);
+    this.session = new PeerSession({ name, key, device, kind: "tab", server, token, recall });
     /** @type {Record<Work, (...values: any[]) => any>} */
     this.works = {
-      text: () => null,
+      text: (job) => this.cache.readText(job.text),
       begin: (job, content) => this.begin(job, content),
       whole: (content) => this.whole(content),
       apply: (weights, codec, update, part) => this.apply(weights, codec, update, part),
@@ -80,6 +89,7 @@ export class Peer {
       rebase: (weights, part) => this.trained.rebase(weights, part),
       task: (step, total, window) => this.trained.begin(step, total, window),
       take: (part) => this.trained.take(part),
+      restore: (codec, update, part) => this.trained.feedback.restore(codec, update, part),
       settle: (counted, part) => this.trained.feedback.settle(counted, part),
       forget: (parts) => this.trained.feedback.forget(parts),
     };
@@ -95,29 +105,39 @@ export class Peer {
   /** Until the run is over, nobody wants this peer, or it is stopped.
    * @returns {Promise<Ending>} */
   async run() {
-    this.stopping = false;
+    await this.cache.open();
     for (;;) {
-      const ending = await this.converse();
-      if (ending.how !== "broken") return ending;
-      const seconds = this.patience.next(Math.random);
-      this.say("waiting", `no connection to the hive (${ending.why}); trying again`);
-      for (const until = now().steady + seconds; now().steady < until; await sleep(100)) {
-        if (this.stopping) return { how: "stopped", why: "" };
-      }
+      if (this.wanted === "pause") await this.pause();
+      if (this.wanted === "stop") return { how: "stopped", why: "" };
+      const { how, why } = await this.converse();
+      if (how === "finished" || how === "refused") return { how, why };
+      if (how !== "broken") continue;
+      const until = now().steady + this.patience.next(Math.random);
+      this.say("waiting", `no connection to the hive (${why}); trying again`);
+      while (this.wanted === "train" && now().steady < until) await sleep(100);
     }
   }
 
-  /** The step that is being made is the last one. */
-  stop() {
-    this.stopping = true;
+  /** Takes effect after the step that is being made.
+   * @param {Peer["wanted"]} wanted */
+  want(wanted) {
+    this.wanted = wanted;
     this.wakeUp();
   }
 
+  async pause() {
+    this.tell({ type: "paused" });
+    while (this.wanted === "pause") {
+      await new Promise((resolve) => { this.wakeUp = () => resolve(null); });
+    }
+  }
+
   /** One connection, from its first word to its last.
-   * @returns {Promise<Ending>} */
+   * @returns {Promise<Parting>} */
   async converse() {
     this.ending = null;
     this.mail = [];
+    this.bytes.up += this.uplink?.bytes ?? 0;
     const socket = this.socket = new WebSocket(this.joining.server);
     socket.binaryType = "arraybuffer";
     const uplink = this.uplink = new Uplink(socket, (sent) => this.post({ sent }));
@@ -125,21 +145,22 @@ export class Peer {
       typeof data === "string" ? { text: data } : { chunk: new Uint8Array(data) });
     socket.onclose = ({ reason }) => this.post({ closed: reason || "it was closed" });
     this.carryOut(this.session.connected(now()));
-    while (this.toDo.length || !this.ending) await this.goOn();
+    while (!this.ending) await this.goOn();
     await this.sayGoodbye();
-    this.bytes.up += uplink.bytes;
     uplink.end();
     socket.onmessage = socket.onclose = null;
     socket.close();
     this.carryOut(this.session.lost(now()));
+    await this.finishWork(); // what was trained becomes an update, for the next time
+    await this.keepUpdates();
+    this.show();
     return this.ending;
   }
 
   async goOn() {
-    if (this.stopping) {
+    if (this.wanted !== "train") {
       this.carryOut(this.session.stop(now()));
-      this.toDo = [];
-      this.ending = { how: "stopped", why: "" };
+      this.ending = { how: this.wanted === "stop" ? "stopped" : "paused", why: "" };
       return;
     }
     if (!this.toDo.length) this.carryOut(this.session.caughtUp(now()));
@@ -147,6 +168,10 @@ export class Peer {
     if (work) await this.doWork(work);
     else if (this.learner && this.session.training) await this.step(this.learner);
     else if (!await this.listen()) this.carryOut(this.session.wake(now()));
+  }
+
+  async finishWork() {
+    for (let work = this.toDo.shift(); work; work = this.toDo.shift()) await this.doWork(work);
   }
 
   async sayGoodbye() {
@@ -174,8 +199,20 @@ export class Peer {
       case "leave": this.ending = { how: "broken", why: effect.reason }; break;
       case "refuse": this.ending = { how: "refused", why: effect.reason }; break;
       case "end": this.ending = { how: "finished", why: effect.reason }; break;
-      case "keep": // this page is one process: the session remembers as long as it
+      case "keep":
+        this.cache.keepIdentity(this.session.hive, this.joining.name, effect.token, effect.name);
     }
+  }
+
+  /** Those that are on their way, if they are others than before. */
+  keepUpdates() {
+    const { offers: { updates }, network: { job } } = this.session;
+    const names = updates.map(({ blob }) => blob).join(" ");
+    if (names !== this.kept && job) {
+      this.kept = names;
+      this.keeping = this.cache.keepUpdates(job.described, updates.map((one) => one.kept));
+    }
+    return this.keeping;
   }
 
   // What comes
@@ -204,7 +241,7 @@ export class Peer {
   async catchUp() {
     while (this.mail.length && !this.ending) {
       await this.listen();
-      for (let work = this.toDo.shift(); work; work = this.toDo.shift()) await this.doWork(work);
+      await this.finishWork();
     }
     this.carryOut(this.session.wake(now()));
   }
@@ -223,7 +260,9 @@ export class Peer {
     }
     this.bytes.down += mail.text.length;
     try {
-      return this.session.heard(unpack(mail.text), now());
+      const said = unpack(mail.text);
+      if (said.type === "welcome") this.id = said.peer;
+      return this.session.heard(said, now());
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       return this.session.broken(error, now());
@@ -237,6 +276,7 @@ export class Peer {
     try {
       const result = await this.works[what](...values);
       this.carryOut(this.session.done(ticket, result, now()));
+      this.keepUpdates();
     } catch (error) {
       if (!(error instanceof GltchError)) throw error;
       this.carryOut(this.session.failed(ticket, error, now()));
@@ -253,6 +293,7 @@ export class Peer {
     this.workers = await hire(this.kernels, { config, recipe, ids }, this.joining.workers);
     const count = parametersOf(config);
     const crew = new Crew(config, recipe, new Float32Array(count), this.workers);
+    this.cache.keepText(job.text, content);
     this.learner = new Learner(crew, sync.up, sync.beta);
     return count;
   }
@@ -301,10 +342,18 @@ export class Peer {
     this.tell({ type: "said", kind, text });
   }
 
+  /** @returns {Doing} */
+  get doing() {
+    if (this.session.talk.phase !== "taking part") return "connecting";
+    if (this.session.training) return "training";
+    return this.uplink?.waiting.length ? "sending" : "waiting";
+  }
+
   show() {
     const { figures, held, identity, carried } = this.session, crew = this.learner?.crew;
-    this.tell({ type: "figures", ...figures, name: identity.name, version: held.version,
-      step: crew?.step ?? 0, total: crew?.total ?? null, carried,
-      up: this.bytes.up + (this.uplink?.bytes ?? 0), down: this.bytes.down });
+    this.tell({ type: "figures", ...figures, peer: this.id, name: identity.name,
+      doing: this.doing, version: held.version, step: crew?.step ?? 0,
+      total: crew?.total ?? null, carried, up: this.bytes.up + (this.uplink?.bytes ?? 0),
+      down: this.bytes.down });
   }
 }

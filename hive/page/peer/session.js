@@ -1,6 +1,6 @@
 // The peer's side of the conversation, as in hive/session/peer_session.py, which this follows line
 // by line: what it says, what it holds, and what it waits for. tests/tab/ has both answer the same
-// conversations.
+// conversations. Only this one takes up what an earlier page left on its way (`takeUp`).
 //
 // One session lives as long as its page and goes through any number of connections. It hears what
 // happened, and answers with a list of effects (effects.d.ts). It takes what was said in that
@@ -25,7 +25,7 @@ import { cleanName, count, shown } from "./words.js";
 /** @import { Job } from "./job.js" */
 /** @import { Blob, Challenge, Commit, Finished, Gone, Said, Send, Status, Told, Train, Verdict,
  *   Version, Welcome } from "./messages.d.ts" */
-/** @import { Held, Task } from "./update.js" */
+/** @import { Held, Kept, Task } from "./update.js" */
 
 export const SILENCE_SECONDS = 45; // without a word from the coordinator: the connection is dead
 const PROGRESS_SECONDS = 1; // between two reports from within a round
@@ -33,8 +33,9 @@ const REASON = 1000; // characters of what the coordinator gives as a reason, at
 export const MOST_FAILURES = 3; // rounds in a row whose loss was not finite
 export const AHEAD = 100; // steps beyond what was asked for, while updates travel
 
-/** As whom a hive knows this peer.
- * @typedef {{ token: string | null, name: string }} Identity null: not yet */
+/** As whom a hive knows this peer (null: not yet), and the updates for this job that an earlier
+ * page left on their way.
+ * @typedef {{ token: string | null, name: string, job?: string, updates?: Kept[] }} Identity */
 
 /** What this peer was started with.
  * @typedef {object} About
@@ -78,6 +79,8 @@ export class PeerSession {
   offers = new Offers();
   latest = -1; // version that the round of its latest update starts from
   left = 0; // tokens of updates that did not count
+  /** @type {number[]} */
+  counted = []; // rounds, as the welcome told
   failures = 0; // of training, in a row
   talk = new Conversation();
   download = new Download();
@@ -228,6 +231,7 @@ export class PeerSession {
       this.say("given up", "an update, because another process is the peer that made it");
       this.giveUp(this.offers.updates);
     }
+    this.counted = welcome.counted;
     this.settleCounted(welcome.counted);
     if (this.network.built) this.takePart();
     else this.begin(job);
@@ -264,8 +268,23 @@ export class PeerSession {
     this.say("network", `${shown(job.size, 20)}: ${count(parameters)} parameters; `
       + `${shown(job.mode, 20)}, ${sequences} sequences a step`);
     if (this.held.hash) this.do("load", [this.held.weights]); // training broke down
+    this.takeUp(job.described);
     if (this.talk.phase === "joining") this.takePart();
     else this.goOn();
+  }
+
+  /** What an earlier page left on its way, unless it counted meanwhile.
+   * @param {string} described */
+  takeUp(described) {
+    const { token, name, job, updates = [] } = this.identity;
+    this.identity = { token, name };
+    if (job !== described || !updates.length) return;
+    for (const one of updates.map(Outgoing.from)) {
+      this.do("restore", [one.codec, one.update, one.part]);
+      this.offers.updates.push(one);
+      this.say("taken up", "an update that was on its way before");
+    }
+    this.settleCounted(this.counted);
   }
 
   takePart() {

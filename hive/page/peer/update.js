@@ -58,6 +58,10 @@ export class Progress {
   }
 }
 
+/** An update on its way, as a later page takes it up again.
+ * @typedef {Pick<Outgoing, "version" | "base" | "weights" | "codec" | "update" | "sequences"
+ *   | "part"> & { work: Pick<Progress, "steps" | "tokens" | "losses" | "seconds"> }} Kept */
+
 /** An update on its way: nobody knows yet whether it counts. */
 export class Outgoing {
   told = false; // on this connection
@@ -83,6 +87,21 @@ export class Outgoing {
     this.part = part;
     this.work = work;
     this.blob = nameOf(update);
+  }
+
+  /** @returns {Kept} */
+  get kept() {
+    const { version, base, weights, codec, update, sequences, part, work } = this;
+    const { steps, tokens, losses, seconds } = work;
+    return { version, base, weights, codec, update, sequences, part,
+      work: { steps, tokens, losses, seconds } };
+  }
+
+  /** @param {Kept} kept */
+  static from({ version, base, weights, codec, update, sequences, part, work }) {
+    const progress = Object.assign(new Progress(), work);
+    return new Outgoing(version, { version: base, hash: weights, weights: null }, codec, update,
+      sequences, part, progress);
   }
 
   /** In one of these its peer counted, by what is written down.

@@ -21,12 +21,12 @@ async function join(joining) {
   const { how, why } = await peer.run();
   peer.dismiss();
   peer = null;
-  tell({ type: "ended", how: how === "broken" ? "failed" : how, why });
+  tell({ type: "ended", how, why });
 }
 
 self.onmessage = (/** @type {MessageEvent<Order>} */ { data }) => {
-  if (data.type === "stop") {
-    peer?.stop();
+  if (data.type !== "join") {
+    peer?.want(data.type);
     return;
   }
   join(data).catch((error) => tell({ type: "ended", how: "failed", why: String(error) }));

@@ -27,18 +27,21 @@ export class HiredWorker {
   }
 
   /** @param {Question | (Beginning & { kernels: ArrayBuffer })} message
+   * @param {Transferable[]} moved what goes there without a copy, and is gone here
    * @returns {Promise<any>} */
-  say(message) {
+  say(message, moved = []) {
     return new Promise((resolve, reject) => {
       this.waiting = { resolve, reject };
-      this.worker.postMessage(message);
+      this.worker.postMessage(message, moved);
     });
   }
 
-  /** @param {Question} question
+  /** Its numbers were made for this question only.
+   * @param {Question} question
    * @returns {Promise<Answer>} */
   ask(question) {
-    return this.say(question);
+    const numbers = question.type === "learn" ? question.weights : question.gradients;
+    return this.say(question, numbers ? [numbers.buffer] : []);
   }
 
   end() {

@@ -1,0 +1,138 @@
+// What a tab keeps for when its page comes back, as hive/cache.py: the text of the run, and its
+// identity in each hive; besides, the updates that are on their way. All of it is in the browser's
+// IndexedDB, which belongs to this origin.
+
+import { nameOf } from "./protocol.js";
+
+/** @import { Identity } from "./session.js" */
+/** @import { Kept } from "./update.js" */
+
+const NAME = "gltch-hive", VERSION = 1;
+const MOST = 8; // identities that are kept, each with its updates; and one text
+
+/** As whom a tab that was started with this name is known to a hive, and what it left behind.
+ * @typedef {object} Known
+ * @property {string} hive
+ * @property {string} asked the name
+ * @property {string} token
+ * @property {string} name
+ * @property {string} job of the updates
+ * @property {Kept[]} updates
+ * @property {number} at when it was kept, Unix milliseconds */
+
+/** @template Result
+ * @param {IDBRequest<Result>} request
+ * @returns {Promise<Result>} */
+function answer(request) {
+  return new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+}
+
+/** @returns {Promise<IDBDatabase>} */
+function openDatabase() {
+  const request = indexedDB.open(NAME, VERSION);
+  request.onupgradeneeded = () => {
+    request.result.createObjectStore("known", { keyPath: ["hive", "asked"] });
+    request.result.createObjectStore("texts");
+  };
+  return answer(request);
+}
+
+export class Cache {
+  /** @type {IDBDatabase | null} */
+  database = null;
+  /** @type {Known[]} */
+  known = []; // as it was when this page began
+  /** @type {Known | null} */
+  own = null; // this peer
+
+  /** @param {(sentence: string) => void} complain a peer can do without all of it */
+  constructor(complain) {
+    this.complain = complain;
+  }
+
+  async open() {
+    await this.attempt(async () => {
+      this.database = await openDatabase();
+      this.known = await answer(this.store("known", "readonly").getAll());
+    });
+  }
+
+  /** A browser may keep nothing, or have no room.
+   * @param {() => Promise<void>} keep */
+  async attempt(keep) {
+    try {
+      await keep();
+    } catch (error) {
+      if (!(error instanceof DOMException)) throw error;
+      this.complain(`This browser keeps nothing for later (${error.message}): after a reload this `
+        + "tab is another peer.");
+    }
+  }
+
+  /** @param {"known" | "texts"} name
+   * @param {IDBTransactionMode} mode */
+  store(name, mode) {
+    if (!this.database) throw new DOMException("it has no database");
+    return this.database.transaction(name, mode).objectStore(name);
+  }
+
+  /** @param {string} digest
+   * @returns {Promise<Uint8Array | null>} */
+  async readText(digest) {
+    if (!this.database) return null;
+    const content = await answer(this.store("texts", "readonly").get(digest));
+    return content && nameOf(content) === digest ? content : null;
+  }
+
+  /** @param {string} digest
+   * @param {Uint8Array} content */
+  async keepText(digest, content) {
+    await this.attempt(async () => {
+      const texts = this.store("texts", "readwrite");
+      await answer(texts.clear());
+      await answer(texts.put(content, digest));
+    });
+  }
+
+  /** @param {string} hive
+   * @param {string} asked
+   * @returns {Identity | null} */
+  recall(hive, asked) {
+    this.own = this.known.find((one) => one.hive === hive && one.asked === asked) ?? null;
+    return this.own && { token: this.own.token, name: this.own.name, job: this.own.job,
+      updates: this.own.updates };
+  }
+
+  /** For a later page of the name that this one was started with, unless another tab has that.
+   * @param {string} hive
+   * @param {string} asked
+   * @param {string} token
+   * @param {string} name */
+  async keepIdentity(hive, asked, token, name) {
+    await this.attempt(async () => {
+      const store = this.store("known", "readwrite");
+      const taken = name !== asked && await answer(store.count([hive, asked])) > 0;
+      this.own = { hive, asked: taken ? name : asked, token, name, job: "", updates: [],
+        at: Date.now() };
+      await answer(store.put(this.own));
+      const all = await answer(store.getAll());
+      const old = all.sort((a, b) => b.at - a.at).slice(MOST);
+      for (const one of old) store.delete([one.hive, one.asked]);
+    });
+  }
+
+  /** The updates that are on their way now.
+   * @param {string} job
+   * @param {Kept[]} updates */
+  async keepUpdates(job, updates) {
+    const { own } = this;
+    if (!own) return;
+    await this.attempt(async () => {
+      Object.assign(own, { job, updates, at: Date.now() });
+      await answer(this.store("known", "readwrite").put(own));
+    });
+  }
+}
