@@ -1,12 +1,12 @@
 """The host of the coordinator's session: sockets, worker threads, clocks and files around it.
 
 This file tells the session what happens and does what it answers, in order; it holds no rule of
-the conversation. Everything slow runs in two worker threads: one for the updates, in order, and one
-for evaluations.
+the conversation. Three worker threads do what is slow: with updates, evaluations and trials.
 """
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import math
@@ -42,8 +42,8 @@ ORDER_SECONDS = 0.5  # between two looks for what its owner wants
 
 
 class Coordinator:
-    """A run: its session, and everything that a session does not know. The worker threads touch
-    only the books and the evaluator, each of them from one thread."""
+    """A run: its session, and everything that a session does not know. Books, evaluator and prober
+    belong to one worker thread each; the journal takes turns by itself."""
 
     def __init__(self, job: Job, journal: Journal, corpus: Corpus, folder: Path, *, key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, combination: str = "mean"):
@@ -152,11 +152,12 @@ class Coordinator:
                        said)
 
     def react(self, told: Callable[..., List[Any]], *values: Any) -> None:
-        """Tell the session what happened, and do what it answers."""
-        for effect in told(*values, now()):
-            self.doing[type(effect)](*effect)
-        self.packed.clear()
-        self.set_timer()
+        """Tell the session what happened, and do all that it answers, also if a part fails."""
+        with contextlib.ExitStack() as doing:  # in the opposite order
+            doing.callback(self.set_timer)
+            doing.callback(self.packed.clear)
+            for effect in reversed(told(*values, now())):
+                doing.callback(self.doing[type(effect)], *effect)
 
     def follow(self, told: Callable[..., List[Any]], *values: Any) -> None:
         """The same where nobody else would notice an exception."""

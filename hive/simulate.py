@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # started as a script: the package is one folder 
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
 
-from gltch_2_7m import GltchError, Parser, TrainConfig
+from gltch_2_7m import GltchError, Parser, TrainConfig, require
 from hive.simulation import trials
 from hive.simulation.hive import simulate
 from hive.simulation.settings import Settings
@@ -56,8 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
                                 metavar=None if f.metadata["choices"] else "X")
     parser.add_argument("--data", nargs="+", metavar="PATH", help="the real text")
     parser.add_argument("--faults", action="store_true",
-                        help="instead: break the hive in every way, by --seed (see faults.py), "
-                        "with --attackers in it or not")
+                        help="instead: break the hive in every way, by --seed; also --attackers")
     parser.add_argument("--seeds", type=int, default=1, metavar="X",
                         help="with --faults: this many runs, from --seed on (default: 1)")
     return parser
@@ -75,9 +74,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.faults:
+            others = {name for name, value in vars(args).items() if value} - {
+                "faults", "seed", "seeds", "attackers"}
+            require(not others, f"With --faults the seed decides: leave out {', '.join(others)}.")
             return trials.main(args.seed or 0, args.seeds, args.attackers or ())
-        summary = simulate(settings_from(args), show)
-        show(summary)
+        show(simulate(settings_from(args), show))
     except KeyboardInterrupt:
         print("simulate.py: stopped", file=sys.stderr)
         return 130

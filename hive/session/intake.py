@@ -139,7 +139,7 @@ class Intake:
         loss = math.nan if said["loss"] is None else said["loss"]
         self.contributions.append(Contribution(
             link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",
-            f"{stale} rounds late" if stale else ""))
+            f"{stale} round{'s' * (stale > 1)} late" if stale else ""))
 
     def refuse(self, link: Link, said: messages.Offer, verdict: Verdict) -> None:
         """It does not count. That is noted once a round."""

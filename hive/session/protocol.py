@@ -181,11 +181,11 @@ def check_message(message: Message) -> None:
            f"There is no message type {kind[:40]!r} in version {VERSION} of the protocol.")
     fields = MESSAGES[kind]
     if message.keys() != {"type", *fields}:
-        raise ProtocolError(f"A {kind} message of version {VERSION} of the protocol has the fields "
-                            f"{', '.join(fields) or 'none'}; this one differs.")
+        raise ProtocolError(f"The message {kind} of version {VERSION} of the protocol has the "
+                            f"fields {', '.join(fields) or 'none'}; this one differs.")
     for name, field in fields.items():
         if not field.holds(message[name]):  # the sentence costs more than the question
-            raise ProtocolError(f"The field {name} of a {kind} message must be {field}, "
+            raise ProtocolError(f"The field {name} of the message {kind} must be {field}, "
                                 f"not {str(message[name])[:60]!r}.")
 
 

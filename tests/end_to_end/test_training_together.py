@@ -335,7 +335,7 @@ def test_a_late_update_counts_in_the_next_round_and_for_the_number_it_waits_for(
     assert prompt.deliver(prompt.update())["verdict"] == "accepted"
     number = prompt.hear("commit")["version"]
     assert quiet.counted(number) == ["late", "prompt"]
-    assert quiet.contributions(number)[0][3] == "1 rounds late"
+    assert quiet.contributions(number)[0][3] == "1 round late"
 
 
 def test_who_missed_some_rounds_gets_their_updates_and_arrives_at_the_same_weights(here, quiet):
@@ -474,14 +474,14 @@ LATER_WORDS = [
     ('{"type": "shutdown"}', "There is no message type 'shutdown'"),
     ('{"type": ["ready"]}', "There is no message type"),
     ('{"type": "goodbye", "more": 1}',
-     "a goodbye message of version 3 of the protocol has the fields none"),
-    ('{"type": "progress", "version": 1, "steps": -1}', "The field steps of a progress message"),
-    ('{"type": "progress", "version": true, "steps": 1}', "The field version of a progress"),
+     "the message goodbye of version 3 of the protocol has the fields none"),
+    ('{"type": "progress", "version": 1, "steps": -1}', "The field steps of the message progress"),
+    ('{"type": "progress", "version": true, "steps": 1}', "The field version of the message"),
     (protocol.pack("finished", reason="me"), "A peer does not send finished messages"),
     (json.dumps({"type": "offer", "version": 0, "base": 0, "weights": "0" * 64, "codec": "q4",
                  "update": "0" * 64, "bytes": 8, "steps": 1, "tokens": 1, "loss": 10 ** 400,
                  "seconds": 1, "batch_size": 1, "follows": False}),
-     "The field loss of a offer message"),
+     "The field loss of the message offer"),
 ]
 
 

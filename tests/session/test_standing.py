@@ -242,7 +242,7 @@ def test_a_peer_that_returns_keeps_what_it_did_under_its_new_name():
 
 def test_why_an_update_did_not_count_is_remembered_until_the_next_that_does_not():
     standing = Standing(*sums([round_of(1, BEGAN, 5, 4, ("p1", 300, "late", "first"))]))
-    standing.count(round_of(2, BEGAN + 5, 5, 8, ("p1", 300, "counted", "1 rounds late")))
+    standing.count(round_of(2, BEGAN + 5, 5, 8, ("p1", 300, "counted", "1 round late")))
     assert standing.contributors["p1"]["reason"] == "first"
     standing.refuse("p1", "rejected", "second", BEGAN + 15)
     assert standing.contributors["p1"]["reason"] == "second"

@@ -25,6 +25,17 @@ def test_what_was_found_once_does_not_come_back(seed):
     trials.play(seed)
 
 
+def test_a_hive_that_lost_all_it_had_learned_goes_back_at_once():
+    """Two of five flip threefold, and most honest peers sleep: soon no loss was believed any more,
+    and no round came that could be undone."""
+    trials.play(11, attackers=["flip3:0.4"])
+
+
+def test_options_that_faults_do_not_have_are_refused(capsys):
+    assert simulate.main(["--faults", "--peers", "64"]) == 2
+    assert "leave out peers" in capsys.readouterr().err
+
+
 def test_an_update_that_is_left_out_does_not_stand_in_the_record_as_counted():
     """Its peer was set aside between its update's arrival and the end of the round."""
     trials.play(131, attackers=["noise:0.4"])
