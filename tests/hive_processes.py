@@ -58,16 +58,19 @@ def free_ports(count):
 
 class Program:
     """A process whose words are heard. Its cache is its own: it stands for a machine. With a `log`
-    it writes them into this file, on a disk that the test may fill."""
+    it writes them into this file, on a disk that the test may fill. One that `yields` gets what
+    others leave of the processor: it may train for ever beside other tests."""
 
-    def __init__(self, folder, name, *command, machine=None, environment=None, log=None):
+    def __init__(self, folder, name, *command, machine=None, environment=None, log=None,
+                 yields=False):
         self.folder, self.name = folder, name
         self.words, self.silent, self.heard = b"", False, threading.Condition()
         settings = {**os.environ, **ENVIRONMENT, "HIVE_KEY": None, **(environment or {}),
                     "XDG_CACHE_HOME": str(folder / "machines" / (machine or name))}
         output = open(log, "ab") if log else subprocess.PIPE
+        last = ["nice", "-n", "19"] if yields and os.name == "posix" else []
         self.process = subprocess.Popen(
-            [sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
+            [*last, sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
             stdout=output, stderr=subprocess.STDOUT,
             env={k: v for k, v in settings.items() if v is not None})
         if log:

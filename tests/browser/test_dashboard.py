@@ -131,7 +131,7 @@ def busy(shared):
     """A hive with two real peers that train as long as the tests last."""
     hive = shared.coordinator(*FOR_EVER, run="busy")
     for name in ("ada", HOSTILE):
-        shared.peer(hive, name)
+        shared.peer(hive, name, yields=True)
     hive.reaches(3)
     hive.until(lambda: hive.state()["val_loss"], "no evaluation came")
     return hive
@@ -751,9 +751,9 @@ def counts(hive, *names):
                    f"{name}'s updates never counted")
 
 
-def verify(here, run):
+def verify(here):
     checked = Program(here.folder, "verify", PROGRAM.parent / "hive" / "server.py", "--verify",
-                      "--name", run)
+                      "--name", "hive")
     here.programs.append(checked)
     assert checked.end() == 0, checked.said()
 
@@ -765,14 +765,14 @@ THREE_CORES = "Object.defineProperty(navigator, 'hardwareConcurrency', { get: ()
 def trained(shared):
     """A hive with a PyTorch peer, for tabs."""
     hive = shared.coordinator(*FOR_EVER, run="tabs")
-    shared.peer(hive, "ada")
+    shared.peer(hive, "ada", yields=True)
     return hive
 
 
 @pytest.mark.parametrize("sync, workers", [("diloco", 1), ("streaming", 2)])
-def test_a_tab_trains_beside_a_pytorch_peer(shared, visit, sync, workers):
-    hive = shared.coordinator(*FOR_EVER, "--sync", sync, run=f"tab-{sync}")
-    shared.peer(hive, "ada")
+def test_a_tab_trains_beside_a_pytorch_peer(here, visit, sync, workers):
+    hive = here.coordinator(*FOR_EVER, "--sync", sync)
+    here.peer(hive, "ada")
     visitor = visit(hive.page, script=THREE_CORES)
     assert "2 of 3 cores" in visitor.text("#tab")
     join(visitor, "tab", workers)
@@ -784,7 +784,7 @@ def test_a_tab_trains_beside_a_pytorch_peer(shared, visit, sync, workers):
     visitor.page.locator("#tab [role=status]", has_text="Stopped.").wait_for()
     visitor.page.close()
     hive.interrupt()
-    verify(shared, f"tab-{sync}")
+    verify(here)
 
 
 def test_nothing_of_training_is_fetched_before_the_click(trained, visit):
@@ -968,4 +968,4 @@ def test_a_tab_comes_back_to_a_coordinator_that_was_killed(here, chromium):
         bar(visitor, "Stop").click()
         hive.left("tab")
     hive.interrupt()
-    verify(here, "hive")
+    verify(here)
