@@ -169,7 +169,8 @@ class Rounds:
         """Tasks for all that are ready, once there are enough; each is handed out once. `early`:
         whose updates wait for rounds to come, and so for this one."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        there = len({*ready, *self.delivered, *early})  # who delivered late to it takes part, too
+        # Who delivered to it already, late, takes part as well, also if that is only looked at.
+        there = len({*ready, *self.delivered, *self.apart, *early})
         if self.closed or not ready or self.plan is None and there < self.least:
             return {}
         if self.plan is None or now >= self.deadline and not self.delivered:

@@ -262,6 +262,15 @@ def test_after_a_restart_the_first_to_deliver_does_not_make_a_round_alone():
     assert rounds.close(NOW + 1)
 
 
+def test_who_is_set_aside_keeps_no_round_from_beginning():
+    """It delivered before anybody had a task, and has no other one before the next round."""
+    rounds = make_rounds("ann", least=2)
+    arrive(rounds, "liar")
+    assert deliver(rounds, "liar", NOW) == ACCEPTED
+    rounds.set_apart("liar")
+    assert set(rounds.tasks(NOW)) == {"ann"}
+
+
 def test_whose_update_waits_for_a_round_to_come_is_there_and_takes_part_in_this_one():
     """Otherwise they wait for each other: the round for enough peers, and it for its round."""
     rounds = Rounds(0, hash_of(0), Pace(), least=2, fragments=4, overlap=True, in_flight=2)
