@@ -541,6 +541,10 @@ class Journal:
         require(bool(rows), f"{self.path} holds no version {number}.")
         return rows[0]
 
+    def hashes(self, first: int) -> Dict[int, str]:
+        """SHA-256 of the weights of all versions from this one on."""
+        return dict(self._query("SELECT number, result FROM versions WHERE number >= ?", first))
+
     def snapshot(self, number: int, weights: bytes, extra: bytes = b"",
                  every: int = KEPT_EVERY) -> None:
         """Keep the weights of a version as a file, then remove the snapshots no longer needed: see

@@ -81,7 +81,7 @@ class CoordinatorSession:
         fragments = len(Fragments(parameters, job.sync.fragments))
         in_flight = min(job.sync.in_flight, fragments)
         self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments,
-                             job.sync.overlap, in_flight)
+                             job.sync.overlap, in_flight, ledger.hashes(version - STALEST))
         self.update_bytes = update_bytes  # by the number of the round
         self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
         self.snapshots = Snapshots(self.work, fragments)

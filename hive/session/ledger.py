@@ -16,6 +16,9 @@ class Ledger(Protocol):
     def at(self, number: int) -> Tuple[str, int]:
         """SHA-256 of the weights and step after a round."""
 
+    def hashes(self, first: int) -> Dict[int, str]:
+        """SHA-256 of the weights of all versions from this one on."""
+
     def update(self, number: int) -> Tuple[str, bytes]:
         """Codec and content of the update that a round committed."""
 

@@ -30,6 +30,17 @@ class Offers:
         """That of the round which starts from this version."""
         return [one for one in self.updates if one.version == version]
 
+    def add(self, update: Outgoing) -> None:
+        self.updates.append(update)
+        self.updates.sort(key=lambda one: one.version)
+
+    def free(self, version: int) -> int:
+        """The first version from this one on whose round has none. That of a later one may be there
+        already, if the one before it came too late for a coordinator that began again."""
+        while self.of(version):
+            version += 1
+        return version
+
     def awaited(self, version: int) -> bool:
         """Is there one whose fate it will hear, for the round from this version or before?"""
         return any(one.version <= version for one in self.updates)

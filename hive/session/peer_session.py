@@ -420,7 +420,7 @@ class PeerSession:
         """Make steps from the weights of this round, and offer what comes out."""
         known = (said["version"], said["weights"]) == self.held[:2]
         if known and len(self.offers.updates) < self.network.in_flight:
-            self.latest = max([said["version"] - 1, *(one.version for one in self.offers.updates)])
+            self.latest = said["version"] - 1
             most = said["quota"] + (AHEAD if self.network.overlap else 0)
             self.task = Task(self.held, said["quota"], most, said["seconds"], self.now.steady)
             self.do("task", said["step"], said["total"], said["window"])
@@ -449,10 +449,11 @@ class PeerSession:
         waits, so this is also when it notices silence."""
         if self.left_in_silence():
             return
-        task, version = self.task, max(self.held.version, self.latest + 1)
+        task, version = self.task, self.offers.free(max(self.held.version, self.latest + 1))
         if (task and self.network.overlap and task.base is self.held
                 and self.progress.steps >= task.quota and not self.busy and not self.talk.inbox
                 and version < self.held.version + self.network.in_flight
+                and len(self.offers.updates) < self.network.in_flight
                 and self.network.part_of(version) not in self.offers.parts):
             self.make_update(task.base, version)
 
@@ -471,7 +472,7 @@ class PeerSession:
     def made(self, base: Held, version: int, progress: Progress, update: bytes) -> None:
         self.failures, self.figures.speed = 0, progress.speed
         progress.tokens, self.left = progress.tokens + self.left, 0
-        self.offers.updates.append(Outgoing(
+        self.offers.add(Outgoing(
             version, base.version, base.hash, self.network.codec, update, self.network.sequences,
             self.network.part_of(version), progress))
         if not self.talk.waits("finished"):

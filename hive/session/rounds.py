@@ -95,14 +95,15 @@ class Rounds:
     """The members, the open round, and what was delivered in it."""
 
     def __init__(self, version: int, weights: str, pace: Pace, least: int = 1, fragments: int = 1,
-                 overlap: bool = False, in_flight: int = 1):
+                 overlap: bool = False, in_flight: int = 1,
+                 hashes: Optional[Dict[int, str]] = None):
         self.pace, self.least, self.fragments, self.overlap = pace, least, fragments, overlap
         self.in_flight = in_flight  # updates of a member at once
         self.missed: List[Member] = []  # by these, who had their chance, this round ended
         self.unwelcoming = WELCOMING  # rounds since one waited for new members
         self.welcoming = False  # this one does
         self.members: Dict[str, Member] = {}
-        self.hashes: Dict[int, str] = {}  # of the weights of the latest versions
+        self.hashes = hashes or {}  # of the weights of the latest versions
         self.quotas: Dict[int, int] = {}  # steps that were asked for, by version
         self.open_round(version, weights, quota=1)
 

@@ -1403,6 +1403,19 @@ def test_an_early_update_is_checked_when_it_is_offered(stage, changes, reason):
     assert reason in ann.hear("verdict")["reason"]
 
 
+def test_after_a_restart_an_update_that_was_made_ahead_still_counts(stage):
+    play, ann, bob = two_ahead(stage)
+    bring(bob)
+    play.do("add"), play.do("combine"), play.do("keep")
+    play.journal.close()
+    again = stage(sync=SEVERAL)
+    ann = Client(again, "ann", token=ann.token).enter()
+    assert ann.offer(b"of later", version=1, base=0, weights=sha(0))["type"] == "send"
+    ann.send(b"of later")
+    again.do_all()
+    assert again.contributions(2) == {("ann", "counted")}
+
+
 def test_there_is_an_end_of_room_for_early_updates(stage, monkeypatch):
     play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
     monkeypatch.setattr("hive.session.intake.BUDGET_BYTES", 15)

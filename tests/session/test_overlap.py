@@ -414,6 +414,21 @@ def test_of_two_updates_one_may_be_rejected_and_only_the_other_is_kept(pair):
     assert pair.session.carried == 64
 
 
+def test_a_round_that_an_update_missed_gets_another_although_that_of_the_next_is_there(pair):
+    """Or nobody brings one for it, and those for the next one wait for ever."""
+    pair.hear("verdict", version=0, verdict="late", reason="the coordinator began again")
+    pair.effects()
+    pair.will_make(of_part(1, 3))
+    told, = [*pair.train(quota=1), *pair.step()]
+    assert (told["type"], told["version"], told["steps"]) == ("offer", 0, 1)
+    assert told["tokens"] == 2 * 64, "with the work of the one that was late"
+    assert [one.version for one in pair.session.offers.updates] == [0, 1]
+    pair.lose()
+    pair.meet()
+    first, = [said for said in pair.welcome(SEVERAL) if said["type"] == "offer"]
+    assert first["version"] == 0, "they go in order"
+
+
 def test_after_a_break_the_second_update_is_offered_when_the_first_is_on_the_wire(pair):
     told, = come_back(pair)
     assert (told["update"], told["follows"]) == (pair.blobs[0], False)

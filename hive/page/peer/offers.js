@@ -28,6 +28,20 @@ export class Offers {
     return this.updates.find((one) => one.version === version);
   }
 
+  /** @param {Outgoing} update */
+  add(update) {
+    this.updates.push(update);
+    this.updates.sort((one, other) => one.version - other.version);
+  }
+
+  /** The first version from this one on whose round has none. That of a later one may be there
+   * already, if the one before it came too late for a coordinator that began again.
+   * @param {number} version */
+  free(version) {
+    while (this.of(version)) version += 1;
+    return version;
+  }
+
   /** Is there one whose fate it will hear, for the round from this version or before?
    * @param {number} version */
   awaited(version) {

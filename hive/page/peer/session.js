@@ -570,7 +570,7 @@ export class PeerSession {
     const { held, network, offers: { updates } } = this;
     const known = version === held.version && weights === held.hash;
     if (!known || updates.length >= network.inFlight) return;
-    this.latest = Math.max(version - 1, ...updates.map((one) => one.version));
+    this.latest = version - 1;
     const most = quota + (network.overlap ? AHEAD : 0);
     this.task = { base: held, quota, most, seconds, began: this.now.steady };
     this.do("task", [step, total, window]);
@@ -606,9 +606,11 @@ export class PeerSession {
   caughtUp(now) {
     return this.react(now, () => {
       if (this.leftInSilence()) return;
-      const { task, held, network } = this, version = Math.max(held.version, this.latest + 1);
+      const { task, held, network, latest } = this;
+      const version = this.offers.free(Math.max(held.version, latest + 1));
       if (task && network.overlap && task.base === held && this.progress.steps >= task.quota
         && !this.busy && !this.talk.inbox.length && version < held.version + network.inFlight
+        && this.offers.updates.length < network.inFlight
         && !this.offers.holds(this.partOf(version))) {
         this.makeUpdate(task.base, version);
       }
@@ -645,7 +647,7 @@ export class PeerSession {
     this.figures.speed = progress.speed;
     progress.tokens += this.left;
     this.left = 0;
-    this.offers.updates.push(
+    this.offers.add(
       new Outgoing(version, base, codec, update, sequences, this.partOf(version), progress));
     if (!this.talk.waits("finished")) this.offerOn(overlap);
   }
