@@ -271,10 +271,9 @@ class Peer:
         count = parameters_of(job.config)
         learner = self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
         self.works.update(
-            load=functools.partial(self.load, learner),
-            rebase=functools.partial(self.rebase, learner), take=learner.take,
-            task=functools.partial(self.task, learner),
-            settle=learner.feedback.settle, forget=learner.feedback.forget)
+            load=functools.partial(self.load, learner), take=learner.take,
+            task=functools.partial(self.task, learner), settle=learner.feedback.settle,
+            rebase=functools.partial(self.rebase, learner), forget=learner.feedback.forget)
         return count
 
     def whole(self, content: bytes) -> Tuple[torch.Tensor, str]:

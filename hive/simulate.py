@@ -74,8 +74,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.faults:
-            others = {name for name, value in vars(args).items() if value} - {
-                "faults", "seed", "seeds", "attackers"}
+            others = sorted("--" + name.replace("_", "-") for name, value in vars(args).items()
+                            if value and name not in ("faults", "seed", "seeds", "attackers"))
             require(not others, f"With --faults the seed decides: leave out {', '.join(others)}.")
             return trials.main(args.seed or 0, args.seeds, args.attackers or ())
         show(simulate(settings_from(args), show))

@@ -207,9 +207,7 @@ class Trial(FaultyHive):
         while not self.is_well(quiet):
             number += 1
             while self.plan and self.plan[0][0] <= number:
-                _, kind = self.plan.pop(0)
-                if not self.down:
-                    FAULTS[kind](self)
+                FAULTS[self.plan.pop(0)[1]](self)
             if not self.plan and not quiet and not self.down and (
                     self.clock.now >= self.trouble.calm_at):
                 self.trouble.disturbances.clear()

@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Union
 
 import torch
 
@@ -263,6 +263,13 @@ class Coordinator(CoordinatorHost):
             self.die()
 
 
+class Made(NamedTuple):
+    """An update: its SHA-256, which nonsense may have in common, and what went into it."""
+
+    blob: str
+    lots: List[Lot]
+
+
 class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
@@ -280,7 +287,7 @@ class Peer(PeerHost):
         self.nonsense = self.breakdown = False  # of the next training
         self.cache_dies = False  # when it does
         self.lots: List[Lot] = []  # not settled
-        self.sent: Dict[int, str] = {}  # updates on their way, by where their part begins
+        self.sent: Dict[int, Made] = {}  # updates on their way, by where their part begins
         self.left_behind: Set[Lot] = set()  # in those that no error feedback keeps any more
         self.untaken = 0  # tokens of which no update was made yet
         self.moves = torch.zeros(len(hive.task.start))  # since then, as a sum
@@ -362,7 +369,7 @@ class Peer(PeerHost):
     @property
     def travelling(self) -> Set[Lot]:
         """What is in updates whose fate nobody knows."""
-        return {lot for one in self.session.offers.updates for lot in self.truth.made_of[one.blob]}
+        return {lot for one in self.session.offers.parts for lot in self.sent[one.start].lots}
 
     def read_text(self, job: Job) -> Optional[bytes]:
         return self.hive.text if self.has_text else None
@@ -419,10 +426,10 @@ class Peer(PeerHost):
 
     def say(self, said: effects.Tell) -> None:
         super().say(said)
-        if said.message["type"] == "offer" and said.message["update"] not in self.truth.nonsense:
-            lots = self.truth.made_of[said.message["update"]]
-            must(said.message["tokens"] == sum(lot.tokens for lot in lots),
-                           "an update is offered with other tokens than went into it")
+        if said.message["type"] == "offer":
+            part = self.session.network.part_of(said.message["version"])
+            must(said.message["tokens"] == sum(lot.tokens for lot in self.sent[part.start].lots),
+                 "an update is offered with other tokens than went into it")
 
     # Sleep
 
@@ -491,19 +498,17 @@ class Peer(PeerHost):
             self.learner.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
         update = super().make_update(part)
-        if nonsense or self.attack == "nan":
-            self.truth.nonsense.add(name_of(update))
-        blob = self.sent[part.start] = name_of(update)
         self.lots.append(self.truth.lot(self.untaken))
         self.untaken, travelling = 0, self.travelling
-        self.truth.made(blob, [lot for lot in self.lots if lot not in travelling], self.name)
+        made = Made(name_of(update), [lot for lot in self.lots if lot not in travelling])
+        self.sent[part.start] = made
+        self.truth.made(*made, self.name)
         return update
 
     def settle(self, counted: bool, part: slice) -> None:
         self.changed = True
         codec, update = self.learner.feedback.sent.get(part.start, ("", b""))
-        blob = self.sent.pop(part.start)
-        made_of = self.truth.made_of[blob]
+        blob, made_of = self.sent.pop(part.start)
         if counted:
             mistaken = blob not in self.truth.counted
             must(not mistaken or self.truth.cloned, "a peer was told that an update "

@@ -17,6 +17,7 @@ EXPECTED = (  # to have happened in a thousand runs
     "a peer suspended for an hour", "a peer suspended for minutes",
     "a peer's cache could not be written", "a while between the end of work and its news",
     "a second process came as the first lost its connection", "all back at once",
+    "an event while an early update waits",
     "all peers suspended for an hour", "all peers suspended for minutes", "an update of nonsense",
     "bit flipped in a chunk", "bit flipped in a message",
     "clock of a peer set by a day", "clock of the coordinator set by a day", "coordinator killed",

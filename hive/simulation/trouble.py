@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import random
+import textwrap
 from collections import Counter, deque
 from typing import Any, Deque, List, Tuple
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from hive.simulation.virtual import UNNOTICED_SECONDS, Clock
 
 LATEST = 30  # events that a failure tells
+LONGEST = 100  # characters of a value in them
 CROWDED = 0.1  # of the runs
 
 
@@ -58,4 +60,4 @@ def brief(value: Any) -> str:
         return f"{len(value)} {'bytes' if isinstance(value, bytes) else 'values'}"
     if isinstance(value, str) and len(value) == 64:
         return value[:8]
-    return "..." if isinstance(value, dict) else str(value)
+    return "..." if isinstance(value, dict) else textwrap.shorten(str(value), LONGEST)

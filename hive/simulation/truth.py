@@ -40,7 +40,6 @@ class Truth:
         self.by: Dict[str, str] = {}  # the peer that made it
         self.counted: Dict[str, int] = {}  # the round
         self.refused: Set[str] = set()
-        self.nonsense: Set[str] = set()  # updates that may be equal to another's
         self.counted_peers: Dict[int, Set[str]] = {}  # by round
         self.last_round: Dict[str, int] = {}  # by peer: in which it counted
         self.latest: Optional[Tensor] = None  # weights, as written down last
