@@ -32,7 +32,7 @@ from hive.session.effects import Moment
 from hive.session.events import Events
 from hive.session.job import Job, nats
 from hive.session.links import Link
-from hive.session.protocol import ProtocolError, pack, unpack
+from hive.session.protocol import Message, ProtocolError, pack, unpack
 from hive.session.rounds import Pace
 from hive.session.schema import Peer, Traffic
 from hive.session.work import EVALUATIONS, PROBES, UPDATES
@@ -190,10 +190,9 @@ class Coordinator:
 
     # Doing what it answers
 
-    def send(self, link: int, message: Dict[str, Any]) -> None:
+    def send(self, link: int, message: Message) -> None:
         if id(message) not in self.packed:  # once, however many hear it
-            values = dict(message)
-            self.packed[id(message)] = pack(values.pop("type"), **values)
+            self.packed[id(message)] = pack(message["type"], **message)
         self.connections[link].send(self.packed[id(message)])
 
     def send_blob(self, link: int, what: str, blob: str, content: bytes, offset: int) -> None:
@@ -213,8 +212,9 @@ class Coordinator:
             answer = self.session.admitted
         asyncio.get_running_loop().call_soon(self.follow, answer, link)
 
-    def close(self, link: int, code: int, reason: str) -> None:
-        self.connections[link].close(code, reason)
+    def close(self, link: int, code: int, reason: str, last: Optional[Message]) -> None:
+        word = pack(last["type"], **last) if last else None
+        self.connections[link].close(code, reason, word)
 
     def do(self, ticket: int, lane: str, what: str, values: Tuple[Any, ...]) -> None:
         asyncio.get_running_loop().run_in_executor(

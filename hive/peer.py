@@ -184,7 +184,7 @@ class Peer:
         for effect in asked:
             if isinstance(effect, effects.Tell):
                 said = dict(effect.message)
-                self.uplink.send(pack(said.pop("type"), **said))
+                self.uplink.send(pack(said["type"], **said))
             elif isinstance(effect, Upload):
                 blob, content, offset = effect
                 self.uplink.send_blob(blob, protocol.chunks(blob, content, offset))

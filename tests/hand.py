@@ -50,7 +50,7 @@ class Hand:
         for effect in asked:
             if isinstance(effect, effects.Tell):
                 said = dict(effect.message)
-                self.told.append(protocol.unpack(protocol.pack(said.pop("type"), **said)))
+                self.told.append(protocol.unpack(protocol.pack(said["type"], **said)))
             elif isinstance(effect, effects.Do):
                 self.do(effect)
             elif isinstance(effect, effects.Settled):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from typing import Callable, Iterable, List, NamedTuple, Optional, Union
+from typing import Callable, Iterable, NamedTuple, Optional, Union
 
 from hive.network.sockets import Frame, Socket
 
@@ -61,18 +61,17 @@ class Connection:
         self.down += len(message)
         await self.socket.send(message)
 
-    def close(self, code: int, reason: str) -> None:
-        """Nothing that waits is sent any more, except the last words."""
+    def close(self, code: int, reason: str, last: Optional[str]) -> None:
+        """Nothing that waits is sent any more, but for the last word."""
         self.writer.cancel()
-        waiting = [self.outbox.get_nowait() for _ in range(self.outbox.qsize())]
-        words = [item for item in waiting[-1:] if isinstance(item, str)]
-        self.closing = asyncio.ensure_future(self.end(words, code, reason))
+        self.outbox = asyncio.Queue()
+        self.closing = asyncio.ensure_future(self.end(code, reason, last))
 
-    async def end(self, words: List[str], code: int, reason: str) -> None:
+    async def end(self, code: int, reason: str, last: Optional[str]) -> None:
         from websockets.exceptions import ConnectionClosed
         with contextlib.suppress(ConnectionClosed, asyncio.TimeoutError):
-            for word in words:
-                await asyncio.wait_for(self.put(word), LAST_SECONDS)
+            if last:
+                await asyncio.wait_for(self.put(last), LAST_SECONDS)
         await self.socket.close(code, reason)
 
     async def gone(self) -> None:

@@ -180,16 +180,16 @@ class CoordinatorSession:
         who = link.identity.name if link else stranger.address if stranger else ""
         if who:  # or it is gone already
             self.reply.say("refused", f"{who}: {reason}")
-            self.reply.send(number, "refused", reason=reason)
-            self._close(number, 1008)
+            self._close(number, 1008, last={"type": "refused", "reason": reason})
 
     def _turn_away(self, number: int) -> None:
         self._close(number, 1013, "The coordinator's disk takes nothing just now.")
 
-    def _close(self, number: int, code: int, reason: str = "") -> None:
+    def _close(self, number: int, code: int, reason: str = "", last: Optional[Message] = None
+               ) -> None:
         here = number in self.links.proved or number in self.reception.strangers
         if here:  # or it is gone already
-            self.reply.add(Close(number, code, reason))
+            self.reply.add(Close(number, code, reason, last))
             self._leave(number)
 
     def _send_all(self, kind: str, **values: Any) -> None:

@@ -6,7 +6,7 @@ it, as `done(ticket, result, now)` or `failed(ticket, error, now)`.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
 
 from hive.session.protocol import Message
 
@@ -60,9 +60,12 @@ class Proved(NamedTuple):
 
 
 class Close(NamedTuple):
+    """Nothing that waits is sent any more, but for the last word."""
+
     link: int
     code: int  # of the WebSocket's closing frame
     reason: str
+    last: Optional[Message] = None
 
 
 class Pause(NamedTuple):

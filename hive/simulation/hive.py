@@ -64,8 +64,7 @@ class Connection:
 
 
 def packed(item: Union[str, Message]) -> str:
-    return item if isinstance(item, str) else pack(item["type"], **{
-        name: value for name, value in item.items() if name != "type"})
+    return item if isinstance(item, str) else pack(item["type"], **item)
 
 
 class CoordinatorHost(Host):
@@ -148,7 +147,10 @@ class CoordinatorHost(Host):
         connection = self.connections.pop(closing.link, None)
         if connection:
             connection.up.cut()
-            connection.down.close(CLOSED)
+            connection.down.drop_waiting()
+            if closing.last:
+                self.hive.send(connection.down, closing.last)
+            connection.down.send(CLOSED)
 
     def pause(self, pause: effects.Pause) -> None:
         connection = self.connections.get(pause.link)

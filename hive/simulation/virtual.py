@@ -100,17 +100,12 @@ class Wire:
             self.send(Piece(what, blob, content, begin, end), end - begin)
         return max(self.clock.now, self.free)
 
-    def close(self, farewell: Any) -> None:
-        """What has not begun is not sent any more, but for the last message; then the farewell."""
-        dropped: List[Moving] = []
+    def drop_waiting(self) -> None:
+        """What has not begun is not sent any more."""
         while self.moving and self.moving[-1].begun > self.clock.now:
-            dropped.append(self.moving.pop())
-            self._forget(dropped[-1])
-        if dropped:
-            self.free = dropped[-1].begun
-            if not isinstance(dropped[0].item, Piece):
-                self.send(dropped[0].item, dropped[0].size)
-        self.send(farewell)
+            dropped = self.moving.pop()
+            self.free = dropped.begun
+            self._forget(dropped)
 
     def _arrive(self, moving: Moving) -> None:
         if self.moving and self.moving[0] is moving and self.open:

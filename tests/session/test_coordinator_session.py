@@ -56,6 +56,13 @@ def sha(version):
     return hashlib.sha256(b"weights %d" % version).hexdigest()
 
 
+def said(effect):
+    """What an effect lets a peer hear."""
+    if isinstance(effect, Close):
+        return [effect.last] if effect.last else []
+    return [effect.message] if isinstance(effect, Send) else []
+
+
 class Committed:
     """What the outer step gave."""
 
@@ -94,9 +101,8 @@ class Play:
         for effect in effects:
             if isinstance(effect, Do):
                 self.works.append(effect)
-            if isinstance(effect, Send):
-                values = dict(effect.message)
-                unpack(pack(values.pop("type"), **values))  # it is a message of the protocol
+            for message in said(effect):
+                unpack(pack(message["type"], **message))  # it is a message of the protocol
             if isinstance(effect, Event) and effect.kind != "joined":  # the host completes that
                 assert_fits(effect.fields, EVENTS[effect.kind], effect.kind)
         self.effects += effects
@@ -235,8 +241,8 @@ class Client:
     @property
     def heard(self):
         """All that came on this link."""
-        return [effect.message for effect in self.play.effects
-                if isinstance(effect, Send) and effect.link == self.number]
+        return [message for effect in self.play.effects for message in said(effect)
+                if effect.link == self.number]
 
     def hear(self, *kinds):
         """The next message of these kinds since the last look."""

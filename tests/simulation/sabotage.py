@@ -116,10 +116,10 @@ def hold_anything(session: Any, said: Any, follows: bool, result: Any,
     hold(session, {**said, "weights": result[1]}, follows, result)
 
 
-def two_connections(session: Any, number: int, code: int, reason: str = "",
+def two_connections(session: Any, number: int, code: int, reason: str = "", last: Any = None,
                     close: Any = CoordinatorSession._close) -> None:
     if code != 1000:  # a replaced connection, or one that said goodbye
-        close(session, number, code, reason)
+        close(session, number, code, reason, last)
     else:
         session.reply.add(Close(number, code, reason))
 
