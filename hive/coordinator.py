@@ -28,7 +28,7 @@ from hive.network.sockets import Frame, Socket
 from hive.orders import make_place, taken
 from hive.session import effects, protocol
 from hive.session.coordinator_session import CoordinatorSession
-from hive.session.effects import Moment
+from hive.session.effects import Lane, Moment, Work
 from hive.session.events import Events
 from hive.session.job import Job, nats
 from hive.session.links import Link
@@ -74,7 +74,7 @@ class Coordinator:
             effects.Proved: self.admit, effects.Close: self.close, effects.Pause: self.pause,
             effects.Event: self.tell, effects.Say: self.say, effects.Finish: self.finish,
             effects.Fail: self.fail}
-        self.tasks: Dict[str, Callable[..., Any]] = {
+        self.tasks: Dict[Work, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
             "combine": self.books.combine, "keep": self.books.keep,
             "undo": self.books.undo, "probe": prober.probe,
@@ -216,7 +216,7 @@ class Coordinator:
         word = pack(last["type"], **last) if last else None
         self.connections[link].close(code, reason, word)
 
-    def do(self, ticket: int, lane: str, what: str, values: Tuple[Any, ...]) -> None:
+    def do(self, ticket: int, lane: Lane, what: Work, values: Tuple[Any, ...]) -> None:
         asyncio.get_running_loop().run_in_executor(
             self.lanes[lane], self.tasks[what], *values
         ).add_done_callback(functools.partial(self.ended, ticket))

@@ -100,7 +100,7 @@ class Peer:
             text=load_corpus(options.data).digest if options.data else None,
             batch_size=recipe.get("batch_size"), server=self.server,
             recall=lambda hive: cache.recall(hive, options.name))
-        self.works: Dict[str, Callable[..., Any]] = {
+        self.works: Dict[effects.Work, Callable[..., Any]] = {
             "text": self.text, "begin": self.begin, "whole": self.whole, "apply": self.apply}
         self.learner: Optional[Learner] = None  # made for a job, with more work that can be done
         self.cached = False  # the text of the run
@@ -270,10 +270,10 @@ class Peer:
             cache.keep_text(job.text, content)
         count = parameters_of(job.config)
         learner = self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
-        self.works.update(
-            load=functools.partial(self.load, learner), take=learner.take,
-            task=functools.partial(self.task, learner), settle=learner.feedback.settle,
-            rebase=functools.partial(self.rebase, learner), forget=learner.feedback.forget)
+        self.works.update({
+            "load": functools.partial(self.load, learner), "take": learner.take,
+            "task": functools.partial(self.task, learner), "settle": learner.feedback.settle,
+            "rebase": functools.partial(self.rebase, learner), "forget": learner.feedback.forget})
         return count
 
     def whole(self, content: bytes) -> Tuple[torch.Tensor, str]:

@@ -6,6 +6,7 @@ from collections import deque
 from enum import Enum
 from typing import Deque, Tuple
 
+from hive.session.messages import FromCoordinator
 from hive.session.protocol import Message, demand
 
 MOST_KEPT = 256  # messages that wait while this peer trains or fetches
@@ -25,7 +26,7 @@ class Conversation:
         self.phase = Phase.AWAY
         self.joined = False  # ever
         self.settled = False  # the connection is known to be a good one
-        self.awaited: Tuple[str, ...] = ()  # kinds of message that are answered at once
+        self.awaited: Tuple[FromCoordinator, ...] = ()  # kinds of message that are answered at once
         self.nonces = "", ""  # the coordinator's, this peer's
         self.inbox: Deque[Message] = deque()
         self.heard_at = self.told_at = -math.inf  # steady seconds
@@ -50,6 +51,6 @@ class Conversation:
         demand(len(self.inbox) < MOST_KEPT, "The coordinator says more than it hears.")
         self.inbox.append(said)
 
-    def waits(self, *kinds: str) -> bool:
+    def waits(self, *kinds: FromCoordinator) -> bool:
         """Was something of these kinds said that nobody has answered yet?"""
         return any(said["type"] in kinds for said in self.inbox)

@@ -6,9 +6,10 @@ it, as `done(ticket, result, now)` or `failed(ticket, error, now)`.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Literal, NamedTuple, Optional, Tuple, Union
 
 from hive.session.protocol import Message
+from hive.session.schema import Content, EventKind
 
 
 class Moment(NamedTuple):
@@ -20,12 +21,20 @@ class Moment(NamedTuple):
 
 # --- On both sides --------------------------------------------------------------------------------
 
+PeerWork = Literal["text", "begin", "load", "whole", "apply", "rebase", "task", "take", "settle",
+                   "forget"]
+CoordinatorWork = Literal["add", "combine", "undo", "keep", "snapshot", "remember_peer", "evaluate",
+                          "keep_evaluation", "keep_checkpoint", "probe"]
+Work = Union[PeerWork, CoordinatorWork]
+Lane = Literal["work", "updates", "evaluations", "probes"]
+
+
 class Do(NamedTuple):
     """Slow work. What has the same lane is done one after the other, in this order."""
 
     ticket: int
-    lane: str
-    what: str
+    lane: Lane
+    what: Work
     values: Tuple[Any, ...] = ()
 
 
@@ -47,7 +56,7 @@ class SendBlob(NamedTuple):
     """In chunks, after everything that was sent on this link before."""
 
     link: int
-    what: str  # text, weights or update
+    what: Content
     blob: str  # SHA-256 of the content
     content: bytes
     offset: int
@@ -78,7 +87,7 @@ class Pause(NamedTuple):
 class Event(NamedTuple):
     """Something happened that the dashboard shows."""
 
-    kind: str
+    kind: EventKind
     fields: Dict[str, Any]
 
 

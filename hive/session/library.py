@@ -4,11 +4,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Callable, List, NamedTuple, Optional
 
+from hive.session.schema import Content
+
 REMEMBERED_UPDATES = 16  # rounds that a returning peer may have missed and still catch up with
 
 
 class Found(NamedTuple):
-    what: str  # text, weights or update
+    what: Content
     content: bytes
 
 

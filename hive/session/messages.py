@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, Dict, List, Literal, Optional, TypedDict
 
 Kind = Literal["cuda", "mps", "cpu", "tab"]  # of a device; a tab is that of a browser
+FromPeer = Literal["hello", "ready", "fetch", "offer", "progress", "goodbye"]
+FromCoordinator = Literal["challenge", "welcome", "blob", "gone", "version", "commit", "train",
+                          "send", "verdict", "status", "finished", "refused"]
 
 
 class Challenge(TypedDict):

@@ -7,9 +7,8 @@ works waits in a bounded inbox.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import partial, wraps
-from typing import Any, Callable, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from gltch_2_7m import GltchError, require
 from hive.learning.codec import CODECS
@@ -20,6 +19,7 @@ from hive.session.conversation import Conversation, Phase
 from hive.session.download import Download, Wanted
 from hive.session.effects import Moment, PeerEffect
 from hive.session.errands import Errands
+from hive.session.figures import Figures
 from hive.session.job import Job
 from hive.session.network import Network
 from hive.session.offers import Offers
@@ -31,16 +31,6 @@ SILENCE_SECONDS = 45.0  # without a word from the coordinator: the connection is
 PROGRESS_SECONDS = 1.0  # between two reports from within a round
 REASON = 1000  # characters of what the coordinator gives as a reason, at most
 MOST_FAILURES = 3  # rounds in a row whose loss was not finite
-
-
-@dataclass
-class Figures:
-    """For the progress line."""
-
-    peers: int = 1
-    loss: float = math.nan
-    val_loss: float = math.nan
-    speed: float = 0.0  # characters a second
 
 
 def told(happened: Callable[..., None]) -> Callable[..., List[PeerEffect]]:
@@ -84,6 +74,11 @@ class PeerSession:
         self.left = 0  # tokens of updates that did not count
         self.failures = 0  # of training, in a row
         self.talk = Conversation()
+        self.answers: Dict[str, Callable[[Any], None]] = {  # unpacked, so of their kind
+            "challenge": self.on_challenge, "welcome": self.on_welcome, "blob": self.on_blob,
+            "gone": self.on_gone, "version": self.on_version, "commit": self.on_commit,
+            "train": self.on_train, "send": self.on_send, "verdict": self.on_verdict,
+            "status": self.on_status, "finished": self.on_finished}
         self.download = Download()
         self.figures = Figures()
         self.work = Errands()
@@ -119,13 +114,14 @@ class PeerSession:
 
     # Effects
 
-    def tell(self, kind: str, /, **values: Any) -> None:
+    def tell(self, kind: messages.FromPeer, /, **values: Any) -> None:
         self.effects.append(effects.Tell({"type": kind, **values}))
 
     def say(self, kind: str, text: str) -> None:
         self.effects.append(effects.Say(kind, text))
 
-    def do(self, what: str, *values: Any, then: Optional[Callable[[Any], None]] = None) -> None:
+    def do(self, what: effects.PeerWork, *values: Any,
+           then: Optional[Callable[[Any], None]] = None) -> None:
         self.effects.append(effects.Do(self.work.ask(what, then), "work", what, values))
 
     def part(self) -> None:
@@ -258,7 +254,7 @@ class PeerSession:
             raise ProtocolError(shown(said["reason"], REASON))
         if kind in self.talk.awaited:
             self.talk.awaited = ()
-            getattr(self, f"on_{kind}")(said)
+            self.answers[kind](said)
         else:
             self.talk.keep(said)
         if self.resting_soon and self.progress.steps and self.over():
@@ -276,7 +272,7 @@ class PeerSession:
             if said["type"] not in ("status", "finished") and not self.talk.settled:
                 self.talk.settled = True
                 self.effects.append(effects.Settled())
-            getattr(self, f"on_{said['type']}")(said)
+            self.answers[said["type"]](said)
 
     def over(self) -> bool:
         """Was it said that the round is over, or the run?"""

@@ -5,6 +5,8 @@ from typing import Any, List
 
 from hive.session.effects import CoordinatorEffect, Event, Fail, Finish, Moment, Say, Send
 from hive.session.log import Log
+from hive.session.messages import FromCoordinator
+from hive.session.schema import EventKind
 
 LINES, LINES_RATE = 100, 1.0  # of each kind in the log: at once, and a second in the long run
 
@@ -23,10 +25,10 @@ class Reply:
     def add(self, effect: CoordinatorEffect) -> None:
         self.effects.append(effect)
 
-    def send(self, link: int, kind: str, **values: Any) -> None:
+    def send(self, link: int, kind: FromCoordinator, **values: Any) -> None:
         self.add(Send(link, {"type": kind, **values}))
 
-    def show(self, kind: str, **fields: Any) -> None:
+    def show(self, kind: EventKind, **fields: Any) -> None:
         """On the dashboard."""
         self.add(Event(kind, fields))
 

@@ -6,11 +6,12 @@ None: not measured yet, or there is none; a number that is not finite becomes No
 """
 from __future__ import annotations
 
-from typing import Dict, List, Literal, Optional, TypedDict
+from typing import Any, Dict, List, Literal, Optional, TypedDict
 
 PeerState = Literal[
     "joining", "waiting", "ready", "training", "uploading", "delivered", "lagging"]
 Kind = Literal["", "cuda", "mps", "cpu", "tab"]  # empty: it was here before peers said so
+Content = Literal["update", "weights", "text"]
 Limit = Literal["", "device", "uplink", "round"]
 Phase = Literal["waiting", "training", "committing", "paused", "finished"]
 
@@ -211,7 +212,7 @@ class WentOn(TypedDict):
 class Transfer(TypedDict):
     peer: str
     direction: Literal["up", "down"]
-    content: Literal["update", "weights", "text"]
+    content: Content
     bytes: int
 
 
@@ -273,7 +274,9 @@ class Finished(TypedDict):
     reason: str
 
 
-EVENTS = {
+EventKind = Literal["state", "joined", "left", "peer", "transfer", "opened", "closed", "committed",
+                    "refused", "evaluated", "measured", "finished"]
+EVENTS: Dict[EventKind, Any] = {
     "state": State, "joined": Joined, "left": Left, "peer": WentOn, "transfer": Transfer,
     "opened": Opened, "closed": Closed, "committed": Committed, "refused": Refused,
     "evaluated": Evaluated, "measured": MeasuredNow, "finished": Finished}

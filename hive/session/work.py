@@ -8,11 +8,13 @@ from functools import partial
 from typing import Any, Callable, Deque, Dict, NamedTuple, Optional, Tuple
 
 from gltch_2_7m import GltchError, Unwritable
-from hive.session.effects import Do
+from hive.session.effects import CoordinatorWork, Do, Lane
 from hive.session.reply import Reply
 
 RETRY_SECONDS = 2.0  # until what could not be written is tried again
-UPDATES, EVALUATIONS, PROBES = "updates", "evaluations", "probes"  # lanes
+UPDATES: Lane = "updates"
+EVALUATIONS: Lane = "evaluations"
+PROBES: Lane = "probes"
 
 
 class Work(NamedTuple):
@@ -27,8 +29,8 @@ class Writing(NamedTuple):
     """What has to be written, sooner or later, and what that leads to."""
 
     name: str  # for people
-    lane: str
-    what: str
+    lane: Lane
+    what: CoordinatorWork
     values: Tuple[Any, ...]
     then: Callable[[], None]
 
@@ -46,7 +48,7 @@ class SlowWork:
         """When something is to be tried again."""
         return self.retries[0][0] if self.retries else math.inf
 
-    def ask(self, lane: str, what: str, *values: Any, then: Callable[[Any], None],
+    def ask(self, lane: Lane, what: CoordinatorWork, *values: Any, then: Callable[[Any], None],
             unwritable: Optional[Callable[[Unwritable], None]] = None,
             rejected: Optional[Callable[[GltchError], None]] = None) -> None:
         self.ticket += 1

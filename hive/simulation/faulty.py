@@ -4,7 +4,7 @@ from __future__ import annotations
 import math
 import random
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Set, Union
+from typing import Any, Callable, Dict, List, Literal, NamedTuple, Optional, Sequence, Set, Union
 
 import torch
 
@@ -28,7 +28,7 @@ from hive.session.uploads import BUDGET_BYTES
 from hive.simulation.damage import Damage
 from hive.simulation.disk import Disk
 from hive.simulation.hive import Connection, CoordinatorHost, PeerHost, Simulation
-from hive.simulation.host import BEGINNING
+from hive.simulation.host import BEGINNING, Happening
 from hive.simulation.settings import Settings
 from hive.simulation.tasks import SyntheticTask
 from hive.simulation.trouble import Trouble
@@ -83,14 +83,14 @@ class Coordinator(CoordinatorHost):
         self.combined: List[str] = []  # in the one that is being written down
         self.network = Damage(self.trouble, self.take)
         self.reported: Dict[int, int] = {}  # by connection: the version its peer said it holds
-        self.slow_work.update(add=self.add, combine=self.combine, undo=self.undo,
-                              keep_checkpoint=self.keep_checkpoint)
+        self.slow_work.update({"add": self.add, "combine": self.combine, "undo": self.undo,
+                               "keep_checkpoint": self.keep_checkpoint})
         self.session.uploads.places = hive.places
 
     def moment(self) -> Moment:
         return Moment(self.clock.now, BEGINNING + self.clock.now + self.hive.set_by)
 
-    def tell(self, what: str, *values: Any, **more: Any) -> None:
+    def tell(self, what: Happening, *values: Any, **more: Any) -> None:
         self.trouble.note("coordinator", what, values)
         self.hive.touched[self] = None
         if what == "heard" and values[1]["type"] == "ready":
@@ -206,7 +206,7 @@ class Coordinator(CoordinatorHost):
         """So that it can die, and hear something else, while it works."""
         return super().seconds_of(do) + self.hive.work_seconds
 
-    def tell_end(self, how: str, ticket: int, result: Any) -> None:
+    def tell_end(self, how: Literal["done", "failed"], ticket: int, result: Any) -> None:
         """The thread that worked goes on at once; the session hears of the end a little later."""
         if self.hive.gap:
             self.trouble.covered["a while between the end of work and its news"] += 1
@@ -214,7 +214,7 @@ class Coordinator(CoordinatorHost):
         else:
             super().tell_end(how, ticket, result)
 
-    def tell_end_now(self, how: str, ticket: int, result: Any) -> None:
+    def tell_end_now(self, how: Literal["done", "failed"], ticket: int, result: Any) -> None:
         if self.session:  # it was not killed in between
             self.tell(how, ticket, result)
 
@@ -313,7 +313,7 @@ class Peer(PeerHost):
     def moment(self) -> Moment:
         return Moment(self.clock.now, BEGINNING + self.clock.now + self.set_by)
 
-    def tell(self, what: str, *values: Any, **more: Any) -> None:
+    def tell(self, what: Happening, *values: Any, **more: Any) -> None:
         self.trouble.note(self.name, what, values)
         self.hive.touched[self] = None
         try:

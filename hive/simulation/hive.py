@@ -34,7 +34,7 @@ from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
 from hive.session.trust import Outcome, Trial
 from hive.simulation.attackers import Attacker, Companions, attackers_of
-from hive.simulation.host import Host
+from hive.simulation.host import Happening, Host
 from hive.simulation.settings import Settings
 from hive.simulation.table import Row, Summary
 from hive.simulation.virtual import UNNOTICED_SECONDS, Clock, Piece, Wire
@@ -99,7 +99,7 @@ class CoordinatorHost(Host):
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
 
-    def tell(self, what: str, *values: Any, **more: Any) -> None:
+    def tell(self, what: Happening, *values: Any, **more: Any) -> None:
         super().tell(what, *values, **more)
         if self.kept and not self.telling:
             record, self.kept = self.kept, None
@@ -381,7 +381,7 @@ class PeerHost(Host):
 
     # Training: one step after the other
 
-    def tell(self, what: str, *values: Any, **more: Any) -> None:
+    def tell(self, what: Happening, *values: Any, **more: Any) -> None:
         super().tell(what, *values, **more)
         if not self.session.training:
             self.step_due = None

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from typing import Any, Callable, Deque, Dict, Tuple
+from typing import Any, Callable, Deque, Dict, Literal, Tuple
 
 from gltch_2_7m import GltchError
 from hive.session import effects
@@ -11,6 +11,8 @@ from hive.session.effects import Do, Moment
 from hive.simulation.virtual import Clock
 
 BEGINNING = 1.7e9  # unix seconds
+Happening = Literal["begin", "connected", "admitted", "heard", "chunk", "broken", "lost", "done",
+                    "failed", "wake", "stepped", "caught_up", "broke_down", "uploaded", "stop"]
 
 
 class Host:
@@ -20,17 +22,17 @@ class Host:
 
     def __init__(self, clock: Clock):
         self.clock = clock
-        self.calls: Deque[Tuple[str, Tuple[Any, ...], Dict[str, Any]]] = deque()
+        self.calls: Deque[Tuple[Happening, Tuple[Any, ...], Dict[str, Any]]] = deque()
         self.telling = False
         self.alarm = math.inf  # when the clock wakes the session
-        self.lanes: Dict[str, Deque[Do]] = {}
+        self.lanes: Dict[effects.Lane, Deque[Do]] = {}
         self.doing: Dict[type, Callable[[Any], None]] = {effects.Do: self.line_up}
-        self.slow_work: Dict[str, Callable[..., Any]] = {}
+        self.slow_work: Dict[effects.Work, Callable[..., Any]] = {}
 
     def moment(self) -> Moment:
         return Moment(self.clock.now, BEGINNING + self.clock.now)
 
-    def tell(self, what: str, *values: Any, **more: Any) -> None:
+    def tell(self, what: Happening, *values: Any, **more: Any) -> None:
         calls = self.calls
         calls.append((what, values, more))
         if self.telling:
@@ -95,5 +97,5 @@ class Host:
             if lane:
                 self.start(lane[0])
 
-    def tell_end(self, how: str, ticket: int, result: Any) -> None:
+    def tell_end(self, how: Literal["done", "failed"], ticket: int, result: Any) -> None:
         self.tell(how, ticket, result)

@@ -2,6 +2,7 @@
 import asyncio
 import contextlib
 import time
+from typing import get_args
 
 import pytest
 from builders import make_token
@@ -93,6 +94,10 @@ def play(coordinator, story):
                 raise outcome
 
     asyncio.run(together())
+
+
+def test_it_does_all_slow_work_that_its_session_may_ask_for(coordinator):
+    assert set(coordinator.tasks) == set(get_args(effects.CoordinatorWork))
 
 
 def test_a_peer_is_served_from_its_hello_to_its_goodbye(coordinator):

@@ -4,6 +4,7 @@ import typing
 import pytest
 
 from hive.session import messages
+from hive.session.peer_session import PeerSession
 from hive.session.protocol import (
     MESSAGES,
     Digest,
@@ -16,6 +17,7 @@ from hive.session.protocol import (
     Text,
     Whole,
 )
+from hive.session.schema import EVENTS, EventKind
 
 TYPES = {Text: str, Digest: str, Number: float, Whole: int, Flag: bool,
          Object: typing.Dict[str, typing.Any]}
@@ -41,3 +43,15 @@ def test_a_message_has_the_fields_of_the_table_with_their_types(kind):
 
 def test_whatever_else_may_be_said_has_nothing_that_anybody_reads():
     assert set(MESSAGES) - set(KINDS) == {"refused", "goodbye"}
+
+
+def test_every_message_is_said_by_one_side_and_answered_by_the_other():
+    from_peer = set(typing.get_args(messages.FromPeer))
+    from_coordinator = set(typing.get_args(messages.FromCoordinator))
+    assert not from_peer & from_coordinator and from_peer | from_coordinator == set(MESSAGES)
+    peer = PeerSession("ann", token=lambda: "0" * 64)
+    assert set(peer.answers) == from_coordinator - {"refused"}, "which ends the conversation"
+
+
+def test_the_dashboard_knows_what_is_shown():
+    assert set(EVENTS) == set(typing.get_args(EventKind))

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from hive.learning.codec import CODECS, digest, flatten
 from hive.learning.fragments import Fragments
 from hive.learning.outer import apply_update
 from hive.learning.sync import SYNCS
+from hive.session.effects import CoordinatorWork, PeerWork
 from hive.session.peer_session import PeerSession
 from hive.simulate import main
 from hive.simulation import hive as hive_of_simulation
@@ -46,6 +48,12 @@ def test_the_same_arguments_give_the_same_run():
     stormy = replace(SMALL, churn=0.3, stragglers=0.3)
     assert run(stormy) == run(stormy)
     assert run(stormy) != run(stormy, recipe={"seed": 1})
+
+
+def test_both_hosts_do_all_slow_work_that_a_session_may_ask_for():
+    hive = Simulation(replace(SMALL, rounds=1))
+    assert set(hive.coordinator.slow_work) == set(get_args(CoordinatorWork))
+    assert set(hive.peers[0].slow_work) == set(get_args(PeerWork))
 
 
 def test_each_round_prints_a_line_and_the_last_line_sums_up(capsys):
