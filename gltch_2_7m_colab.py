@@ -1,5 +1,5 @@
 # %% [markdown]
-# # GLTCH-2.7M: a language model in one file, from an empty page to one that writes
+# # GLTCH-2.7M: a language model in one file, from random numbers to one that writes
 #
 # GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
 # time and learns to predict the next one.
@@ -305,7 +305,7 @@ class Windows:
         require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
                 f"the network takes {size + 1}: use a longer text.")
         self.ids, self.size, self.seed = ids, size, seed
-        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one less than fit, to shift them
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one fewer than fit: they shift
         self.epoch, self.starts = -1, torch.empty(0)
 
     def start(self, index: int) -> int:
@@ -415,11 +415,11 @@ def continue_ids(decoder: Decoder, ids: Tensor, length: int, keep: int,
 # How long to train, how fast, and with which optimizer. Each field is also an option of the command
 # line; its meaning and the values it may have stand beside it.
 #
-# **Rule.** What a setting may be: how it is read, in words, and as a test.
+# **Rule.** Which values a setting may have: its type, a description, a check.
 
 # %%
 class Rule(NamedTuple):
-    """What a setting may be: how it is read, in words, and as a test."""
+    """Which values a setting may have: its type, a description, a check."""
 
     kind: Callable[[str], Any]
     words: str
@@ -456,7 +456,7 @@ class TrainConfig:
     minutes: Optional[float] = option(None, ABOVE, "train for at most this long (on a CPU: 10)")
     batch_size: int = option(64, COUNT, "sequences per step, over all processes")
     optimizer: str = option("muon", one_of("muon", "adamw", "sgd"),
-                            "what moves the matrices in the blocks (sgd: moves everything)")
+                            "optimizer of the matrices in the blocks (sgd: of everything)")
     learning_rate: Optional[float] = option(None, ABOVE, "rate for the matrices in the blocks "
                                             "(default: muon 0.02, adamw 0.001, sgd 0.1)")
     embedding_learning_rate: float = option(0.02, ABOVE, "rate for embeddings and layer norms")
@@ -531,12 +531,12 @@ def orthogonalize(g: Tensor, dtype: torch.dtype) -> Tensor:  # (rows, cols)
 
 # %% [markdown]
 # **Muon.** Momentum orthogonalized by Newton-Schulz, one matrix after the other; `split` cuts it
-# into that many row blocks, each by itself (queries, keys and values are three matrices).
+# into that many row blocks: queries, keys and values do three jobs, with gradients of three sizes.
 
 # %%
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalized by Newton-Schulz, one matrix after the other; `split` cuts it into
-    that many row blocks, each by itself (queries, keys and values are three matrices)."""
+    that many row blocks: queries, keys and values do three jobs, with gradients of three sizes."""
 
     def __init__(self, groups: List[Dict[str, Any]], lr: float, weight_decay: float,
                  dtype: torch.dtype):
@@ -623,7 +623,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = "the last checkpoint is kept; lower --learning-rate, or use --precision fp32"
+UNSTABLE = "the last checkpoint is kept; lower the learning rate, or use precision fp32"
 
 # %% [markdown]
 # **Trainer.** Everything that changes during training, and the step that changes it.
@@ -632,8 +632,8 @@ UNSTABLE = "the last checkpoint is kept; lower --learning-rate, or use --precisi
 class Trainer:
     """Everything that changes during training, and the step that changes it.
 
-    The order of the text and all noise follow from the seed and the number of the step, so a run
-    that is resumed exactly matches one that never stopped."""
+    The order of the text and all noise follow from the seed and the step: weights, their mean,
+    optimizers and step are all that a run needs to go on as if it had never stopped."""
 
     def __init__(self, config: Config, recipe: TrainConfig, corpus: Corpus,
                  device: Any = "cpu", products: torch.dtype = torch.float32, *,
@@ -723,8 +723,8 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 #
 # ## Faster, and the same
 #
-# Faster forms of the lesson's operations, which take their place: equal up to rounding, and dropout
-# with the fraction that it drops rounded to a 256th.
+# Faster forms of the lesson's operations, which take their place. They are equal up to rounding;
+# dropout rounds its fraction to a 256th.
 #
 # **fast_attention.** `plain_attention` where T is 1 or S.
 #
@@ -2489,8 +2489,8 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 
 
 def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
-    """What a checkpoint goes on with: its state, shape, recipe and folder. It may go on on another
-    device than before."""
+    """What a checkpoint goes on with: its state, shape, recipe and folder. The device may change.
+    """
     path = find_checkpoint(name, ("last.pt",))
     saved, config, _ = look_into(path)
     if "optimizers" not in saved:
@@ -2581,8 +2581,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     be done.
     """
     saved: Optional[Dict[str, Any]] = None
-    config, recipe = config or (origin.network.config if origin else Config()), (
-        recipe or TrainConfig())
+    config = config or (origin.network.config if origin else Config())
+    recipe = recipe or TrainConfig()
     if origin is not None:
         config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")

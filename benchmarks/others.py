@@ -6,7 +6,7 @@
 Each contestant is a function below, written as its own documentation tells a user to write it, and
 trains a network of six layers, six heads and 192 channels on windows of 128 characters. Every one
 runs in a process of its own, in turns; afterwards all are measured in the same way, over the whole
-validation split in windows of 128. Who needs a number of steps instead of minutes is timed first,
+validation split in windows of 128. What needs a number of steps instead of minutes is timed first,
 outside of its minutes. Only GLTCH evaluates on the way, within its minutes.
 """
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The one file with which a machine joins: /peer.pyz, a zipapp of exactly this version.
 
-It has gltch_2_7m.py and those files of the Hive that a peer needs, and nobody else's code. Whoever
-makes it from the same files gets the same bytes: sorted names, no times, nothing compressed (what
+It has gltch_2_7m.py and those files of the Hive that a peer needs, and nobody else's code. The
+same files always give the same bytes: sorted names, no times, nothing compressed (what
 compresses differs between machines), and the same ends of lines.
 """
 from __future__ import annotations

@@ -87,7 +87,7 @@ class PeerSession:
 
     @property
     def deadline(self) -> float:
-        """When `wake` wants to be called, in steady seconds. Who works may not have listened."""
+        """When `wake` wants to be called, in steady seconds. A busy peer may not have listened."""
         if self.talk.phase is Phase.AWAY or self.work.under_way or self.resting_soon:
             return math.inf
         return self.talk.heard_at + SILENCE_SECONDS
@@ -343,7 +343,7 @@ class PeerSession:
 
     def ask_again(self) -> None:
         """Unless newer weights are told of already: with every answer those of before are gone, so
-        whoever listens seldom would never get any."""
+        a peer that listens seldom would never get any."""
         if not self.talk.waits("version"):
             self.report()
 
@@ -440,9 +440,9 @@ class PeerSession:
 
     @told
     def caught_up(self, now: Moment) -> None:
-        """All that was said is heard. Who goes on training sends what is due now, between two steps
-        and from the newest weights; of each round one update, and not too many at once. It never
-        waits, so this is also when it notices silence."""
+        """All that was said is heard. A peer that trains on sends what is due now, between two
+        steps and from the newest weights; of each round one update, and not too many at once. It
+        never waits, so this is also when it notices silence."""
         if self.left_in_silence():
             return
         task, version = self.task, self.offers.free(max(self.held.version, self.latest + 1))

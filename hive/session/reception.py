@@ -113,8 +113,8 @@ class Reception:
 
     def _identify(self, hello: messages.Hello, name: str, nonce: str, here: Collection[Identity]
                   ) -> Tuple[str, str, Optional[str], str]:
-        """(peer, name, token, its SHA-256). Who shows that it has the token of an identity of this
-        name gets that back, unless another process is using it now; others get a new one."""
+        """(peer, name, token, its SHA-256). A peer that proves to have the token of an identity of
+        this name gets that back, unless another process uses it now; others get a new one."""
         claim = hello["token"] or ""
         for peer, token_hash in self.ledger.identities(name) if claim else ():
             expected = protocol.possession(token_hash, nonce, hello["nonce"])

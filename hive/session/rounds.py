@@ -170,7 +170,7 @@ class Rounds:
         """Tasks for all that are ready, once there are enough; each is handed out once. `early`:
         whose updates wait for rounds to come, and so for this one."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        # Who delivered to it already, late, takes part as well, also if that is only looked at.
+        # A late delivery takes part as well, even if it is only looked at.
         there = len({*ready, *self.delivered, *self.apart, *early})
         if self.closed or not ready or self.plan is None and there < self.least:
             return {}

@@ -50,8 +50,8 @@ class Supply:
                 if one.number <= self.rounds.version]
 
     def _tell_missed(self, link: Link, missed: List[Made]) -> bool:
-        """Who trains on listens between two steps, and would be behind again before it had asked:
-        it gets the content along, and all that comes next."""
+        """A peer that trains on listens only between two steps, and would be behind again before
+        it had asked: it gets the content along, and all that comes next."""
         counted = self.ledger.counted(link.peer)
         follows = self.rounds.overlap and len(missed) <= MOST_UNASKED and (
             self.rounds.members[link.peer].version != self.rounds.version)

@@ -21,14 +21,15 @@ TINY = Config(vocab_size=11, block_size=12, n_layer=2, n_head=3, n_embd=12, drop
 
 
 def lines_of(name):
-    """The lines of a function or method of Part I."""
+    """The lines of a function, method or class of Part I."""
     owner, _, method = name.rpartition(".")
     nodes = ast.parse(PART_ONE).body
     if owner:
         nodes = next(node for node in nodes
                      if isinstance(node, ast.ClassDef) and node.name == owner).body
     node = next(node for node in nodes
-                if isinstance(node, ast.FunctionDef) and node.name == (method or owner))
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+                and node.name == (method or name))
     return [line.strip() for line in PART_ONE.split("\n")[node.lineno - 1: node.end_lineno]]
 
 

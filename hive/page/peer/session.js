@@ -100,7 +100,8 @@ export class PeerSession {
     this.identity = { token: null, name: about.name };
   }
 
-  /** When `wake` wants to be called, in steady seconds. Who works may not have listened. */
+  /** When `wake` wants to be called, in steady seconds. A busy peer may not have
+   * listened. */
   get deadline() {
     const { talk, work } = this;
     if (talk.phase === "away" || work.underWay.size || this.restingSoon) return Infinity;
@@ -478,7 +479,7 @@ export class PeerSession {
   }
 
   /** Unless newer weights are told of already: with every answer those of before are gone, so
-   * whoever listens seldom would never get any. */
+   * a peer that listens seldom would never get any. */
   askAgain() {
     if (!this.talk.waits("version")) this.report();
   }
@@ -599,7 +600,7 @@ export class PeerSession {
     });
   }
 
-  /** All that was said is heard. Who goes on training sends what is due now, between two steps and
+  /** All that was said is heard. A peer that trains on sends what is due now, between two steps and
    * from the newest weights; of each round one update, and not too many at once. It never waits, so
    * this is also when it notices silence.
    * @param {Moment} now */

@@ -21,7 +21,7 @@ const ENGINE = 20e6; // bytes: a browser's own for each worker, about
 const VECTORS = 6; // as long as the network, that a peer holds besides its workers
 const TRAVELLING = 2; // for each worker: its gradients, and the weights that it gets
 
-// A module with one function that adds vectors: whoever finds it valid has SIMD.
+// A module with one function that adds vectors: where it is valid there is SIMD.
 const SIMD = Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123, 3, 2, 1, 0, 10, 10,
   1, 8, 0, 65, 0, 253, 15, 253, 98, 11);
 
@@ -44,7 +44,7 @@ export function obstacle(means, hive) {
     + "device.";
 }
 
-/** Bytes that so many workers take, and the peer to which they belong.
+/** Bytes that this many workers take, and the peer to which they belong.
  * @param {Hive} hive
  * @param {number} workers */
 export function memory({ parameters, context, vocabulary, join }, workers) {
