@@ -926,6 +926,36 @@ def test_the_chunks_of_an_update_that_cannot_count_are_dropped_and_the_peer_stay
     assert play.contributions(1) == {("ann", "counted"), ("bob", "late")}
 
 
+def test_a_late_update_counts_in_the_next_round_and_the_record_says_how_late(stage):
+    play, ann, bob = two_in_a_round(stage)
+    bob.lose()
+    ann.deliver()
+    play.passes(70.0)
+    play.do("add"), play.do("combine"), play.do("keep")
+    bob = Client(play, "bob", token=bob.token).enter()
+    bob.deliver(version=0, weights=sha(0))
+    play.do("add")
+    ann.ready()
+    ann.deliver()
+    play.do("add"), play.do("combine"), play.do("keep")
+    record = {one["name"]: one for one in play.journal.round(2)["contributions"]}
+    assert (record["bob"]["verdict"], record["bob"]["reason"]) == ("counted", "1 round late")
+
+
+@pytest.mark.parametrize("content, offset, reason", [
+    (b"tes.", 4, "does not continue a transfer"), (b"8 bytes!", 0, "its SHA-256 differs")])
+def test_an_upload_with_a_gap_or_damage_ends_its_connection_with_a_sentence(
+        stage, content, offset, reason):
+    play, ann, bob = two_in_a_round(stage)
+    assert ann.offer()["offset"] == 0
+    ann.send(content, name_of(b"8 bytes."), offset)
+    assert reason in ann.hear("refused")["reason"] and ann.closed == (1008, "")
+    assert "add" not in play.waiting()
+    bring(bob)
+    play.do("add"), play.passes(70.0), play.do("combine"), play.do("keep")
+    assert play.contributions(1) == {("bob", "counted")}
+
+
 def test_no_more_is_dropped_than_was_announced(stage):
     play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
     ann.say_offer(follows=True, steps=10**6)
