@@ -409,8 +409,7 @@ class PeerHost(Host):
         self.catch_up()
 
     def catch_up(self) -> None:
-        if self.session.network.overlap:
-            self.tell("caught_up")
+        self.tell("caught_up")
 
     def open_mail(self) -> None:
         if self.opening:
