@@ -202,9 +202,7 @@ def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) 
         sync = replace(sync, up=args.codec, down=args.codec)
     if args.inner_steps is not None:
         sync = replace(sync, inner_steps=args.inner_steps, most_inner_steps=args.inner_steps)
-    limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
-    if limits == Limits(target_loss=args.target_loss):
-        limits = replace(limits, steps=reference)
+    limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss).or_steps(reference)
     given_text = training_bytes(corpus)
     return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
                sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),

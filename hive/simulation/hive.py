@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter, OrderedDict, deque
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -455,9 +455,8 @@ class Simulation:
         self.numbers = itertools.count(1)  # of connections
         self.commit_seconds = 0.0 if settings.lockstep else settings.commit_seconds
         self.least = settings.peers if settings.lockstep else settings.min_peers
-        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss)
-        if replace(limits, target_loss=None) == Limits():
-            limits = replace(limits, steps=self.task.reference)
+        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss
+                        ).or_steps(self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
                        self.task.recipe, self.sync, limits, self.task.alphabet, name_of(self.text),
                        len(self.text))
