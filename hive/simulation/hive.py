@@ -95,7 +95,7 @@ class CoordinatorHost(Host):
             update_bytes=self.books.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: hive.text,
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every,
-            probing=not hive.settings.undefended)
+            probing=not hive.settings.undefended, places=hive.places)
         self.prober = Prober(hive.task.ground(), self.books.outer.fragments, lambda: 0.0)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
@@ -441,6 +441,7 @@ class Simulation:
 
     chunk_bytes = CHUNK_BYTES
     message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
+    places: Optional[int] = None  # for updates on their way; None: what memory is kept for
     text = b""  # as peers fetch it that do not have it; all have what is trained on
 
     def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
