@@ -12,7 +12,6 @@ from gltch_2_7m import GltchError, Unwritable, require
 from hive.journal import Journal
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
-from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
@@ -273,7 +272,6 @@ class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
     hive: FaultyHive
-    learner: Learner
 
     def __init__(self, hive: FaultyHive, number: int, original: Optional[Peer] = None):
         self.trouble, self.truth = hive.trouble, hive.truth
