@@ -13,7 +13,7 @@ import math
 import secrets
 import time
 import traceback
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -65,7 +65,7 @@ class Coordinator:
         self.numbers = itertools.count(1)  # for connections
         self.bytes_up = self.bytes_down = 0  # of connections that are gone
         self.lanes = {lane: ThreadPoolExecutor(1, lane) for lane in (UPDATES, EVALUATIONS, PROBES)}
-        self.over: asyncio.Future[None]  # made in the event loop
+        self.over: Future[None] = Future()
         self.packed: Dict[int, str] = {}  # messages of one answer, by their identity in memory
         self.timer: Optional[asyncio.TimerHandle] = None
         self.due = math.inf  # when the timer goes off
@@ -86,17 +86,17 @@ class Coordinator:
 
     async def run(self) -> None:
         """Until the run is over. If cancelled, it keeps what there is first."""
-        self.over = asyncio.get_running_loop().create_future()
+        over = asyncio.wrap_future(self.over)
         make_place(self.folder)
         listening = asyncio.ensure_future(self.listen_to_owner())
         self.watch(listening)
         try:
             self.follow(self.session.begin)
             try:
-                await asyncio.shield(self.over)
+                await asyncio.shield(over)
             except asyncio.CancelledError:
                 self.follow(self.session.stop)
-                await self.over
+                await over
                 raise
         finally:
             listening.cancel()

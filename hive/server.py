@@ -47,6 +47,7 @@ from gltch_2_7m import (
     Parser,
     TrainConfig,
     Windows,
+    by_command,
     called,
     in_the_numbers_of,
     load_corpus,
@@ -202,9 +203,7 @@ def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) 
         sync = replace(sync, up=args.codec, down=args.codec)
     if args.inner_steps is not None:
         sync = replace(sync, inner_steps=args.inner_steps, most_inner_steps=args.inner_steps)
-    limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss)
-    if limits == Limits(target_loss=args.target_loss):
-        limits = replace(limits, steps=reference)
+    limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss).or_steps(reference)
     given_text = training_bytes(corpus)
     return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
                sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),
@@ -338,6 +337,14 @@ class Complaints:
             say("busy      no more connections can be accepted now: too many files are open")
 
 
+def how_to_join(options: str) -> str:
+    """First the way in which this program was started itself."""
+    clone = f"  python hive/peer.py {options}"
+    if by_command():
+        return f"join with\n  gltch-peer {options}\nor, in a clone, with\n{clone}"
+    return f"join with (or gltch-peer, where it is installed)\n{clone}"
+
+
 def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page: int,
              secure: Optional[tls.Tls]) -> None:
     """Where the dashboard is and how to join, without repeating a key that the user made."""
@@ -371,8 +378,7 @@ def announce(coordinator: Coordinator, args: argparse.Namespace, port: int, page
             " with --tls-ca, as below. Browsers will ask.")
     web, socket_ = ("https", "wss") if secure else ("http", "ws")
     say(f"dashboard {web}://{address}:{page}")
-    say("join with (or gltch-peer, where it is installed)\n"
-        f"  python hive/peer.py --server {socket_}://{address}:{port} --name my-node{hint}{key}")
+    say(how_to_join(f"--server {socket_}://{address}:{port} --name my-node{hint}{key}"))
     if not args.no_browsers:
         how = " (type the key there, or put it behind the address: #key=...)"
         say(f"or in a browser, under Join{how if coordinator.key else ''}\n"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
 import math
 import os
 import secrets
@@ -254,8 +253,51 @@ def thinned(kept: List[Kept]) -> List[Kept]:
     return kept[:-1:2] + kept[-1:]
 
 
+class Page:
+    """The page of a run, open in a thread of its own until it is closed."""
+
+    def __init__(self, listening: socket.socket, trainer: FastTrainer, run: Run):
+        self.listening, self.trainer = listening, trainer
+        self.facts = RunFacts(trainer, run)
+        self.web = Web(self.facts)
+        self.loop = asyncio.new_event_loop()
+        self.over: asyncio.Future[None] = self.loop.create_future()
+        opened = threading.Event()
+        self.thread = threading.Thread(target=self.serve, args=(opened,), daemon=True)
+        self.thread.start()
+        opened.wait()
+
+    def hear(self, point: Dict[str, Any]) -> None:
+        """In the training thread."""
+        asked_for = point["kind"] == "eval" or self.web.pages  # somebody is watching
+        weights = flatten(self.trainer.ema) if asked_for else None
+        self.loop.call_soon_threadsafe(self.facts.hear, point, weights)
+
+    def serve(self, opened: threading.Event) -> None:
+        try:
+            self.loop.run_until_complete(self.show(opened))
+        finally:
+            opened.set()  # also when it could not be
+
+    async def show(self, opened: threading.Event) -> None:
+        async with pages(self.web, sock=self.listening):
+            publishing = asyncio.ensure_future(self.facts.publish())
+            opened.set()
+            await self.over
+            publishing.cancel()
+
+    def finish(self, reason: str) -> None:
+        self.facts.writing.submit(  # behind the last sample
+            self.loop.call_soon_threadsafe, self.facts.finish, reason)
+
+    def close(self) -> None:
+        self.facts.writing.shutdown()
+        self.loop.call_soon_threadsafe(self.over.set_result, None)
+        self.thread.join()
+
+
 class Dashboard:
-    """A context that keeps the page open, from the first run it watches until its own end."""
+    """A context that keeps the page open, from the run it watches until its own end."""
 
     def __init__(self, port: int):
         require(0 <= port < 2**16, f"--dashboard must be a port from 0 to 65535, not {port}.")
@@ -267,57 +309,28 @@ class Dashboard:
                 raise
             raise GltchError(f"Port {port} is in use, perhaps by another dashboard: choose another "
                              f"one, for example --dashboard {port + 1}.") from None
-        self.loop = asyncio.new_event_loop()
-        self.facts: Optional[RunFacts] = None
+        self.page: Optional[Page] = None
 
     def __enter__(self) -> Dashboard:
         return self
 
     def watch(self, trainer: FastTrainer, run: Run) -> None:
         """Open the page for a run, and follow its log."""
-        facts = self.facts = RunFacts(trainer, run)
-        self.trainer, self.web = trainer, Web(facts)
-        opened = threading.Event()
-        self.thread = threading.Thread(target=self.serve, args=(facts, opened), daemon=True)
-        self.thread.start()
-        opened.wait()
-        run.watch = functools.partial(self.hear, facts)
+        self.page = Page(self.socket, trainer, run)
+        run.watch = self.page.hear
         address = f"http://localhost:{self.socket.getsockname()[1]}"
         say(f"dashboard {address}")
         if sys.stdout.isatty() and (sys.platform in ("win32", "darwin") or os.environ.get(
                 "DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):  # no browser in the terminal
             threading.Thread(target=webbrowser.open, args=(address,), daemon=True).start()
 
-    def hear(self, facts: RunFacts, point: Dict[str, Any]) -> None:
-        """In the training thread."""
-        asked_for = point["kind"] == "eval" or self.web.pages  # somebody is watching
-        weights = flatten(self.trainer.ema) if asked_for else None
-        self.loop.call_soon_threadsafe(facts.hear, point, weights)
-
-    def serve(self, facts: RunFacts, opened: threading.Event) -> None:
-        try:
-            self.loop.run_until_complete(self.show(facts, opened))
-        finally:
-            opened.set()  # also when it could not be
-
-    async def show(self, facts: RunFacts, opened: threading.Event) -> None:
-        self.over = asyncio.Event()
-        async with pages(self.web, sock=self.socket):
-            publishing = asyncio.ensure_future(facts.publish())
-            opened.set()
-            await self.over.wait()
-            publishing.cancel()
-
     def finish(self, reason: str) -> None:
         """Training is over. The page stays until the program ends."""
-        if self.facts:
-            self.facts.writing.submit(  # behind the last sample
-                self.loop.call_soon_threadsafe, self.facts.finish, reason)
+        if self.page:
+            self.page.finish(reason)
 
     def __exit__(self, *error: object) -> None:
-        if self.facts is None:
+        if self.page:
+            self.page.close()
+        else:
             self.socket.close()
-            return
-        self.facts.writing.shutdown()
-        self.loop.call_soon_threadsafe(self.over.set)
-        self.thread.join()

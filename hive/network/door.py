@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from typing import Dict, Iterable, List, NamedTuple, Optional, Protocol, Union
+from typing import Dict, Iterable, List, NamedTuple, Protocol, Union
 
 from gltch_2_7m import GltchError
+from hive.network.address import household, is_local, parse
 
 Network = Union[ipaddress.IPv4Network, ipaddress.IPv6Network]
 
@@ -158,29 +159,6 @@ def trusted(values: Iterable[str]) -> List[Network]:
             raise GltchError(f"--trusted-proxy takes addresses in digits, such as 127.0.0.1 or "
                              f"10.0.0.0/8, not {value!r}.") from None
     return networks
-
-
-def parse(address: str) -> Optional[Union[ipaddress.IPv4Address, ipaddress.IPv6Address]]:
-    """An address in digits, None for anything else. IPv4 that was wrapped in IPv6 is IPv4."""
-    try:
-        found = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(found, "ipv4_mapped", None) or found
-
-
-def is_local(address: str) -> bool:
-    """Is it this machine?"""
-    found = parse(address)
-    return found is not None and found.is_loopback
-
-
-def household(address: str) -> str:
-    """What counts as one address: with IPv6 everybody has 2^64 of them at least."""
-    found = parse(address)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
-    return str(found or address)
 
 
 def file_limit() -> int:

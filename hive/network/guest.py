@@ -48,6 +48,7 @@ class Guest(ServerConnection):
                  here: Set[Guest], **settings: Any):
         super().__init__(*values, **settings)
         self.door, self.tls, self.here = door, tls, here
+        self.wire: Any = None  # below TLS
         self.address = "?"
         self.head_only = False  # the request was HEAD
         self.begun = self.leaving = False
@@ -56,15 +57,17 @@ class Guest(ServerConnection):
         self.bucket = Bucket(STRANGER_FRAMES, STRANGER_RATE)
         self.bytes: Optional[Bucket] = Bucket(STRANGER_BYTES, STRANGER_SPEED)
         self.fragments = 0  # of the message that is arriving
+        self.securing: Optional[asyncio.Task[None]] = None  # TLS; a task lives while it has a name
+        self.deadline: Optional[asyncio.TimerHandle] = None  # when it is cut off
         self.when_gone: List[Callable[[], object]] = []
 
     # It comes
 
     def connection_made(self, transport: Any) -> None:
-        self.wire = transport  # below TLS
+        self.wire = transport
         self.address = (transport.get_extra_info("peername") or ("?",))[0]
         self.here.add(self)
-        self.deadline = self.loop.call_later(REQUEST_SECONDS, self.abort)
+        self.give(REQUEST_SECONDS)
         for other in self.door.come(self, self.address):
             other.abort()
         if self.tls:
@@ -98,6 +101,12 @@ class Guest(ServerConnection):
         if self.begun:
             super().eof_received()
 
+    def give(self, seconds: Optional[float]) -> None:
+        """Cut it off after these; None: it may stay."""
+        if self.deadline:
+            self.deadline.cancel()
+        self.deadline = None if seconds is None else self.loop.call_later(seconds, self.abort)
+
     def abort(self) -> None:
         self.wire.abort()
 
@@ -109,7 +118,7 @@ class Guest(ServerConnection):
             super().connection_lost(error)
 
     def gone(self) -> None:
-        self.deadline.cancel()  # it would keep this connection, and its answer, in memory
+        self.give(None)  # the deadline would keep this connection, and its answer, in memory
         self.door.leave(self)
         self.here.discard(self)
         for call in self.when_gone:
@@ -124,8 +133,7 @@ class Guest(ServerConnection):
             self.line.write(last_words)
             if self.line.can_write_eof():
                 self.line.write_eof()
-        self.deadline.cancel()
-        self.deadline = self.loop.call_later(LAST_SECONDS, self.abort)
+        self.give(LAST_SECONDS)
 
     def fail(self, code: int, reason: str) -> None:
         self.protocol.fail(code, reason)
@@ -182,7 +190,7 @@ class Guest(ServerConnection):
 
     def process_event(self, event: Any) -> None:
         if self.request is None:
-            self.deadline.cancel()
+            self.give(None)
             self.comes_for(self.door.who(self.address, ", ".join(
                 event.headers.get_all("X-Forwarded-For"))))
         elif self.leaving or not self.allowed(event):

@@ -58,7 +58,7 @@ class CoordinatorSession:
                  parameters: int, update_bytes: Callable[[int], int], token: Callable[[], str],
                  pack_weights: Callable[[Any], bytes], text: Callable[[], bytes], key: str = "",
                  pace: Optional[Pace] = None, least: int = 1, eval_every: Optional[int] = None,
-                 probing: bool = False):
+                 probing: bool = False, places: Optional[int] = None):
         self.job, self.ledger = job, ledger
         self.reply = Reply()
         self.due = Due()
@@ -83,7 +83,7 @@ class CoordinatorSession:
         self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments,
                              job.sync.overlap, in_flight, ledger.hashes(version - STALEST))
         self.update_bytes = update_bytes  # by the number of the round
-        self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))))
+        self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))), places)
         self.snapshots = Snapshots(self.work, fragments)
         self.intake = Intake(parameters, job.config.block_size, in_flight)
         self.oversight = Oversight(ledger, self.reply, self.work, self.standing, self.run,

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Dict, Optional
 
 from gltch_2_7m import (
@@ -39,6 +39,12 @@ class Limits:
             require(value is None or (type(value) is int if whole else is_number(value))
                     and 0 < value <= 1e15, f"{f.name} must be a {'whole ' if whole else ''}number "
                     f"above 0, not {value!r}.")
+
+    def or_steps(self, usual: int) -> Limits:
+        """These; and the usual steps, when nothing ends the run for certain: a loss may never be
+        reached."""
+        endless = replace(self, target_loss=None) == Limits()
+        return replace(self, steps=usual) if endless else self
 
     def total(self, step: int, version: int, seconds: float) -> Optional[int]:
         """Length of the whole run in steps, as far as it can be told so far: the learning rate and

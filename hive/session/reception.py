@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict
 from typing import Callable, Collection, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from gltch_2_7m import GltchError
-from hive.network.door import household, is_local
+from hive.network.address import household, is_local
 from hive.network.throttle import Bucket
 from hive.session import messages, protocol
 from hive.session.job import Job

@@ -35,10 +35,11 @@ class Upload:
 
 
 class Uploads:
-    """By peer, all updates of at most `size` bytes."""
+    """By peer, all updates of at most `size` bytes. `places`: None: as many as the budget has."""
 
-    def __init__(self, size: int, budget: int = BUDGET_BYTES):
-        self.size, self.places = size, max(LEAST_PLACES, budget // max(size, 1))
+    def __init__(self, size: int, places: Optional[int] = None):
+        self.size = size
+        self.places = places or max(LEAST_PLACES, BUDGET_BYTES // max(size, 1))
         self.begun: OrderedDict[str, Upload] = OrderedDict()  # the oldest first
         self.queue: OrderedDict[str, Wanted] = OrderedDict()
 

@@ -12,7 +12,6 @@ from gltch_2_7m import GltchError, Unwritable, require
 from hive.journal import Journal
 from hive.learning.codec import decode, digest
 from hive.learning.outer import Committed
-from hive.learning.worker import Learner
 from hive.session import effects
 from hive.session.about import Identity
 from hive.session.conversation import MOST_KEPT
@@ -82,10 +81,11 @@ class Coordinator(CoordinatorHost):
         self.added: List[str] = []  # updates in the open round
         self.combined: List[str] = []  # in the one that is being written down
         self.network = Damage(self.trouble, self.take)
+        self.largest = max(map(self.books.update_bytes,
+                               range(1, hive.sync.fragments + 1)))  # bytes of an update
         self.reported: Dict[int, int] = {}  # by connection: the version its peer said it holds
         self.slow_work.update({"add": self.add, "combine": self.combine, "undo": self.undo,
                                "keep_checkpoint": self.keep_checkpoint})
-        self.session.uploads.places = hive.places
 
     def moment(self) -> Moment:
         return Moment(self.clock.now, BEGINNING + self.clock.now + self.hive.set_by)
@@ -177,7 +177,7 @@ class Coordinator(CoordinatorHost):
         must(all(peer in peers for peer, one in uploads.begun.items() if one.connected),
              "somebody who is gone holds a place")
         kept = sum(len(one.receiver.content) for one in uploads.begun.values())
-        must(len(uploads.begun) <= uploads.places and kept <= uploads.size * uploads.places,
+        must(len(uploads.begun) <= self.hive.places and kept <= self.hive.places * self.largest,
              "too much is kept of uploads")
 
     def check_version(self, effect: effects.Send) -> None:
@@ -190,10 +190,8 @@ class Coordinator(CoordinatorHost):
         connection = self.connections.get(link)
         if connection:
             down = connection.down
-            size = self.session.uploads.size
-            largest = max(4 * self.session.run.parameters, size, len(self.hive.text))
-            most = (MOST_TRANSFERS * largest
-                    + MOST_UNASKED * size)
+            largest = max(4 * len(self.hive.task.start), self.largest, len(self.hive.text))
+            most = MOST_TRANSFERS * largest + MOST_UNASKED * self.largest
             said = down.waiting - down.blobs
             must(said <= MOST_WAITING + REMEMBERED_UPDATES
                  and down.blobs <= MOST_TRANSFERS + MOST_UNASKED
@@ -274,7 +272,6 @@ class Peer(PeerHost):
     """Dies between two effects, falls asleep, computes nonsense, and keeps the books."""
 
     hive: FaultyHive
-    learner: Learner
 
     def __init__(self, hive: FaultyHive, number: int, original: Optional[Peer] = None):
         self.trouble, self.truth = hive.trouble, hive.truth
@@ -574,6 +571,7 @@ class FaultyHive(Simulation):
     peers: List[Peer]  # type: ignore[assignment]
     task: SyntheticTask
     chunk_bytes = 32
+    places: int
     message_bytes: Optional[int] = 250
 
     def __init__(self, seed: int, folder: Optional[Path] = None, attackers: Sequence[str] = ()):

@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections import Counter, OrderedDict, deque
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from typing import Any, Callable, Deque, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -33,6 +33,7 @@ from hive.session.protocol import CHUNK_BYTES, Message, name_of, pack, told, unp
 from hive.session.record import Record
 from hive.session.rounds import LATE, REJECTED
 from hive.session.trust import Outcome, Trial
+from hive.simulation.account import Account
 from hive.simulation.attackers import Attacker, Companions, attackers_of
 from hive.simulation.host import Happening, Host
 from hive.simulation.settings import Settings
@@ -94,7 +95,7 @@ class CoordinatorHost(Host):
             update_bytes=self.books.update_bytes,
             token=hive.token, pack_weights=to_bytes, text=lambda: hive.text,
             pace=hive.settings.make_pace(), least=hive.least, eval_every=hive.settings.eval_every,
-            probing=not hive.settings.undefended)
+            probing=not hive.settings.undefended, places=hive.places)
         self.prober = Prober(hive.task.ground(), self.books.outer.fragments, lambda: 0.0)
         self.kept: Optional[Record] = None  # a round that is not shown yet
         self.finished = ""
@@ -222,6 +223,7 @@ class PeerHost(Host):
             "forget": self.forget, "load": lambda weights: self.learner.load(weights),
             "rebase": lambda weights, part: self.learner.rebase(weights, part)})
         self.session = self.new_session()
+        self.built: Optional[Learner] = None  # for a job
         self.connection: Optional[Connection] = None
         self.patience = Patience()
         self.step_due: Optional[float] = None  # when the step that is being made is done
@@ -229,12 +231,7 @@ class PeerHost(Host):
         self.mail: Deque[Tuple[Connection, Any]] = deque()  # what came during a step
         self.opening = False  # it is being read
         self.ended = ""  # why it does not come back
-        # what is measured
-        self.since = 0.0  # when it last connected
-        self.connected = 0.0  # seconds, until it last vanished
-        self.trained = self.lost = 0  # tokens
-        self.unsettled = 0  # of these, what no update is known to have brought in
-        self.seconds = 0.0  # spent training
+        self.account = Account()
 
     def new_session(self) -> PeerSession:
         return PeerSession(self.name, token=self.token, device="CPU simulated",
@@ -242,6 +239,11 @@ class PeerHost(Host):
 
     def token(self) -> str:
         return f"{self.rng.getrandbits(256):064x}"
+
+    @property
+    def learner(self) -> Learner:
+        assert self.built is not None, "it has no job yet"
+        return self.built
 
     @property
     def counted(self) -> List[int]:
@@ -254,9 +256,9 @@ class PeerHost(Host):
     def carried(self) -> int:
         """Tokens that have not counted yet; whether they did, this peer may not have heard."""
         session, rounds, fragments = self.session, self.counted, self.session.network.fragments
-        unheard = sum(one.work.tokens for one in session.offers.updates
-                      if one.counted_in(rounds, fragments))
-        return int(session.progress.tokens + session.carried - unheard)
+        unheard: int = sum(one.work.tokens for one in session.offers.updates
+                           if one.counted_in(rounds, fragments))
+        return self.kept_tokens - unheard
 
     # Connections
 
@@ -264,7 +266,7 @@ class PeerHost(Host):
         if self.connection or self.ended:
             return
         self.connection = self.hive.dial(self)
-        self.since = self.clock.now
+        self.account.connect(self.clock.now)
         self.tell("connected")
 
     def arrive(self, connection: Connection, item: Any) -> None:
@@ -307,7 +309,7 @@ class PeerHost(Host):
             self.connection.down.cut()
             self.connection.up.send(CLOSED)
             self.connection = None
-            self.connected += self.clock.now - self.since
+            self.account.hang_up(self.clock.now)
 
     def come_back(self) -> None:
         self.clock.after(self.patience.next(self.rng.uniform), self.connect)
@@ -347,7 +349,7 @@ class PeerHost(Host):
         if self.attack:
             worker = self.attacker = Attacker(worker, self.attack, self.hive.companions,
                                               self.rng.randrange(2**31))
-        self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
+        self.built = Learner(worker, job.sync.up, count, job.sync.beta)
         return count
 
     def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
@@ -366,18 +368,18 @@ class PeerHost(Host):
     def settle(self, counted: bool, part: slice) -> None:
         self.learner.feedback.settle(counted, part)
         if counted:
-            self.unsettled = self.session.carried + self.session.progress.tokens
+            self.account.count(self.kept_tokens)
         else:
-            self.count_lost()
+            self.account.lose(self.kept_tokens)
 
     def forget(self, parts: List[slice]) -> None:
         self.learner.feedback.forget(parts)
-        self.count_lost()
+        self.account.lose(self.kept_tokens)
 
-    def count_lost(self) -> None:
-        """What was trained and is not carried any more."""
-        kept = self.session.carried + self.session.progress.tokens
-        self.lost, self.unsettled = self.lost + self.unsettled - kept, kept
+    @property
+    def kept_tokens(self) -> int:
+        """Carried, as its session sees it."""
+        return int(self.session.carried + self.session.progress.tokens)
 
     # Training: one step after the other
 
@@ -402,17 +404,15 @@ class PeerHost(Host):
             loss = self.make_step()
         except GltchError as error:
             self.tell("broke_down", error)
-            self.count_lost()
+            self.account.lose(self.kept_tokens)
             return
-        self.trained, self.unsettled = self.trained + worker.tokens, self.unsettled + worker.tokens
-        self.seconds += self.lap
+        self.account.step(worker.tokens, self.lap)
         self.tell("stepped", worker.tokens, loss, self.lap)
         self.open_mail()
         self.catch_up()
 
     def catch_up(self) -> None:
-        if self.session.network.overlap:
-            self.tell("caught_up")
+        self.tell("caught_up")
 
     def open_mail(self) -> None:
         if self.opening:
@@ -444,6 +444,7 @@ class Simulation:
 
     chunk_bytes = CHUNK_BYTES
     message_bytes: Optional[int] = None  # that a packed message counts as; None: its length
+    places: Optional[int] = None  # for updates on their way; None: what memory is kept for
     text = b""  # as peers fetch it that do not have it; all have what is trained on
 
     def __init__(self, settings: Settings, strict: bool = False, clock: Optional[Clock] = None):
@@ -458,9 +459,8 @@ class Simulation:
         self.numbers = itertools.count(1)  # of connections
         self.commit_seconds = 0.0 if settings.lockstep else settings.commit_seconds
         self.least = settings.peers if settings.lockstep else settings.min_peers
-        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss)
-        if replace(limits, target_loss=None) == Limits():
-            limits = replace(limits, steps=self.task.reference)
+        limits = Limits(settings.steps, settings.rounds, settings.minutes, settings.target_loss
+                        ).or_steps(self.task.reference)
         self.job = Job(self.token()[:16], settings.size, settings.sync, self.task.config,
                        self.task.recipe, self.sync, limits, self.task.alphabet, name_of(self.text),
                        len(self.text))
@@ -566,20 +566,19 @@ class Simulation:
 
     def tokens(self) -> Dict[str, int]:
         """What became of every token that was trained on; the last three add up to the first."""
-        return {"trained": sum(peer.trained for peer in self.peers),
+        return {"trained": sum(peer.account.trained for peer in self.peers),
                 "counted": self.tokens_counted,
                 "carried": sum(peer.carried for peer in self.peers),
-                "lost": sum(peer.lost for peer in self.peers)}
+                "lost": sum(peer.account.lost for peer in self.peers)}
 
     def summary(self) -> Summary:
         count, total, session = len(self.task.start), self.bytes, self.coordinator.session
         now = self.clock.now
-        connected = sum(peer.connected + (now - peer.since if peer.connection else 0.0)
-                        for peer in self.peers)
+        connected = sum(peer.account.seconds_connected(now) for peer in self.peers)
         return Summary(
             session.run.finished, session.rounds.version, session.run.step, round(now, 3),
             told(session.run.loss), told(session.evaluation.val_loss), told(self.start_loss),
-            sum(peer.seconds for peer in self.peers) / max(connected, 1e-9),
+            sum(peer.account.training for peer in self.peers) / max(connected, 1e-9),
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,
             self.tokens(), self.interrupted, self.disagreements, asdict(self.sync))

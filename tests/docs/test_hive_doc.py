@@ -1,5 +1,6 @@
 """docs/hive.md has a row for every file of the Hive, and its walk names what is there."""
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -10,8 +11,11 @@ DOCUMENT = (ROOT / "docs" / "hive.md").read_text(encoding="utf-8")
 HIVE = ROOT / "hive"
 STEPS = re.findall(r"^(\d+)\. (.*)$", DOCUMENT.partition("## The walk of one update")[2].partition(
     "\n## ")[0], re.M)
+PAIRS = sorted({*re.findall(r"`(\w+)\(\)` (?:in|of) `([\w/]+\.py)`", DOCUMENT), *(
+    pair[::-1] for pair in re.findall(r"[Ii]n `([\w/]+\.py)`, `(\w+)\(\)`", DOCUMENT))})
 
 
+@functools.lru_cache(maxsize=None)
 def functions_of(file):
     tree = ast.parse((HIVE / file).read_text(encoding="utf-8"))
     return {node.name for node in ast.walk(tree)
@@ -38,3 +42,13 @@ def test_a_step_of_the_walk_names_files_and_functions_that_exist(step):
     assert files and functions
     there = set().union(*map(functions_of, files))
     assert set(functions) <= there
+
+
+def test_the_walk_says_of_most_functions_where_they_stand():
+    named = {name for _, step in STEPS for name in re.findall(r"`(\w+)\(\)`", step)}
+    assert len(named & {name for name, _ in PAIRS}) > 2 * len(named) / 3
+
+
+@pytest.mark.parametrize("function, file", PAIRS, ids=["-of-".join(pair) for pair in PAIRS])
+def test_a_function_stands_in_the_file_that_is_named_with_it(function, file):
+    assert function in functions_of(file)

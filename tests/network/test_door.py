@@ -21,7 +21,8 @@ from gltch_2_7m import GltchError
 from hive import server
 from hive.network import door as door_module
 from hive.network import guest as guest_module
-from hive.network.door import Door, Places, file_limit, household, trusted
+from hive.network.address import household
+from hive.network.door import Door, Places, file_limit, trusted
 from hive.network.throttle import Bucket
 from hive.session import protocol
 from hive.session.supply import MOST_FETCHES

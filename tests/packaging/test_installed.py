@@ -101,6 +101,17 @@ def test_an_installed_command_speaks_of_commands(started_as, build, command, mor
     assert "python " not in help_text and ".py" not in help_text
 
 
+@pytest.mark.parametrize("command, programs", [
+    ("/usr/local/bin/gltch-hive", ["gltch-peer", "python hive/peer.py"]),
+    ("hive/server.py", ["python hive/peer.py"])])
+def test_peers_join_as_the_coordinator_was_started(started_as, command, programs):
+    started_as(command)
+    first, *lines = server.how_to_join("--server ws://localhost:8765").splitlines()
+    assert first.startswith("join with")
+    assert [line for line in lines if line.startswith("  ")] == [
+        f"  {program} --server ws://localhost:8765" for program in programs]
+
+
 @pytest.mark.parametrize("main, command, arguments", [
     (gltch.main, "gltch", ["sample"]),
     (server.main, "gltch-hive", ["--port", "-1"]),
@@ -184,7 +195,9 @@ def test_gltch_hive_and_gltch_peer_train_together(commands, start, text_file, tm
         start(commands / "gltch-hive", "--data", text_file, *TINY, "--rounds", 1, "--port", port,
               "--dashboard-port", page),
         start(commands / "gltch-peer", "--server", f"ws://localhost:{port}", *ON_CPU))
-    assert "  python hive/peer.py --server ws://localhost:" in said  # for others: with a clone
+    join = f"--server ws://localhost:{port} --name my-node"
+    assert f"join with\n  gltch-peer {join}\n" in said
+    assert f"in a clone, with\n  python hive/peer.py {join}\n" in said
     assert said.endswith(f"  gltch sample --checkpoint {Path('runs', 'hive')}\n")
 
 

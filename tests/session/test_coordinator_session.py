@@ -972,8 +972,7 @@ def test_no_more_is_dropped_than_was_announced(stage):
 
 
 def test_an_update_that_came_along_and_had_to_wait_is_asked_for_later(stage):
-    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
-    play.session.uploads.places = 1
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP, places=1)
     ann.say_offer(follows=True)
     kinds_since(bob)
     bring(bob, b"another.")
@@ -987,8 +986,7 @@ def test_an_update_that_came_along_and_had_to_wait_is_asked_for_later(stage):
 
 def test_what_is_asked_for_while_it_still_comes_along_is_taken_from_its_second_copy(stage):
     """On a slow line the first is not all there when its turn comes."""
-    play, ann, bob = two_in_a_round(stage, sync=OVERLAP)
-    play.session.uploads.places = 1
+    play, ann, bob = two_in_a_round(stage, sync=OVERLAP, places=1)
     ann.say_offer(follows=True)
     bob.say_offer(b"another.", follows=True)
     name = name_of(b"another.")
@@ -1238,8 +1236,7 @@ def test_everybody_hears_from_time_to_time_how_it_goes(play):
 
 
 def test_who_waits_with_an_update_sends_it_when_another_has_stalled(stage):
-    play = stage(least=2)
-    play.session.uploads.places = 1
+    play = stage(least=2, places=1)
     ann, bob = start(play, "ann", "bob")
     ann.offer()
     ann.read = len(ann.heard)
@@ -1463,8 +1460,7 @@ def test_there_is_an_end_of_room_for_early_updates(stage, monkeypatch):
 
 
 def test_the_second_update_of_a_peer_waits_until_the_first_has_a_place(stage):
-    play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
-    play.session.uploads.places = 1
+    play, ann, bob = two_in_a_round(stage, sync=SEVERAL, places=1)
     ann.say_offer(follows=True)
     bring(bob, b"another.")
     kinds_since(bob)

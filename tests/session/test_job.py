@@ -280,6 +280,17 @@ def test_the_length_of_a_run_follows_what_will_end_it_first(limits, step, versio
     assert limits.total(step, version, seconds) == total
 
 
+@pytest.mark.parametrize("limits", [
+    Limits(steps=7), Limits(rounds=7), Limits(minutes=7), Limits(rounds=7, target_loss=1.5)])
+def test_what_ends_for_certain_is_left_as_it_is(limits):
+    assert limits.or_steps(1000) == limits
+
+
+def test_a_run_that_nothing_ends_for_certain_has_the_usual_steps():
+    assert Limits().or_steps(1000) == Limits(steps=1000)
+    assert Limits(target_loss=1.5).or_steps(1000) == Limits(steps=1000, target_loss=1.5)
+
+
 @pytest.mark.parametrize("limits, step, version, seconds, reason", [
     (Limits(), 10**9, 10**9, 1e9, ""),
     (Limits(steps=1000), 999, 50, 60.0, ""),

@@ -4,7 +4,7 @@ import pytest
 
 from hive.session import protocol
 from hive.session.protocol import ProtocolError
-from hive.session.uploads import LEAST_PLACES, STALLED_SECONDS, Uploads, Wanted
+from hive.session.uploads import BUDGET_BYTES, LEAST_PLACES, STALLED_SECONDS, Uploads, Wanted
 
 SIZE = 1000
 CONTENT = bytes(range(250)) * 4
@@ -20,7 +20,7 @@ def chunk(begin=0, end=SIZE):
 
 
 def make(places=4):
-    return Uploads(SIZE, places * SIZE)
+    return Uploads(SIZE, places)
 
 
 def full(places=4):
@@ -115,7 +115,8 @@ def test_what_nobody_can_use_any_more_is_forgotten():
 
 
 def test_there_are_a_few_places_however_large_an_update_is():
-    assert Uploads(10**9, 1000).places == LEAST_PLACES
+    assert Uploads(10**9).places == LEAST_PLACES
+    assert Uploads(BUDGET_BYTES // 100).places == 100
 
 
 def test_each_update_ends_where_it_said_and_none_is_larger_than_the_largest():
