@@ -8,8 +8,9 @@ Hives are simulated (`hive/simulate.py`): real training of a small network on a 
 hive's own sessions, rules and probes, no sockets. The measure is the validation loss at the end, as
 a percentage above that of a run in which only the honest peers of the same hive take part. `mean`
 is the same hive undefended. `honest aside` are honest peers that were ever set aside, `caught` the
-attackers. `--output` keeps finished rows, so that an interrupted benchmark goes on, and `--show`
-prints the table of those that are there.
+attackers. Messy hives have churn, stragglers, and honest newcomers: one peer in eight comes for the
+first time when the others have made some rounds. `--output` keeps finished rows, so that an
+interrupted benchmark goes on, and `--show` prints the table of those that are there.
 
 With `--real` the hive is a real coordinator with five real peers, of which one attacks; its network
 is the smallest size that is offered, and the run as short as it can be on one machine.
@@ -39,6 +40,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Row = Dict[str, Any]
 KINDS = ("flip", "flip3", "noise", "push", "drift", "copy", "shirk", "inflate", "nan", "collude")
 MESSY = 0.2  # churn a round, and share of stragglers
+NEWCOMERS = 8  # one peer in so many of a messy hive
 
 
 def rows_for(args: argparse.Namespace) -> List[Row]:
@@ -65,7 +67,8 @@ def run_row(row: Row) -> Row:
         network=Config(block_size=32, n_layer=1, n_head=2, n_embd=32, dropout=0.0),
         attackers=() if honest else (f"{row['kind']}:{row['share']}",), eval_every=10**9,
         undefended=row["undefended"], recipe={"batch_size": 8, "seed": row["seed"]},
-        churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0)
+        churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0,
+        newcomers=row["peers"] // NEWCOMERS if row["messy"] else 0)
     hive = Simulation(settings)
     summary = hive.run()
     session = hive.coordinator.session
@@ -81,7 +84,8 @@ def run_row(row: Row) -> Row:
             "honest": sum(not kind for kind in attack.values()), "attackers": bad,
             "honest_aside": sorted(name for name in named if not attack.get(name)),
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
-            "rollbacks": len(session.oversight.undone)}
+            "rollbacks": len(session.oversight.undone),
+            "newcomers": [peer.name for peer in hive.peers[:settings.newcomers] if peer.trained]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -172,8 +176,8 @@ def table(rows: List[Row]) -> str:
             continue
         by = [row["caught_by"] for row in ours if row["caught_by"] is not None]
         lines.append(
-            f"| {share:.0%}{' with churn and stragglers' if messy else ''} | {peers} | {kind} "
-            f"| {len(ours)} | {statistics.mean(row['over'] for row in ours):+.1f}% "
+            f"| {share:.0%}{' with churn, stragglers, newcomers' if messy else ''} | {peers} "
+            f"| {kind} | {len(ours)} | {statistics.mean(row['over'] for row in ours):+.1f}% "
             f"| {max(row['over'] for row in ours):+.1f}% "
             f"| {f'{statistics.mean(plain):+.1f}%' if plain else '-'} "
             f"| {sum(row['caught'] for row in ours)} of {sum(row['attackers'] for row in ours)}"
@@ -191,7 +195,8 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--messy", action="store_true", help="also with churn and stragglers")
+    parser.add_argument("--messy", action="store_true",
+                        help="also with churn, stragglers and newcomers")
     parser.add_argument("--output", type=Path, default=Path("hive_attacks.jsonl"))
     parser.add_argument("--show", action="store_true", help="only what is there")
     parser.add_argument("--real", action="store_true", help="with real processes instead")
