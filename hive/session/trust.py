@@ -57,6 +57,7 @@ class Tried(NamedTuple):
     gain: Any  # a Fall, of the loss on text that no peer has
     length: float
     own: float  # how surely it did more for the windows it was given; NaN: unknown
+    late: bool = False  # it started from older weights, and may fit these ones less
 
 
 class Usual(NamedTuple):
@@ -74,6 +75,7 @@ class Trial(NamedTuple):
     content: bytes
     given: Optional[Sequence[int]]  # windows that it was made from; None: not known
     others: Sequence[int]
+    late: bool = False
 
 
 class Outcome(NamedTuple):
@@ -169,8 +171,11 @@ class Trust:
             return None, ""
         expected, doubt = usual.effect * one.length, usual.spread * one.length
         surely_less = expected - one.gain.mean > SURE * math.hypot(one.gain.doubt, doubt)
-        if surely_less and one.gain.sure < -SURE:
+        forgiven = LITTLE * expected if one.late else 0.0
+        if surely_less and one.gain.mean < -max(SURE * one.gain.doubt, forgiven):
             return 0.0, "its updates raise the loss on text that no peer has"
+        if surely_less and one.late:
+            return None, ""
         if surely_less and one.gain.mean < LITTLE * expected:
             return max(0.0, one.gain.mean / (LITTLE * expected)), "its updates bring little"
         if self._trains_elsewhere(one.peer):

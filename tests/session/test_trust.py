@@ -23,8 +23,8 @@ from hive.session.trust import (
 PEERS = ("ann", "bob", "cy", "dee")
 
 
-def tried(peer, gain=0.01, doubt=0.001, length=1.0, own=math.nan):
-    return Tried(peer, Change(gain, doubt), length, own)
+def tried(peer, gain=0.01, doubt=0.001, length=1.0, own=math.nan, late=False):
+    return Tried(peer, Change(gain, doubt), length, own, late)
 
 
 def learn(trust, *changed, version=1, before=3.0, after=2.9, now=0.0):
@@ -77,6 +77,18 @@ def test_slow_fast_and_unlucky_peers_keep_their_score(peer):
     trust = Trust()
     assert rounds_until_aside(trust, peer) is None
     assert trust.weight("ann") == 1.0
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.004])
+def test_what_comes_late_may_bring_little(gain):
+    """A straggler's updates start from weights that the others have left."""
+    trust = Trust()
+    assert rounds_until_aside(trust, tried("ann", gain=gain, late=True)) is None
+    assert trust.weight("ann") == 1.0
+
+
+def test_but_it_may_not_harm_as_much_as_others_help():
+    assert rounds_until_aside(Trust(), tried("ann", gain=-0.01, late=True)) == 3
 
 
 def test_nothing_is_told_where_nobody_surely_helps():
