@@ -12,12 +12,14 @@ attackers. Messy hives have churn, stragglers, and honest newcomers: one peer in
 first time when the others have made some rounds. `--output` keeps finished rows, so that an
 interrupted benchmark goes on, and `--show` prints the table of those that are there.
 
-With `--real` the hive is a real coordinator with five real peers, of which one attacks; its network
-is the smallest size that is offered, and the run as short as it can be on one machine.
+With `--real` the hive is a real coordinator with four real peers that are honest and one that
+attacks (two that collude); its network is the smallest size that is offered, and the run as short
+as it can be on one machine.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -26,13 +28,21 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+from torch import Tensor
+
+import hive.peer
 from gltch_2_7m import Config
 from hive.journal import Journal
+from hive.peer import Peer
+from hive.session.effects import PeerEffect, Tell
+from hive.session.job import Job
+from hive.simulation.attackers import Attacker, Companions, Work
 from hive.simulation.hive import Simulation
 from hive.simulation.settings import Settings
 
@@ -69,13 +79,13 @@ def run_row(row: Row) -> Row:
         undefended=row["undefended"], recipe={"batch_size": 8, "seed": row["seed"]},
         churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0,
         newcomers=row["peers"] // NEWCOMERS if row["messy"] else 0)
-    hive = Simulation(settings)
-    summary = hive.run()
-    session = hive.coordinator.session
-    attack = {peer.name: peer.attack for peer in hive.peers}
+    simulated = Simulation(settings)
+    summary = simulated.run()
+    session = simulated.coordinator.session
+    attack = {peer.name: peer.attack for peer in simulated.peers}
     aside: Dict[str, int] = {}  # by peer: the round in which it was first set aside
     for number in range(1, summary.rounds + 1):
-        for one in hive.coordinator.journal.judgements(number):
+        for one in simulated.coordinator.journal.judgements(number):
             if one["kind"] == "aside":
                 aside.setdefault(one["peer"], number)
     named = {session.standing.contributors[peer]["name"]: number for peer, number in aside.items()}
@@ -85,7 +95,8 @@ def run_row(row: Row) -> Row:
             "honest_aside": sorted(name for name in named if not attack.get(name)),
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
             "rollbacks": len(session.oversight.undone),
-            "newcomers": [peer.name for peer in hive.peers[:settings.newcomers] if peer.trained]}
+            "newcomers": [peer.name for peer in simulated.peers[:settings.newcomers]
+                          if peer.trained]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -97,16 +108,48 @@ SERVE = ["--size", "1m", "--batch-size", "8", "--rounds", str(ROUNDS), "--inner-
          "--warmup", "5", "--dropout", "0", "--port", "0", "--dashboard-port", "0"]
 
 
+class Accomplices(Companions):
+    """The same among processes: what is agreed is a file in this folder."""
+
+    def agree(self, work: Work) -> Tensor:
+        path = Path(f"agreed-{work.round}-{len(work.honest)}")
+        mine = path.with_suffix(f".{os.getpid()}")
+        torch.save(super().agree(work), mine)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)  # the first decides
+        agreed: Tensor = torch.load(path)
+        return agreed
+
+
+class Liar(Peer):
+    """A real peer that attacks. Like an honest one it hears what the hive committed."""
+
+    kind = ""
+    attacker: Optional[Attacker] = None
+
+    def begin(self, job: Job, content: bytes) -> int:
+        count = super().begin(job, content)
+        assert self.learner
+        self.attacker = self.learner.worker = Attacker(self.learner.worker, self.kind,
+                                                       Accomplices(1), os.getpid())
+        return count
+
+    def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
+        after, name = super().apply(weights, codec, update, part)
+        if self.attacker:
+            self.attacker.saw(self.session.held.version + 1, part, weights[part] - after[part])
+        return after, name
+
+    def carry_out(self, asked: List[PeerEffect]) -> None:
+        super().carry_out([
+            effect._replace(message=self.attacker.says(effect.message))
+            if self.attacker and isinstance(effect, Tell) else effect for effect in asked])
+
+
 def be_a_peer(address: str, name: str, kind: str) -> int:
     """A real peer; of a kind, one that attacks."""
-    import hive.peer
-    from hive.simulation.attackers import Attacker, Companions
-    honest = hive.peer.make_worker
-
-    def attacking(*values: Any) -> Any:
-        return Attacker(honest(*values), kind, Companions(1), 1) if kind else honest(*values)
-
-    with mock.patch.object(hive.peer, "make_worker", attacking):
+    Liar.kind = kind
+    with mock.patch.object(hive.peer, "Peer", Liar if kind else Peer):
         return hive.peer.main(["--server", address, "--name", name, "--device", "cpu"])
 
 
@@ -115,7 +158,9 @@ def run_real(kind: str, folder: Path) -> Row:
     begin = partial(subprocess.Popen, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8",
                     stderr=subprocess.STDOUT, env={
                         **os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)})
-    peers = [(f"peer-{number}", "") for number in range(HONEST)] + [("liar", kind)] * bool(kind)
+    liars = 2 if kind == "collude" else 1 if kind else 0
+    peers = [(f"peer-{number}", "") for number in range(HONEST)] + [
+        (f"liar-{number}", kind) for number in range(liars)]
     server = begin([sys.executable, str(ROOT / "hive" / "server.py"), *SERVE, "--min-peers",
                     str(len(peers))])
     try:
@@ -139,7 +184,7 @@ def run_real(kind: str, folder: Path) -> Row:
 
 
 def real_table(kinds: Sequence[str]) -> None:
-    print(f"{HONEST} honest peers and one that attacks, {ROUNDS} rounds\n\n"
+    print(f"{HONEST} honest peers and one that attacks (two that collude), {ROUNDS} rounds\n\n"
           "| attacker | val loss | set aside |\n|---|---|---|")
     for kind in ("", *kinds):
         with tempfile.TemporaryDirectory() as folder:
