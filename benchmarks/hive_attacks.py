@@ -8,15 +8,18 @@ Hives are simulated (`hive/simulate.py`): real training of a small network on a 
 hive's own sessions, rules and probes, no sockets. The measure is the validation loss at the end, as
 a percentage above that of a run in which only the honest peers of the same hive take part. `mean`
 is the same hive undefended. `honest aside` are honest peers that were ever set aside, `caught` the
-attackers. `--output` keeps finished rows, so that an interrupted benchmark goes on, and `--show`
-prints the table of those that are there.
+attackers. Messy hives have churn, stragglers, and honest newcomers: one peer in eight comes for the
+first time when the others have made some rounds. `--output` keeps finished rows, so that an
+interrupted benchmark goes on, and `--show` prints the table of those that are there.
 
-With `--real` the hive is a real coordinator with five real peers, of which one attacks; its network
-is the smallest size that is offered, and the run as short as it can be on one machine.
+With `--real` the hive is a real coordinator with four real peers that are honest and one that
+attacks (two that collude); its network is the smallest size that is offered, and the run as short
+as it can be on one machine.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -25,13 +28,21 @@ import sys
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import torch
+from torch import Tensor
+
+import hive.peer
 from gltch_2_7m import Config
 from hive.journal import Journal
+from hive.peer import Peer
+from hive.session.effects import PeerEffect, Tell
+from hive.session.job import Job
+from hive.simulation.attackers import Attacker, Companions, Work
 from hive.simulation.hive import Simulation
 from hive.simulation.settings import Settings
 
@@ -39,6 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Row = Dict[str, Any]
 KINDS = ("flip", "flip3", "noise", "push", "drift", "copy", "shirk", "inflate", "nan", "collude")
 MESSY = 0.2  # churn a round, and share of stragglers
+NEWCOMERS = 8  # one peer in so many of a messy hive
 
 
 def rows_for(args: argparse.Namespace) -> List[Row]:
@@ -65,14 +77,15 @@ def run_row(row: Row) -> Row:
         network=Config(block_size=32, n_layer=1, n_head=2, n_embd=32, dropout=0.0),
         attackers=() if honest else (f"{row['kind']}:{row['share']}",), eval_every=10**9,
         undefended=row["undefended"], recipe={"batch_size": 8, "seed": row["seed"]},
-        churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0)
-    hive = Simulation(settings)
-    summary = hive.run()
-    session = hive.coordinator.session
-    attack = {peer.name: peer.attack for peer in hive.peers}
+        churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0,
+        newcomers=row["peers"] // NEWCOMERS if row["messy"] else 0)
+    simulated = Simulation(settings)
+    summary = simulated.run()
+    session = simulated.coordinator.session
+    attack = {peer.name: peer.attack for peer in simulated.peers}
     aside: Dict[str, int] = {}  # by peer: the round in which it was first set aside
     for number in range(1, summary.rounds + 1):
-        for one in hive.coordinator.journal.judgements(number):
+        for one in simulated.coordinator.journal.judgements(number):
             if one["kind"] == "aside":
                 aside.setdefault(one["peer"], number)
     named = {session.standing.contributors[peer]["name"]: number for peer, number in aside.items()}
@@ -81,7 +94,9 @@ def run_row(row: Row) -> Row:
             "honest": sum(not kind for kind in attack.values()), "attackers": bad,
             "honest_aside": sorted(name for name in named if not attack.get(name)),
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
-            "rollbacks": len(session.oversight.undone)}
+            "rollbacks": len(session.oversight.undone),
+            "newcomers": [peer.name for peer in simulated.peers[:settings.newcomers]
+                          if peer.trained]}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -93,16 +108,48 @@ SERVE = ["--size", "1m", "--batch-size", "8", "--rounds", str(ROUNDS), "--inner-
          "--warmup", "5", "--dropout", "0", "--port", "0", "--dashboard-port", "0"]
 
 
+class Accomplices(Companions):
+    """The same among processes: what is agreed is a file in this folder."""
+
+    def agree(self, work: Work) -> Tensor:
+        path = Path(f"agreed-{work.round}-{len(work.honest)}")
+        mine = path.with_suffix(f".{os.getpid()}")
+        torch.save(super().agree(work), mine)
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)  # the first decides
+        agreed: Tensor = torch.load(path)
+        return agreed
+
+
+class Liar(Peer):
+    """A real peer that attacks. Like an honest one it hears what the hive committed."""
+
+    kind = ""
+    attacker: Optional[Attacker] = None
+
+    def begin(self, job: Job, content: bytes) -> int:
+        count = super().begin(job, content)
+        assert self.learner
+        self.attacker = self.learner.worker = Attacker(self.learner.worker, self.kind,
+                                                       Accomplices(1), os.getpid())
+        return count
+
+    def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
+        after, name = super().apply(weights, codec, update, part)
+        if self.attacker:
+            self.attacker.saw(self.session.held.version + 1, part, weights[part] - after[part])
+        return after, name
+
+    def carry_out(self, asked: List[PeerEffect]) -> None:
+        super().carry_out([
+            effect._replace(message=self.attacker.says(effect.message))
+            if self.attacker and isinstance(effect, Tell) else effect for effect in asked])
+
+
 def be_a_peer(address: str, name: str, kind: str) -> int:
     """A real peer; of a kind, one that attacks."""
-    import hive.peer
-    from hive.simulation.attackers import Attacker, Companions
-    honest = hive.peer.make_worker
-
-    def attacking(*values: Any) -> Any:
-        return Attacker(honest(*values), kind, Companions(1), 1) if kind else honest(*values)
-
-    with mock.patch.object(hive.peer, "make_worker", attacking):
+    Liar.kind = kind
+    with mock.patch.object(hive.peer, "Peer", Liar if kind else Peer):
         return hive.peer.main(["--server", address, "--name", name, "--device", "cpu"])
 
 
@@ -111,7 +158,9 @@ def run_real(kind: str, folder: Path) -> Row:
     begin = partial(subprocess.Popen, cwd=folder, stdout=subprocess.PIPE, encoding="utf-8",
                     stderr=subprocess.STDOUT, env={
                         **os.environ, "OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder)})
-    peers = [(f"peer-{number}", "") for number in range(HONEST)] + [("liar", kind)] * bool(kind)
+    liars = 2 if kind == "collude" else 1 if kind else 0
+    peers = [(f"peer-{number}", "") for number in range(HONEST)] + [
+        (f"liar-{number}", kind) for number in range(liars)]
     server = begin([sys.executable, str(ROOT / "hive" / "server.py"), *SERVE, "--min-peers",
                     str(len(peers))])
     try:
@@ -135,7 +184,7 @@ def run_real(kind: str, folder: Path) -> Row:
 
 
 def real_table(kinds: Sequence[str]) -> None:
-    print(f"{HONEST} honest peers and one that attacks, {ROUNDS} rounds\n\n"
+    print(f"{HONEST} honest peers and one that attacks (two that collude), {ROUNDS} rounds\n\n"
           "| attacker | val loss | set aside |\n|---|---|---|")
     for kind in ("", *kinds):
         with tempfile.TemporaryDirectory() as folder:
@@ -172,8 +221,8 @@ def table(rows: List[Row]) -> str:
             continue
         by = [row["caught_by"] for row in ours if row["caught_by"] is not None]
         lines.append(
-            f"| {share:.0%}{' with churn and stragglers' if messy else ''} | {peers} | {kind} "
-            f"| {len(ours)} | {statistics.mean(row['over'] for row in ours):+.1f}% "
+            f"| {share:.0%}{' with churn, stragglers, newcomers' if messy else ''} | {peers} "
+            f"| {kind} | {len(ours)} | {statistics.mean(row['over'] for row in ours):+.1f}% "
             f"| {max(row['over'] for row in ours):+.1f}% "
             f"| {f'{statistics.mean(plain):+.1f}%' if plain else '-'} "
             f"| {sum(row['caught'] for row in ours)} of {sum(row['attackers'] for row in ours)}"
@@ -191,7 +240,8 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--messy", action="store_true", help="also with churn and stragglers")
+    parser.add_argument("--messy", action="store_true",
+                        help="also with churn, stragglers and newcomers")
     parser.add_argument("--output", type=Path, default=Path("hive_attacks.jsonl"))
     parser.add_argument("--show", action="store_true", help="only what is there")
     parser.add_argument("--real", action="store_true", help="with real processes instead")

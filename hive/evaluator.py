@@ -72,7 +72,7 @@ class Prober:
         probe = Probe(self.ground, before, part)
         fall, count = probe.after(after), self.fragments.values(number)
         tried = [Tried(one.peer, *probe.tried(decode(one.codec, one.content, count), one.given,
-                                              one.others)) for one in trials]
+                                              one.others), one.late) for one in trials]
         return Outcome(number, probe.loss, probe.loss - fall.mean, tried, self.clock() - began)
 
 

@@ -221,6 +221,10 @@ class Place:
             name, *ON_CPU, *options, **settings))
         return self.programs[-1]
 
+    def program(self, name, *command, **settings):
+        self.programs.append(Program(self.folder, name, *command, **settings))
+        return self.programs[-1]
+
     def paste(self, command, *options, name):
         """Start what the coordinator printed, in the folder where a clone would be."""
         python, *words = command

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 from dataclasses import replace
 from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
@@ -15,7 +16,8 @@ from hive.session.uploads import BUDGET_BYTES
 
 KNOWN = 3  # updates from which on it is known how fast a peer is
 LOSS_FACTOR = 4.0  # times the loss of pure guessing, ln(vocabulary), is no loss but a breakdown
-FASTER = 2.0  # than ever lately a peer may be
+FASTER = 2.0  # than it usually was lately a peer may be
+LATELY = 5  # of its updates; half of them decide what is usual
 
 
 class Delivery(NamedTuple):
@@ -117,15 +119,16 @@ class Intake:
 
     def _measured(self, link: Link, tokens: int, arrived: float) -> float:
         """Of these the characters that there was time for, at most a few times as fast as this
-        peer ever was lately. Once it is known: a first round may have waited for anything."""
+        peer usually was lately. Once it is known: a first round may have waited for anything."""
         if len(link.laps) < KNOWN:
             return tokens
-        fastest = max(lap.characters / max(lap.passed, 1e-3) for lap in link.laps)
-        return min(tokens, FASTER * fastest * max(arrived - link.counted_at, 1e-3))
+        usual = statistics.median(lap.characters / max(lap.passed, 1e-3)
+                                  for lap in list(link.laps)[-LATELY:])
+        return min(tokens, FASTER * usual * max(arrived - link.counted_at, 1e-3))
 
     def count(self, delivery: Delivery, weight: float) -> None:
         """It was added, with this weight."""
-        link, said, size, tokens, stale, arrived, *_ = delivery
+        link, said, size, tokens, stale, arrived, _, weighty = delivery
         self.counted[link.peer] = self.adding.pop(link.peer)
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)
@@ -135,7 +138,8 @@ class Intake:
         self.asked[link.peer] = max(0, left)
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
-        link.laps.append(Lap(tokens, max(said["seconds"], least), link.up.seconds, passed))
+        link.laps.append(Lap(min(tokens, weighty), max(said["seconds"], least), link.up.seconds,
+                             passed))
         loss = math.nan if said["loss"] is None else said["loss"]
         self.contributions.append(Contribution(
             link.peer, link.identity.name, said["steps"], tokens, loss, weight, size, "counted",

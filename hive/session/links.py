@@ -17,7 +17,7 @@ BUSY = 0.9  # of its time a peer trains that nothing but its device holds up
 class Lap(NamedTuple):
     """An update of a peer that counted; all but the first in seconds."""
 
-    characters: int
+    characters: float  # as many as it can have made
     training: float  # as the peer measured it
     sending: float  # from its offer until it was here
     passed: float  # since the one before was here

@@ -82,7 +82,8 @@ class Oversight:
     def _trial(self, one: Any) -> Trial:
         delivery = self.intake.latest.get(one.by)
         others = range(self.run.windows, self.run.windows + OTHERS)
-        return Trial(one.by, one.codec, one.content, delivery and delivery.given, others)
+        return Trial(one.by, one.codec, one.content, delivery and delivery.given, others,
+                     bool(delivery and delivery.stale))
 
     def _learn(self, outcome: Outcome) -> None:
         best = self.trust.learn(outcome, self.rounds.version, self.reply.now.steady)

@@ -57,6 +57,7 @@ class Tried(NamedTuple):
     gain: Any  # a Fall, of the loss on text that no peer has
     length: float
     own: float  # how surely it did more for the windows it was given; NaN: unknown
+    late: bool = False  # it started from older weights, and may fit these ones less
 
 
 class Usual(NamedTuple):
@@ -74,6 +75,7 @@ class Trial(NamedTuple):
     content: bytes
     given: Optional[Sequence[int]]  # windows that it was made from; None: not known
     others: Sequence[int]
+    late: bool = False
 
 
 class Outcome(NamedTuple):
@@ -169,8 +171,11 @@ class Trust:
             return None, ""
         expected, doubt = usual.effect * one.length, usual.spread * one.length
         surely_less = expected - one.gain.mean > SURE * math.hypot(one.gain.doubt, doubt)
-        if surely_less and one.gain.sure < -SURE:
+        forgiven = LITTLE * expected if one.late else 0.0
+        if surely_less and one.gain.mean < -max(SURE * one.gain.doubt, forgiven):
             return 0.0, "its updates raise the loss on text that no peer has"
+        if surely_less and one.late:
+            return None, ""
         if surely_less and one.gain.mean < LITTLE * expected:
             return max(0.0, one.gain.mean / (LITTLE * expected)), "its updates bring little"
         if self._trains_elsewhere(one.peer):
@@ -243,13 +248,18 @@ class Trust:
         return not self.trying and now >= self.free_at
 
     def pick(self, brought: Sequence[Any], now: float) -> List[Any]:
-        """Whose updates of a round are tried: those that look odd, and as many others as there is
-        time for, those first that were not tried for longest. `brought` are like
+        """Whose updates of a round are tried: those that look odd, beside them enough that do not
+        to tell what is usual, one of a peer that wants to get in again, and as many others as there
+        is time for. Each time those first that were not tried for longest. `brought` are like
         `learning.outer.Brought`."""
         waited = min(now - self.looked_at, 1e6)
         self.trying, self.looked_at = True, now
-        kept = sorted((one for one in brought if one.content),
-                      key=lambda one: (not one.seen.odd, self.of(one.by).tried))
-        most = max(FEWEST, int(PROBE_SHARE * waited / self.cost) - 1)
-        odd = sum(one.seen.odd for one in kept)
-        return kept[: min(MOST_TRIED, max(most, odd))]
+        kept = [one for one in brought if one.content]
+        kept.sort(key=lambda one: self.of(one.by).tried)
+        odd = [one for one in kept if one.seen.odd]
+        good = [one for one in kept if not one.seen.odd and not self.of(one.by).aside]
+        aside = [one for one in kept if not one.seen.odd and self.of(one.by).aside]
+        chosen = [*good[:FEWEST], *aside[:1], *odd]
+        others = sorted(good[FEWEST:] + aside[1:], key=lambda one: self.of(one.by).tried)
+        most = max(len(chosen), int(PROBE_SHARE * waited / self.cost) - 1)
+        return [*chosen, *others][: min(MOST_TRIED, most)]

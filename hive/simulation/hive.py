@@ -41,6 +41,7 @@ from hive.simulation.table import Row, Summary
 from hive.simulation.virtual import UNNOTICED_SECONDS, Clock, Piece, Wire
 
 STRAGGLING = 10.0  # times slower than the others
+NEWCOMER_ROUNDS = 4  # until the first newcomer, and between two
 JITTER = 0.05  # by which a peer's speed differs from round to round (standard deviation, log)
 USUAL_PARAMETERS = 2_708_736  # whose transfers the default links are made for
 PROBE_SECONDS = 0.05  # that the coordinator takes to try an update
@@ -484,6 +485,7 @@ class Simulation:
         self.peers = [self.make_peer(number, number in slow) for number in range(settings.peers)]
         for peer, kind in zip(reversed(self.peers), kinds):
             peer.attack = kind
+        self.newcomers = deque(self.peers[:settings.newcomers])  # who has not come yet
 
     def open_journal(self) -> Journal:
         return Journal(None)
@@ -501,7 +503,7 @@ class Simulation:
         """Until the run is over. Raises GltchError when training breaks down."""
         self.on_round = on_round
         self.coordinator.tell("begin")
-        for peer in self.peers:
+        for peer in self.peers[len(self.newcomers):]:
             peer.connect()
         while not self.coordinator.session.run.finished:
             assert self.clock.step(), "nothing is left to happen: the hive stands still"
@@ -539,7 +541,7 @@ class Simulation:
     # The table
 
     def after_round(self, record: Record) -> None:
-        """A round is committed: write its row, and let some peers vanish."""
+        """A round is committed: write its row, and let some peers come and others vanish."""
         session = self.coordinator.session
         counted = [c for c in record.contributions if c.verdict == "counted"]
         self.tokens_counted += sum(c.tokens for c in counted)
@@ -558,6 +560,8 @@ class Simulation:
         self.refused.clear()
         if self.on_round:
             self.on_round(self.rows[-1])
+        if self.newcomers and record.number % NEWCOMER_ROUNDS == 0:
+            self.newcomers.popleft().connect()
         length = record.committed - record.opened
         for peer in self.peers:
             if peer.connection and self.rng.random() < self.settings.churn:

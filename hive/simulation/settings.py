@@ -31,6 +31,8 @@ class Settings:
                             "steps of every round: what the algorithm does, undisturbed")
     churn: float = option(0.0, float, "probability per round that a peer vanishes for a while")
     stragglers: float = option(0.0, float, "share of the peers that are ten times slower")
+    newcomers: int = option(0, int, "of the peers that come for the first time later: one each "
+                            "four rounds")
     attackers: Tuple[str, ...] = option((), str, "peers that harm, like flip:0.25 noise:0.1 "
                                         "(kinds: simulation/attackers.py)")
     undefended: bool = option(False, bool, "the plain mean of what peers send: no update is "
@@ -82,17 +84,21 @@ class Settings:
             must(name, getattr(self, name) >= 0, "a number of at least 0")
         for name in ("churn", "stragglers"):
             must(name, 0 <= getattr(self, name) <= 1, "from 0 to 1")
+        must("newcomers", type(self.newcomers) is int and 0 <= self.newcomers < self.peers,
+             "a whole number from 0 to one less than all peers")
         must("outer_momentum", 0 <= (self.outer_momentum or 0) < 1, "at least 0 and below 1")
         must("beta", 0 <= (self.beta or 0) <= 1, "from 0 to 1")
         for f in fields(self):
             value, choices = getattr(self, f.name), f.metadata.get("choices")
             require(not choices or value is None or value in choices,
                     f"{f.name} must be one of {', '.join(choices or ())}, not {value!r}.")
-        require(self.min_peers <= self.peers, f"With {self.peers} peers no round would ever begin: "
+        first = self.peers - self.newcomers
+        require(self.min_peers <= first, f"With {first} peers no round would ever begin: "
                 f"min-peers is {self.min_peers}.")
         attackers_of(self.attacks, self.peers)
-        require(not self.lockstep or self.churn == self.stragglers == 0, "In lockstep all peers are"
-                " equal and always there: leave out churn and stragglers, or lockstep.")
+        require(not self.lockstep or self.churn == self.stragglers == self.newcomers == 0, "In "
+                "lockstep all peers are equal and always there: leave out churn, stragglers and "
+                "newcomers, or lockstep.")
 
     @property
     def attacks(self) -> List[Share]:

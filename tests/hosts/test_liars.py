@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from conftest import PROGRAM
 
 from hive import server
 from hive.books import applying
 from hive.learning.codec import CODECS, encode, from_bytes
 from hive.learning.outer import HEAVIEST
+from hive.learning.rules import SAME
 from hive.session import protocol
 from hive.session.intake import LOSS_FACTOR
 from hive.session.job import Job
@@ -202,6 +204,28 @@ def test_a_text_of_too_many_different_characters_is_refused_at_the_start(
                           "--dashboard-port", "0"])
     assert status == 2
     assert "110,000 different characters" in capsys.readouterr().err
+
+
+def likenesses(hive, name):
+    """How much each of its updates is like what it or the hive sent before, by round."""
+    identity = hive.contributor(name)["peer"]
+    with hive.journal() as journal:
+        return [one["numbers"]["likeness"] for number in range(2, journal.last + 1)
+                for one in journal.judgements(number)
+                if (one["peer"], one["kind"]) == (identity, "seen")]
+
+
+def test_attackers_of_the_benchmark_attack_in_real_processes_too(here):
+    """They did not hear what was committed: what copied was honest."""
+    hive = here.coordinator("--rounds", 6)
+    liar = here.program("liar", PROGRAM.parent / "benchmarks" / "hive_attacks.py",
+                        "--one", hive.address, "liar", "copy")
+    assert liar.end() == hive.end() == 0
+    copies = likenesses(hive, "liar")
+    assert len(copies) == 5 and min(copies) > SAME
+    hive = here.coordinator("--rounds", 6, run="honest")
+    assert here.peer(hive, "honest").end() == hive.end() == 0
+    assert max(likenesses(hive, "honest")) < SAME
 
 
 def test_its_owner_bans_a_peer_from_a_running_hive_and_pardons_it(here, monkeypatch, capsys):

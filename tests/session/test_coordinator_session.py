@@ -35,7 +35,7 @@ from hive.session.effects import (
     SendBlob,
 )
 from hive.session.evaluation import EVALUATION_SHARE
-from hive.session.intake import FASTER
+from hive.session.intake import FASTER, LATELY
 from hive.session.job import Limits
 from hive.session.protocol import CHUNK_HEADER, name_of, pack, unpack
 from hive.session.reply import LINES
@@ -1715,13 +1715,44 @@ def test_an_order_that_fits_nobody_changes_nothing(play, kind, value):
     assert "undo" not in play.waiting() and ann.closed is None
 
 
-def test_a_claim_weighs_no_more_than_there_was_time_for_at_the_speed_shown_before(play):
+def weight_added(play):
+    return next(work for work in play.works if work.what == "add").values[2]
+
+
+def weights_of_claims(play, claims):
+    """In rounds of two seconds of which each takes a batch of this size."""
     ann, = start(play, "ann")
-    for number in range(4):
+    weights = []
+    for number, batch in enumerate(claims):
         play.passes(2.0)
-        ann.deliver(), play.do("add"), play.do("combine"), play.do("keep")
-        ann.say("ready", version=number + 1, weights=sha(number + 1),
-                batch_size=2 if number < 3 else 200)
-    play.passes(2.0)
-    ann.deliver(tokens=200 * 16, batch_size=200)
-    assert 32 < play.take("add").values[2] <= 2 * FASTER * 32 * 1.01
+        ann.deliver(tokens=batch * 16, batch_size=batch)
+        weights.append(weight_added(play))
+        play.do_all()
+        following = claims[min(number + 1, len(claims) - 1)]
+        ann.say("ready", version=number + 1, weights=sha(number + 1), batch_size=following)
+    return weights
+
+
+def test_a_claim_weighs_no_more_than_there_was_time_for_at_the_speed_shown_before(play):
+    weights = weights_of_claims(play, [2] * 4 + [200] * 4)
+    assert weights[:4] == [32] * 4
+    assert all(32 < weight <= FASTER * 32 * 1.01 for weight in weights[4:7])
+    assert weights[7] <= FASTER * FASTER * 32 * 1.01, "what it claimed makes it no faster"
+
+
+def test_a_peer_that_really_becomes_faster_soon_has_its_full_weight(play):
+    """Other programs on its machine have ended."""
+    weights = weights_of_claims(play, [2] * 8 + [8] * 5)
+    assert weights[8] == pytest.approx(FASTER * 32, rel=0.01)
+    assert weights[8 + LATELY // 2 + 1:] == [8 * 16] * 2
+
+
+def test_a_few_slow_rounds_cost_a_peer_no_weight(play):
+    """It waited for others."""
+    ann, = start(play, "ann")
+    for number, seconds in enumerate([2, 2, 2, 20, 20, 2, 2, 2, 20, 2]):
+        play.passes(seconds)
+        ann.deliver()
+        assert weight_added(play) == 32
+        play.do_all()
+        ann.say("ready", version=number + 1, weights=sha(number + 1), batch_size=2)

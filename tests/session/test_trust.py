@@ -23,8 +23,8 @@ from hive.session.trust import (
 PEERS = ("ann", "bob", "cy", "dee")
 
 
-def tried(peer, gain=0.01, doubt=0.001, length=1.0, own=math.nan):
-    return Tried(peer, Change(gain, doubt), length, own)
+def tried(peer, gain=0.01, doubt=0.001, length=1.0, own=math.nan, late=False):
+    return Tried(peer, Change(gain, doubt), length, own, late)
 
 
 def learn(trust, *changed, version=1, before=3.0, after=2.9, now=0.0):
@@ -77,6 +77,18 @@ def test_slow_fast_and_unlucky_peers_keep_their_score(peer):
     trust = Trust()
     assert rounds_until_aside(trust, peer) is None
     assert trust.weight("ann") == 1.0
+
+
+@pytest.mark.parametrize("gain", [0.0, -0.004])
+def test_what_comes_late_may_bring_little(gain):
+    """A straggler's updates start from weights that the others have left."""
+    trust = Trust()
+    assert rounds_until_aside(trust, tried("ann", gain=gain, late=True)) is None
+    assert trust.weight("ann") == 1.0
+
+
+def test_but_it_may_not_harm_as_much_as_others_help():
+    assert rounds_until_aside(Trust(), tried("ann", gain=-0.01, late=True)) == 3
 
 
 def test_nothing_is_told_where_nobody_surely_helps():
@@ -213,6 +225,52 @@ def test_what_looks_odd_is_tried_first_and_always():
     trust.looked_at = trust.free_at = 0.0
     assert {one.by for one in updates[20:]} <= {one.by for one in picked}
     assert len(trust.pick([brought(str(n), odd=True) for n in range(500)], 1.0)) == MOST_TRIED
+
+
+def play_rounds(trust, peers, odd=(), rounds=60):
+    """One each two seconds, in which trying an update takes half a second. Returns how often each
+    peer was tried; who is odd raises the loss."""
+    counts = dict.fromkeys(peers, 0)
+    for number in range(1, rounds + 1):
+        now = 2.0 * number
+        if trust.may_try(now):
+            picked = trust.pick([brought(peer, odd=peer in odd) for peer in peers], now)
+            found = [tried(one.by, gain=-0.01 if one.by in odd else 0.01) for one in picked]
+            trust.learn(Outcome(number, 3.0, 2.9, found, 0.5 * (1 + len(found))), number, now + 2)
+            for one in picked:
+                counts[one.by] += 1
+    return counts
+
+
+def test_who_is_set_aside_and_looks_odd_leaves_time_to_tell_what_is_usual():
+    """It was tried in the place of one of the three that tell, and nobody was judged any more."""
+    trust = Trust()
+    rounds_until_aside(trust, tried("liar", gain=-0.01))
+    trust.free_at, trust.cost = 0.0, 0.5
+    assert int(PROBE_SHARE * 2.0 / trust.cost) - 1 < FEWEST  # there is time for no more than that
+    trust.take()
+    honest = [f"h{number}" for number in range(4)]
+    counts = play_rounds(trust, ["liar", *honest], odd=["liar"])
+    probed = [one for one in trust.take() if one.kind == "probed"]
+    assert all(one.numbers["usual"] > 0 for one in probed)
+    assert min(counts.values()) > 0 and {one.peer for one in probed} == set(counts)
+    assert trust.of("liar").aside and not any(trust.of(peer).aside for peer in honest)
+
+
+def test_who_is_set_aside_and_works_well_again_is_tried_however_little_time_there_is():
+    trust = Trust()
+    for liar in ("liar", "reformed"):
+        rounds_until_aside(trust, tried(liar, gain=-0.01))
+    trust.free_at, trust.cost = 0.0, 0.5
+    play_rounds(trust, ["liar", "reformed", *(f"h{number}" for number in range(6))], odd=["liar"])
+    assert trust.of("liar").aside and not trust.of("reformed").aside
+
+
+def test_newcomers_that_all_look_odd_leave_those_who_tell_what_is_usual_their_places():
+    trust, honest = Trust(), ["ann", "bob", "cy"]
+    odd = [brought(f"odd-{number}", odd=True) for number in range(500)]
+    picked = [one.by for one in trust.pick([*odd, *map(brought, honest)], 1.0)]
+    assert len(picked) == MOST_TRIED and set(honest) <= set(picked)
 
 
 def test_trying_takes_a_share_of_the_time_and_goes_round():

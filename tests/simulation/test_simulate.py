@@ -25,7 +25,7 @@ from hive.simulate import main
 from hive.simulation import hive as hive_of_simulation
 from hive.simulation import hive as module
 from hive.simulation.attackers import KINDS
-from hive.simulation.hive import Simulation, simulate
+from hive.simulation.hive import NEWCOMER_ROUNDS, Simulation, simulate
 from hive.simulation.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -394,7 +394,9 @@ def test_peers_that_meet_at_every_step_are_one_process_with_all_their_batches(te
     (["--step-seconds", "inf"], "step-seconds must be a number above 0, not inf."),
     (["--outer-momentum", "1.5"], "outer-momentum must be"),
     (["--peers", "2", "--min-peers", "3"], "no round would ever begin"),
-    (["--lockstep", "--churn", "0.1"], "leave out churn and stragglers"),
+    (["--lockstep", "--churn", "0.1"], "leave out churn, stragglers and newcomers"),
+    (["--peers", "3", "--newcomers", "3"], "newcomers must be a whole number from 0 to one less"),
+    (["--peers", "3", "--newcomers", "2", "--min-peers", "2"], "With 1 peers no round would ever"),
     (["--batch-size", "0"], "batch_size must be a whole number of at least 1, not 0."),
     (["--train", "real", "--data", "nowhere.txt"], "There is no file or folder"),
 ])
@@ -462,7 +464,16 @@ def test_who_harms_is_set_aside_and_the_others_learn_as_if_they_were_alone(kind)
     assert loss < 1.3 * alone and undefended > 1.2 * alone
 
 
-@pytest.mark.parametrize("storm", [{}, {"churn": 0.3, "stragglers": 0.2}, {"sync": "streaming"}])
+def test_newcomers_come_one_after_the_other_and_take_part():
+    hive = Simulation(replace(SMALL, peers=6, rounds=20, newcomers=3, spread=0.0))
+    rows = []
+    hive.run(rows.append)
+    assert [row.peers for row in rows[3::NEWCOMER_ROUNDS]] == [3, 4, 5, 6, 6]
+    assert all(peer.counted for peer in hive.peers)
+
+
+@pytest.mark.parametrize("storm", [{}, {"churn": 0.3, "stragglers": 0.2}, {"sync": "streaming"},
+                                   {"newcomers": 4}])
 def test_nobody_who_is_honest_is_set_aside(storm):
     for seed in range(3):
         hive = Simulation(replace(SMALL, peers=12, rounds=30, recipe={"seed": seed}, **storm))
