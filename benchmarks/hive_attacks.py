@@ -96,7 +96,7 @@ def run_row(row: Row) -> Row:
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
             "rollbacks": len(session.oversight.undone),
             "newcomers": [peer.name for peer in simulated.peers[:settings.newcomers]
-                          if peer.trained]}
+                          if peer.account.trained]}
 
 
 # --------------------------------------------------------------------------------------------------
