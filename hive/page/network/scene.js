@@ -84,7 +84,7 @@ export class Scene {
     this.nodes.push(node);
   }
 
-  /** Returns the node of who left.
+  /** Returns the node of the peer that left.
    * @param {string} id */
   remove(id) {
     const node = this.peers.get(id);
