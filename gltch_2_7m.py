@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""GLTCH-2.7M: a language model in one file, from random numbers to one that writes.
+"""GLTCH-2.7M, a language model in one file: it starts knowing nothing and ends up writing.
 
 GLTCH (Generative Language Transformer with Contextual Hierarchy) reads text one character at a
 time and learns to predict the next one. Part I is the lesson, to be read from top to bottom: the
@@ -260,7 +260,7 @@ class Windows:
         require(len(ids) > size, f"The training text has {len(ids)} characters, but one window of "
                 f"the network takes {size + 1}: use a longer text.")
         self.ids, self.size, self.seed = ids, size, seed
-        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one fewer than fit: they shift
+        self.per_epoch = max(1, (len(ids) - 1) // size - 1)  # one fewer than fit, so all can shift
         self.epoch, self.starts = -1, torch.empty(0)
 
     def start(self, index: int) -> int:
@@ -2236,8 +2236,7 @@ def plan_length(recipe: TrainConfig, reference: int, device: torch.device) -> Tr
 
 
 def resumed(name: str, recipe: TrainConfig) -> Tuple[Dict[str, Any], Config, TrainConfig, Path]:
-    """What a checkpoint goes on with: its state, shape, recipe and folder. The device may change.
-    """
+    """What a resumed run begins with: state, shape, recipe and folder. The device may change."""
     path = find_checkpoint(name, ("last.pt",))
     saved, config, _ = look_into(path)
     if "optimizers" not in saved:

@@ -50,7 +50,7 @@ ROOT = Path(__file__).resolve().parent.parent
 Row = Dict[str, Any]
 KINDS = ("flip", "flip3", "noise", "push", "drift", "copy", "shirk", "inflate", "nan", "collude")
 MESSY = 0.2  # churn a round, and share of stragglers
-NEWCOMERS = 8  # one peer in so many of a messy hive
+NEWCOMERS = 8  # one peer in this many of a messy hive
 
 
 def rows_for(args: argparse.Namespace) -> List[Row]:

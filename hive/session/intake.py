@@ -154,7 +154,7 @@ class Intake:
             verdict.verdict, verdict.reason)]
 
     def counts(self, peer: str) -> bool:
-        """In this round, as far as is known; who is set aside delivers too."""
+        """In this round, as far as is known; a peer that is set aside delivers, too."""
         return any((one.peer, one.verdict) == (peer, "counted") for one in self.contributions)
 
     def leave_out(self, peer: str, verdict: str, reason: str) -> None:

@@ -170,7 +170,7 @@ class Rounds:
         """Tasks for all that are ready, once there are enough; each is handed out once. `early`:
         whose updates wait for rounds to come, and so for this one."""
         ready = [peer for peer, member in self.members.items() if member.state == "ready"]
-        # A late delivery takes part as well, even if it is only looked at.
+        # A peer that has delivered late takes part, too, even if its update is only looked at.
         there = len({*ready, *self.delivered, *self.apart, *early})
         if self.closed or not ready or self.plan is None and there < self.least:
             return {}
@@ -363,7 +363,7 @@ class Rounds:
         return member.prompt is None and member.state in ("training", "uploading")
 
     def _hurry(self, now: float, factor: float, least: float) -> None:
-        """The others took until now: who is missing may take `factor` times as long, at least
+        """The others took until now: those missing may take `factor` times as long, at least
         `least` seconds more, and in any case the time that was promised for training."""
         if self.plan is not None:
             self.deadline = min(self.deadline, max(

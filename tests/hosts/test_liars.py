@@ -161,7 +161,7 @@ def test_nor_is_an_update(here):
 
 
 def test_weights_that_are_not_read_do_not_pile_up(hive, shared):
-    """Who asked for those of each round and read nothing kept them all in memory."""
+    """A peer that asked for those of each round and read nothing kept them all in memory."""
     deaf = shared.client(hive, "deaf").enter()
     honest = shared.client(hive, "honest").enter()
     for _ in range(60):

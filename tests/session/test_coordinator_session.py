@@ -403,8 +403,8 @@ def test_nobody_hears_of_a_commit_before_it_is_on_the_disk(stage):
 
 
 def test_a_peer_that_is_behind_while_a_round_is_written_is_not_led_past_the_others(stage):
-    """The round is on the disk and the session has not heard that: who was told of it already would
-    be offered the weights of before."""
+    """The round is on the disk and the session has not heard that: a peer that was told of it
+    already would be offered the weights of before."""
     play, ann, bob = two_in_a_round(stage)
     make_a_round(play, ann, bob)
     for client in (ann, bob):
@@ -484,7 +484,7 @@ def out_of_step(stage):
 
 
 def test_of_whom_no_round_waits_for_an_update_waits_for_the_next_round(stage):
-    """Otherwise who is always ready while a round is written would be late for ever."""
+    """Otherwise a peer that is always ready while a round is written would be late for ever."""
     play, ann, bob = out_of_step(stage)
     assert bob.offer(b"of bob's", version=2)["type"] == "send"
     bob.send(b"of bob's")

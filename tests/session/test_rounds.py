@@ -522,7 +522,7 @@ def play(rounds, count, honest, new=()):
 
 @pytest.mark.parametrize("honest, others", [(1, 1), (4, 4), (5, 3)])
 def test_half_of_the_members_can_at_most_double_a_round(honest, others):
-    """Found by an attacker: who delivered at the deadline made each next round longer."""
+    """Found by an attacker: a peer that delivered at the deadline made each next round longer."""
     crew = [f"honest-{number}" for number in range(honest)]
     dawdlers = [f"dawdler-{number}" for number in range(others)]
     assert play(make_rounds(*crew), 20, crew) == [3.0] * 20

@@ -229,7 +229,7 @@ def test_what_looks_odd_is_tried_first_and_always():
 
 def play_rounds(trust, peers, odd=(), rounds=60):
     """One each two seconds, in which trying an update takes half a second. Returns how often each
-    peer was tried; who is odd raises the loss."""
+    peer was tried; those in `odd` raise the loss."""
     counts = dict.fromkeys(peers, 0)
     for number in range(1, rounds + 1):
         now = 2.0 * number

@@ -194,7 +194,7 @@ SABOTAGES: Dict[str, Sabotage] = {
         "`Rounds.leave` is missing: rounds wait for peers that are gone",
         ((Rounds, "leave", nothing),)),
     "uploads stay": Sabotage(
-        "`Uploads.leave` is missing: who is gone keeps its place in the queue",
+        "`Uploads.leave` is missing: a peer that is gone keeps its place in the queue",
         ((Uploads, "leave", nothing),)),
     "both connections": Sabotage(
         "a new connection of a process does not close the one before",

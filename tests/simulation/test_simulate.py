@@ -319,7 +319,7 @@ def test_in_lockstep_every_peer_makes_every_step_of_the_schedule():
 
 
 def test_in_virtual_time_a_peer_makes_as_many_steps_as_fit_into_the_rounds_seconds(monkeypatch):
-    """Half a second each; who is ten times slower makes fewer, as soon as that is known."""
+    """Half a second each; one that is ten times slower makes fewer, as soon as that is known."""
     updates, made = {0.5: [], 5.0: []}, PeerSession.made
 
     def note(session, base, version, progress, update):

@@ -32,7 +32,7 @@ import { arrange, clamp, legible, settle } from "./layout.js";
 export const FLIGHT = 700; // milliseconds a particle travels
 export const PULSE = 900; // that the coordinator and its contributors shine after a commit
 export const MARK = 1500; // that a node says its update was late or rejected
-export const FADE = 1000; // until who left is gone
+export const FADE = 1000; // until a peer that left is gone
 
 const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
@@ -84,7 +84,7 @@ export class Scene {
     this.nodes.push(node);
   }
 
-  /** Returns the node of who left.
+  /** Returns the node of the peer that left.
    * @param {string} id */
   remove(id) {
     const node = this.peers.get(id);
