@@ -79,7 +79,7 @@ class Simulated:
             "mode": "hive", "unit": "round", "run": "simulated", "hive": "simulated",
             "size": "2.7m", "sync": "diloco", "parameters": len(self.weights), "context": 128,
             "vocabulary": 65, "snapshots": None, "started": time.time(), "loss": 1.5,
-            "val_loss": 1.6, "best_val_loss": 1.6, "evaluated": 0, "undone": [], "finished": "",
+            "val_loss": 1.6, "best_val_loss": 1.6, "evaluated": 0, "undone": [], "set_aside": 0, "finished": "",
             "updates": {"counted": 0, "late": 0, "rejected": 0},
             "join": {"port": 8765, "locked": False, "colab": None, "browsers": False,
                      "network": {"layers": 6, "heads": 6, "width": 192}, "peer_sha256": ""},

@@ -42,6 +42,7 @@ class Contributed(Known):
     first_seen: float
     last_seen: float
     bytes: int
+    banned: bool
 
 
 class Ranked(Contributed):
@@ -185,6 +186,7 @@ class State(Fixed, Measured):
     best_val_loss: Optional[float]
     evaluated: int
     undone: List[Undone]
+    set_aside: int
     started: Optional[float]
     snapshots: Optional[List[int]]
     updates: Updates
