@@ -10,7 +10,7 @@ LAYERS = [  # the highest first; a name stands for all below it, unless that has
     {"hive.dashboard"},
     {"hive.coordinator", "hive.peer", "hive.simulate", "hive.simulation", "hive.books",
      "hive.cache", "hive.evaluator", "hive.key", "hive.machine", "hive.journal", "hive.orders",
-     "hive.text"},
+     "hive.reasons", "hive.text"},
     {"hive.session"},
     {"hive.learning", "hive.network"},
     {"hive"},
