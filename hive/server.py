@@ -116,7 +116,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--codec", choices=list(CODECS),
         help="format of the updates, both ways (default: what --sync brings)")
     add("--combine", choices=list(COMBINATIONS), default="mean", help="what a round makes of its "
-        "updates: their mean, or what bounds the effect of each at some cost (default: mean)")
+        "updates: mean; trimmed: of each value the mean without a quarter of the updates at either "
+        "end; clipped: centred clipping, each no further from the momentum than their median. "
+        "The last two bound what a few can do, keep all updates of a round in memory as they came, "
+        "and take seconds where many send large ones (default: mean)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
