@@ -5,6 +5,7 @@
     python server.py --host 0.0.0.0               for peers anywhere; makes a key
     python server.py --data my.txt --size 10m     another text, another network
     python server.py --ban NAME                   keep a peer out (also --pardon, --rollback N)
+    python server.py --why NAME                   why a peer was set aside, by the record
     python server.py --verify                     replay the record of the run and check it
 
 This file is the command line; `coordinator.py` is what it starts.
@@ -77,6 +78,7 @@ from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
 from hive.orders import Order, carry_out
+from hive.reasons import explanation
 from hive.session import protocol
 from hive.session.job import Job, Limits
 from hive.session.reception import HANDSHAKE_SECONDS, require_announceable
@@ -115,7 +117,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--codec", choices=list(CODECS),
         help="format of the updates, both ways (default: what --sync brings)")
     add("--combine", choices=list(COMBINATIONS), default="mean", help="what a round makes of its "
-        "updates: their mean, or what bounds the effect of each at some cost (default: mean)")
+        "updates: mean; trimmed: of each value the mean without a quarter of the updates at either "
+        "end; clipped: centred clipping, each no further from the momentum than their median. "
+        "The last two bound what a few can do, keep all updates of a round in memory as they came, "
+        "and take seconds where many send large ones (default: mean)")
     add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
         "learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
@@ -135,6 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--ban", metavar="NAME", help="peers of this name have to leave the run, and may not come "
         "back; also while its coordinator runs")
     add("--pardon", metavar="NAME", help="peers of this name are no longer set aside or banned")
+    add("--why", metavar="NAME", help="print what was found of the peers of this name, and why "
+        "they were set aside; also while the coordinator runs")
     add("--rollback", type=int, metavar="N", help="the run goes back to round N, in a new round")
     add("--output", metavar="FILE", help="where --at-round writes (default: round-N.pt)")
     return parser
@@ -413,6 +420,14 @@ def replay_journal(args: argparse.Namespace, journal: Journal, folder: Path) -> 
     return 0
 
 
+def explain(name: str, folder: Path) -> int:
+    """--why: read the journal, change nothing."""
+    with contextlib.closing(Journal(folder, read_only=True)) as journal:
+        for line in explanation(journal, name):
+            print(line)
+    return 0
+
+
 def start_over(journal: Journal, folder: Path) -> Journal:
     """Replace a journal without a single round by an empty one."""
     journal.close()
@@ -429,6 +444,8 @@ def run(args: argparse.Namespace) -> int:
     folder = runs_folder() / args.name
     if args.verify or args.at_round is not None:
         return replay(args, folder)
+    if args.why is not None:
+        return explain(args.why, folder)
     ordered = [Order(kind, getattr(args, kind)) for kind in ("ban", "pardon", "rollback")
                if getattr(args, kind) is not None]
     if ordered:

@@ -72,6 +72,7 @@ class HiveFacts:
             "loss": session.run.loss, "val_loss": evaluation.val_loss,
             "best_val_loss": evaluation.best, "evaluated": evaluation.evaluated,
             "undone": session.oversight.undone, "snapshots": None,
+            "set_aside": sum(bool(about["aside"]) for about in contributors),
             "updates": {"counted": sum(about["counted"] for about in contributors),
                         "late": sum(about["late"] for about in contributors),
                         "rejected": sum(about["rejected"] for about in contributors)},

@@ -34,8 +34,8 @@ def metrics(state: State) -> bytes:
     kinds = [peer["kind"] for peer in state["peers"]]
     add("gltch_peers_by_kind", "gauge", "Connected peers, by the kind of their device.",
         *(({"kind": name}, kinds.count(name)) for name in get_args(Kind)))
-    add("gltch_peers_set_aside", "gauge", "Connected peers whose updates do not count for now.",
-        ({}, sum(bool(peer["aside"]) for peer in state["peers"])))
+    add("gltch_peers_set_aside", "gauge", "Peers whose updates do not count, connected or not.",
+        ({}, state["set_aside"]))
     add("gltch_rollbacks_total", "counter", "Rounds that went back to an earlier version.",
         ({}, len(state["undone"])))
     add("process_start_time_seconds", "gauge", "When the process began, in unix seconds.",

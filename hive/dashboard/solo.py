@@ -190,7 +190,7 @@ class RunFacts:
             **self.fixed, "seq": self.events.seq, "now": time.time(), **self.measured(),
             "finished": self.finished, "started": self.began, "loss": self.loss,
             "val_loss": self.val_loss, "best_val_loss": self.best, "evaluated": self.evaluated,
-            "undone": [], "snapshots": self.steps_kept(),
+            "undone": [], "set_aside": 0, "snapshots": self.steps_kept(),
             "updates": {"counted": 0, "late": 0, "rejected": 0},
             "peers": [self.node()]}
 

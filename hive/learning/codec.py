@@ -102,6 +102,8 @@ def inverse(scale: Tensor) -> Tensor:
 class FP32:
     """Every value as it is."""
 
+    block, planes = 1, (4,)
+
     def size(self, count: int) -> int:
         return 4 * count
 
@@ -114,6 +116,8 @@ class FP32:
 
 class Q4:
     """Blocks of 128 values as whole numbers from -7 to 7, and the size of one as bf16."""
+
+    block, planes = BLOCK, (BLOCK // 2, 2)
 
     def size(self, count: int) -> int:
         return -(-count // BLOCK) * (BLOCK // 2 + 2)
@@ -140,6 +144,8 @@ class Q2:
     """Blocks of 128 values as one of four levels, small or large and minus or plus, whose sizes are
     best for normally distributed values; the block's root mean square as bf16."""
 
+    block, planes = BLOCK, (BLOCK // 4, 2)
+
     def size(self, count: int) -> int:
         return -(-count // BLOCK) * (BLOCK // 4 + 2)
 
@@ -165,6 +171,8 @@ class Top64:
 
     After SparseLoCo (arXiv 2508.15706, section 3), with two measured levels per sign.
     """
+
+    block, planes = CHUNK, (KEPT * 12 // 8, KEPT // 4, 4)
 
     def size(self, count: int) -> int:
         return -(-count // CHUNK) * (KEPT * 12 // 8 + KEPT // 4 + 4)
@@ -201,7 +209,13 @@ class Top64:
 
 
 class Codec(Protocol):
-    """One way to write a vector as bytes."""
+    """One way to write a vector as bytes: in blocks of values, of all blocks first some bytes, then
+    some others; `planes` says how many of each block."""
+
+    @property
+    def block(self) -> int: ...
+    @property
+    def planes(self) -> Tuple[int, ...]: ...
 
     def size(self, count: int) -> int:
         """Bytes of this many values."""
@@ -229,6 +243,17 @@ def decode(codec: str, content: bytes, count: int) -> Tensor:  # (count,) fp32
         raise GltchError(f"An update of {count:,} values in {codec} has {expected:,} bytes, not "
                          f"{len(content):,}.")
     return CODECS[codec].decode(content, count)
+
+
+def decode_part(codec: str, content: bytes, count: int, part: slice) -> Tensor:
+    """What `decode` gives there, without decoding the rest; parts begin where a chunk does."""
+    known = CODECS[codec]
+    blocks, first, last = (-(-end // known.block) for end in (count, part.start, part.stop))
+    found, begin = b"", 0
+    for size in known.planes:
+        found += content[begin + first * size: begin + last * size]
+        begin += blocks * size
+    return known.decode(found, part.stop - part.start)
 
 
 # --------------------------------------------------------------------------------------------------

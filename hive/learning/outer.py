@@ -9,13 +9,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections import OrderedDict, deque
-from typing import Deque, Iterable, List, NamedTuple, Sequence, Tuple
+from typing import Deque, Iterable, Iterator, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from gltch_2_7m import GltchError, require
-from hive.learning.codec import WHOLE, decode, digest, encode, from_bytes, replaced, to_bytes
+from hive.learning.codec import (
+    CHUNK,
+    WHOLE,
+    decode,
+    decode_part,
+    digest,
+    encode,
+    from_bytes,
+    replaced,
+    to_bytes,
+)
 from hive.learning.fragments import Fragments
 from hive.learning.robust import COMBINATIONS, Combination
 from hive.learning.rules import Seen, Sketch, Sketcher, look
@@ -27,7 +37,9 @@ FIRST_STEP = 0.02  # of the weights' length that a step may move, while no lengt
 # times what the first steps of the presets do
 REMEMBERED = 64  # weights of the latest updates, and lengths of each part's, for their medians
 ENOUGH = 3  # of them for a median
-KEPT_BYTES = 1 << 28  # of updates of the open round; what is beyond is counted and not kept
+KEPT_BYTES = 1 << 28  # of updates of the open round; what is beyond is counted and not kept, but
+# for combinations that need them all
+AT_ONCE = 1 << 24  # values of all updates that such a combination decodes at once, 64 MiB
 MOST_SKETCHES = 1024  # of peers whose latest update is remembered, to know it again
 
 
@@ -174,10 +186,17 @@ class Outer:
         """What the updates of the round say together, (n,), where that is not their mean."""
         counting = [one for one in self.brought if one.weight and one.content]
         values = self.fragments.values(self.version + 1)
-        updates = torch.stack([decode(one.codec, one.content, values) * one.share
-                               for one in counting])  # (K, n)
-        return combination(updates, torch.tensor([one.weight for one in counting]),
-                                self.momentum[self.part])
+        size = max(1, AT_ONCE // max(1, len(counting)) // CHUNK) * CHUNK
+
+        def pieces() -> Iterator[Tuple[slice, Tensor]]:
+            for begin in range(0, values, size):
+                part = slice(begin, min(begin + size, values))
+                yield part, torch.stack([
+                    decode_part(one.codec, one.content, values, part) * one.share
+                    for one in counting])  # (K, m)
+
+        return combination(pieces, torch.tensor([one.weight for one in counting]),
+                           self.momentum[self.part])
 
     def step(self) -> Committed:
         """The next weights, by SGD with Nesterov momentum over the weighted mean (DiLoCo, arXiv

@@ -41,9 +41,11 @@ export class Contributors {
     filled.style.width = `${100 * one.share}%`;
     const seen = one.connected ? "connected now" : `last seen ${moment(one.last_seen)}`;
     const refused = one.late + one.rejected ? `, ${one.late} late, ${one.rejected} rejected` : "";
+    const aside = one.banned ? "banned" : one.aside && `set aside: ${one.aside}`;
     return make("li", { className: one.connected ? "connected" : "" },
       make("span", { className: "name" }, one.name),
       make("span", { className: "share" }, percent(one.share)),
+      ...aside ? [make("div", { className: "aside" }, aside)] : [],
       make("div", { className: "bar" }, filled),
       make("div", { className: "note" }, `${metric(one.tokens)} characters in `
         + `${count(one.counted)} updates${refused}; ${seen}`));

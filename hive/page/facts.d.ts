@@ -119,6 +119,7 @@ export interface Run extends Measured {
   best_val_loss: Maybe;
   evaluated: number;
   undone: Undone[];
+  set_aside: number;
   started: Maybe;
   snapshots: number[] | null;
   join: Join | null;
@@ -157,6 +158,7 @@ export interface Contributor {
   reason: string;
   score: number;
   aside: string;
+  banned: boolean;
   bytes: number;
 }
 

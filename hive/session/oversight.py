@@ -51,6 +51,7 @@ class Oversight:
             about = self.standing.contributors.get(peer)
             if about:
                 about["score"], about["aside"] = round(known.score, 3), known.aside
+                about["banned"] = known.banned
         for one in self.trust.judgements[self.told:]:
             about = self.standing.contributors.get(one.peer)
             if about and one.kind not in ("seen", "probed"):

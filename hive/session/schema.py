@@ -43,6 +43,7 @@ class Contributed(Known):
     first_seen: float
     last_seen: float
     bytes: int
+    banned: bool
 
 
 class Ranked(Contributed):
@@ -186,6 +187,7 @@ class State(Fixed, Measured):
     best_val_loss: Optional[float]
     evaluated: int
     undone: List[Undone]
+    set_aside: int
     started: Optional[float]
     snapshots: Optional[List[int]]
     updates: Updates

@@ -56,7 +56,7 @@ class Standing:
             "kind": row["kind"], "first_seen": row["first_seen"],
             "last_seen": row["last_seen"], "tokens": row["tokens"], "counted": row["rounds"],
             "late": row["late"], "rejected": row["rejected"], "bytes": row["bytes"],
-            "reason": reasons.get(row["peer"], ""), "score": 1.0, "aside": ""}
+            "reason": reasons.get(row["peer"], ""), "score": 1.0, "aside": "", "banned": False}
             for row in contributors}
         self.tokens = sum(row["tokens"] for row in history)
         self.started: Optional[float] = history[0]["opened"] if history else None
@@ -69,7 +69,7 @@ class Standing:
         about = self.contributors.setdefault(peer, {
             "peer": peer, "name": name, "device": device, "kind": kind, "first_seen": now,
             "last_seen": now, "tokens": 0, "counted": 0, "late": 0, "rejected": 0, "bytes": 0,
-            "reason": "", "score": 1.0, "aside": ""})
+            "reason": "", "score": 1.0, "aside": "", "banned": False})
         about.update({"name": name, "device": device, "kind": kind, "last_seen": now})
 
     def refuse(self, peer: str, verdict: str, reason: str, now: float) -> None:

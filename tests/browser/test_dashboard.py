@@ -16,6 +16,8 @@ from hive_processes import LIMIT, Place, Program, free_ports
 from hive_processes import until as poll
 
 from gltch_2_7m import load
+from hive import server
+from hive.learning.codec import encode
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 FOR_EVER = ("--steps", 10**9)
@@ -257,6 +259,38 @@ def test_a_rejected_update_is_told_at_once_with_its_reason(here, visit):
     assert "gltch_updates_total{verdict=\"rejected\"} 1" in hive.ask("/metrics")[2].decode()
     visitor.page.locator("#contributors .name", has_text="broken").wait_for()
     assert hive.state()["version"] == 0  # no round was ever committed
+
+
+def test_who_is_set_aside_or_banned_is_shown_as_that_also_when_it_is_gone(
+        here, visit, monkeypatch):
+    hive = here.coordinator(*FOR_EVER, "--min-peers", 4)
+    clients = [here.client(hive, name).enter() for name in ("liar", "ann", "bob", "cy")]
+    liar, *_, cy = clients
+    for _ in range(3):
+        for client in clients:
+            client.ready()
+        for client in clients:
+            client.hear("train")
+        learned = torch.randn(liar.parameters)
+        for client in clients:
+            update = learned + torch.randn(liar.parameters)
+            client.deliver(encode("q4", 1e-4 * (-update if client is liar else update)))
+        for client in clients:
+            client.hold(client.hear("commit"))
+        assert liar.hear("verdict")["verdict"] == "rejected"  # when it was seen beside the others
+    monkeypatch.chdir(here.folder)
+    assert server.main(["--ban", "cy"]) == 0
+    assert "banned" in cy.hear("refused")["reason"]
+    liar.vanish()
+    visitor = visit(hive.page, viewport={"width": 360, "height": 800})
+    visitor.until("page.state.peers.size === 2")
+    known = visitor.page.locator("#contributors li")
+    reason = "set aside: an update points the other way than those of the others"
+    known.filter(has_text="liar").locator(".aside", has_text=reason).wait_for()
+    assert known.filter(has_text="cy").locator(".aside").inner_text() == "banned"
+    assert known.locator(".aside").count() == 2
+    assert visitor.ask("document.documentElement.scrollWidth") == 360
+    assert "gltch_peers_set_aside 2" in hive.ask("/metrics")[2].decode()
 
 
 def test_with_nobody_there_nothing_looks_alive(here, visit):

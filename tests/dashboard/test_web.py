@@ -36,7 +36,7 @@ STATE = {
     "step": 40, "tokens": 8192, "seconds": 12.5, "bytes_up": 1000, "bytes_down": 2000,
     "loss": 2.5, "val_loss": None, "speed": 655.36, "flops": 1.5e9, "finished": "",
     "updates": {"counted": 7, "late": 2, "rejected": 1},
-    "undone": [{"round": 2, "to": 1}],
+    "undone": [{"round": 2, "to": 1}], "set_aside": 3,
     "peers": [{"peer": "p1", "kind": "cuda", "state": "training", "aside": ""},
               {"peer": "p2", "kind": "tab", "state": "training",
                "aside": "its updates bring little"},
@@ -884,7 +884,7 @@ def test_the_metrics_are_the_state_in_the_words_of_prometheus(port):
         "gltch_received_bytes_total": 1000, "gltch_sent_bytes_total": 2000,
         "gltch_train_loss_nats": 2.5, "gltch_characters_per_second": 655.36,
         "gltch_flops": 1.5e9, "gltch_training_seconds_total": 12.5, "gltch_finished": 0,
-        "gltch_peers_set_aside": 1, "gltch_rollbacks_total": 1}
+        "gltch_peers_set_aside": 3, "gltch_rollbacks_total": 1}
     labelled = {key: value for key, value in values.items() if key[1]}
     info = (("mode", "hive"), ("run", "first light"), ("size", "2.7m"))
     states = {"joining": 0, "waiting": 0, "ready": 0, "training": 2, "uploading": 1,

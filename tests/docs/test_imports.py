@@ -10,7 +10,7 @@ LAYERS = [  # the highest first; a name stands for all below it, unless that has
     {"hive.server"},
     {"hive.dashboard"},
     {"hive.coordinator", "hive.peer", "hive.simulate", "hive.simulation"},
-    {"hive.books", "hive.evaluator", "hive.machine"},
+    {"hive.books", "hive.evaluator", "hive.machine", "hive.reasons"},
     {"hive.journal", "hive.orders", "hive.cache", "hive.key", "hive.text"},
     {"hive.session"},
     {"hive.learning", "hive.network"},

@@ -237,6 +237,8 @@ def test_its_owner_bans_a_peer_from_a_running_hive_and_pardons_it(here, monkeypa
     hive.left("liar")
     assert "banned" in here.client(hive, "liar", token=liar.token).hear("refused")["reason"]
     make_rounds(honest, hive, 1)
+    assert server.main(["--why", "liar"]) == 0
+    assert "banned: the owner of this hive has banned it" in capsys.readouterr().out
     assert server.main(["--pardon", "liar"]) == 0
     again = here.client(hive, "liar", token=liar.token).enter()
     assert again.identity == liar.identity

@@ -17,6 +17,7 @@ from hive.learning.codec import (
     LOW,
     ErrorFeedback,
     decode,
+    decode_part,
     digest,
     encode,
     flatten,
@@ -191,6 +192,16 @@ def test_an_update_of_another_length_is_refused_with_both_lengths(codec, change)
 def test_an_update_for_another_network_is_refused(codec):
     with pytest.raises(GltchError):
         decode(codec, encode(codec, normal(5000)), 9000)
+
+
+@every_codec
+@pytest.mark.parametrize("count", [1, CHUNK, 3 * CHUNK + 130])
+def test_a_part_is_decoded_as_in_the_whole(codec, count):
+    content = encode(codec, torch.randn(count))
+    whole = decode(codec, content, count)
+    for begin in range(0, count, 2 * CHUNK):
+        part = slice(begin, min(begin + 2 * CHUNK, count))
+        assert torch.equal(decode_part(codec, content, count, part), whole[part])
 
 
 @pytest.mark.parametrize("codec", ["", "q3", "Q4", "fp32 ", "__class__"])

@@ -225,7 +225,8 @@ def test_those_with_most_characters_come_first_and_the_list_has_an_end():
     assert standing.ranking(1)[0] == {
         "peer": "p1499", "name": "n1499", "device": "CPU", "kind": "cpu", "first_seen": BEGAN,
         "last_seen": BEGAN, "tokens": 1499, "counted": 1, "late": 2, "rejected": 3, "bytes": 4,
-        "reason": "", "score": 1.0, "aside": "", "share": 1499 / sum(range(1500))}
+        "reason": "", "score": 1.0, "aside": "", "banned": False,
+        "share": 1499 / sum(range(1500))}
     assert {about["peer"]: about["reason"] for about in standing.ranking(1500)}["p7"] == "too late"
 
 
