@@ -2,11 +2,13 @@
 import base64
 import hashlib
 import hmac
+import json
+import subprocess
 from dataclasses import asdict, replace
 
 import pytest
 import torch
-from in_node import base64_of
+from in_node import SCRIPTS, base64_of
 
 from gltch_2_7m import GLTCH, Config, Corpus, Runtime, TrainConfig, Vocabulary, Windows, lr_factor
 from hive.learning.codec import decode, flatten, from_bytes, to_bytes, unflatten
@@ -17,6 +19,31 @@ SMALL = Config(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, dro
 SHAPES = [  # contexts that fill no vector, rows that fill no tile, more queries than a block has
     SMALL, replace(SMALL, block_size=13, n_embd=48, n_head=3), replace(SMALL, block_size=70),
     replace(SMALL, vocab_size=65, block_size=5, n_layer=1, n_head=16, n_embd=32)]
+
+
+RELAXED = "--experimental-wasm-relaxed-simd"  # newer ones have it without
+FUSED = """
+const file = require("fs").readFileSync(process.argv[1] + "/../../../hive/page/peer/kernels.wasm");
+const [fused] = WebAssembly.Module.customSections(new WebAssembly.Module(file), "fused");
+console.log(WebAssembly.validate(fused));
+"""
+
+
+@pytest.fixture(scope="module", params=["as it is", "relaxed SIMD"])
+def ask(node, request):
+    """The two programs in kernels.wasm; where node has relaxed SIMD, both times the fused one."""
+    options = [] if request.param == "as it is" else [RELAXED]
+    if options:
+        probe = subprocess.run([node, *options, "-e", FUSED, str(SCRIPTS)], stdout=subprocess.PIPE)
+        if probe.stdout.strip() != b"true":
+            pytest.skip("This node has no option for relaxed SIMD.")
+
+    def ask(subject, questions):
+        answer = subprocess.run([node, *options, str(SCRIPTS / "golden.js"), subject], check=True,
+                                input=json.dumps(questions).encode(), stdout=subprocess.PIPE)
+        return json.loads(answer.stdout)
+
+    return ask
 
 
 def a_network(config, seed=3):

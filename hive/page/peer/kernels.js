@@ -1,5 +1,6 @@
 // The program that computes: kernels.wasm, compiled from kernels/*.c. It is fetched once; each
-// network, and the hash, has a copy of its own with its own memory.
+// network, and the hash, has a copy of its own with its own memory. A section of the file is the
+// same program for browsers with relaxed SIMD, in which it is faster.
 
 /** What the C files export, by the names there. Places are bytes from the memory's beginning.
  * @typedef {object} Kernels
@@ -29,7 +30,9 @@ let program;
 /** Before anything else here is used.
  * @param {BufferSource} content of kernels.wasm */
 export async function load(content) {
-  program = await WebAssembly.compile(content);
+  const plain = await WebAssembly.compile(content);
+  const [fused] = WebAssembly.Module.customSections(plain, "fused");
+  program = fused && WebAssembly.validate(fused) ? await WebAssembly.compile(fused) : plain;
 }
 
 /** A new copy.
