@@ -1543,21 +1543,24 @@ def save_checkpoint(path: Path, state: Dict[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save({"format": FORMAT, **state}, file))
 
 
-def find_checkpoint(name: Optional[str], choices: Sequence[str]) -> Path:
+def find_checkpoint(name: Optional[str], choices: Sequence[str], runs: Path = Path("runs")
+                    ) -> Path:
     """The checkpoint meant by a file, a run's folder or name, or nothing (the newest run)."""
     if not name:
-        found = [path for choice in choices for path in Path("runs").glob(f"*/{choice}")]
+        found = [path for choice in choices for path in runs.glob(f"*/{choice}")]
         require(bool(found), "There is no run under runs/ yet: start one with the "
                              "command train, or name a checkpoint.")
         newest = max(found, key=lambda path: path.stat().st_mtime).parent
         return next(newest / choice for choice in choices if (newest / choice).exists())
-    path = Path(name) if Path(name).exists() else Path("runs", name)
-    if path.is_dir():
-        inside = [path / choice for choice in choices if (path / choice).exists()]
-        require(bool(inside), f"The folder {name!r} holds no {' or '.join(choices)}.")
-        return inside[0]
-    require(path.exists(), f"There is no checkpoint {name!r}.")
-    return path
+    if Path(name).is_file():
+        return Path(name)
+    for folder in Path(name), runs / name:  # a clone has a folder hive/, and perhaps runs/hive
+        inside = [folder / choice for choice in choices if (folder / choice).exists()]
+        if inside:
+            return inside[0]
+    require(Path(name).exists(), f"There is no checkpoint {name!r}: name a file, or a run's folder "
+                                 "under runs/.")
+    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}.")
 
 # %% [markdown]
 # **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.
@@ -1769,9 +1772,9 @@ class Origin(NamedTuple):
 # **packed.** Weights as the content of a safetensors file.
 
 # %%
-def open_origin(name: Optional[str] = None) -> Origin:
+def open_origin(name: Optional[str] = None, runs: Path = Path("runs")) -> Origin:
     """The network that a run, its folder or a checkpoint holds (default: the newest run)."""
-    path = find_checkpoint(name, ("best.pt", "last.pt"))
+    path = find_checkpoint(name, ("best.pt", "last.pt"), runs)
     state, config, vocabulary = look_into(path)
     with intact(path):
         model = GLTCH(config)
@@ -2520,7 +2523,8 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
             ) -> Tuple[FastTrainer, Run]:
     """Check everything and say what will be trained, before anything is written."""
     require(saved is not None or not (folder / "last.pt").exists(), f"There already is a run in "
-            f"{folder}: continue it with --resume {folder}, or choose another --name.")
+            f"{folder}: choose another --name, or, if it is not complete, go on with --resume "
+            f"{folder}.")
     runtime = start_runtime(recipe)
     before = saved or origin and origin.state
     corpus = corpus or load_corpus(text_of(before) if before else ())

@@ -11,7 +11,7 @@ def start(program: str, *words: str) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", f"hive.{program}", *words])
 
 with contextlib.suppress(KeyboardInterrupt), \
-        start("server", "--port", port, "--min-peers", "2", *options) as server, \
+        start("server", "--port", port, "--min-peers", "2", "--name", "two", *options) as server, \
         start("peer", "--server", f"ws://localhost:{port}", "--name", "one") as one, \
         start("peer", "--server", f"ws://localhost:{port}", "--name", "two") as two:
     if server.wait():  # it said what is wrong

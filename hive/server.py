@@ -457,6 +457,9 @@ def run(args: argparse.Namespace) -> int:
     require_free(args.host, "--port", args.port)
     require_free(args.host, "--dashboard-port", args.dashboard_port)
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # peers may train on this machine
+    alone = (folder / "last.pt").exists() and not (folder / "journal.db").exists()
+    require(not alone, f"{folder} is a run of one machine, which a hive would write over: choose "
+            f"another --name (from that network with --from {folder}).")
     journal = Journal(folder)
     if journal.run is not None and journal.last == 0:  # it never got to a first round
         journal = start_over(journal, folder)
@@ -467,7 +470,7 @@ def run(args: argparse.Namespace) -> int:
                                   pace=pace, least=args.min_peers, combination=args.combine)
         session, done = coordinator.session, coordinator.session.run
         require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
-                f"Start another with --name (from this network with --from {args.name}), or let it "
+                f"Start another with --name (from this network with --from {folder}), or let it "
                 f"write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
     finally:

@@ -20,6 +20,9 @@ from typing import List, Optional, Union
 if __package__ in (None, ""):  # started as a script: the package is one folder up
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     import hive  # noqa: F401  (quiets what PyTorch says while it is imported)
+if __name__ == "__main__":
+    from hive import require_pytorch
+    require_pytorch("simulate.py")
 
 from gltch_2_7m import GltchError, Parser, TrainConfig, require
 from hive.simulation import trials

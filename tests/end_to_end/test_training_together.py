@@ -414,6 +414,15 @@ def test_a_name_is_one_folder(name, capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_hive_does_not_write_over_a_run_of_one_machine(capsys, place):
+    (place / "runs" / "mine").mkdir(parents=True)
+    (place / "runs" / "mine" / "last.pt").write_bytes(b"a network")
+    port, page = free_ports(2)
+    assert server.main(["--name", "mine", "--port", str(port), "--dashboard-port", str(page)]) == 2
+    assert "a hive would write over" in capsys.readouterr().err
+    assert [path.name for path in (place / "runs" / "mine").iterdir()] == ["last.pt"]
+
+
 FIRST_WORDS = [
     ("nonsense", "is not JSON"),
     (b"nonsense", "A control message was expected"),

@@ -110,7 +110,7 @@ def test_another_origin_is_refused_when_a_run_goes_on(hive, finished, text_file,
 
 @pytest.mark.parametrize("options, words", [
     (("--from", "finished", "--size", "1m"), "leave out --size"),
-    (("--from", "gone"), "no checkpoint 'runs.gone'"),
+    (("--from", "gone"), "no checkpoint 'gone'"),
 ])
 def test_what_does_not_go_together_is_a_sentence(hive, finished, options, words):
     with pytest.raises(GltchError, match=words):

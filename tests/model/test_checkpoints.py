@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import signal
 import sys
 from dataclasses import replace
@@ -484,6 +485,14 @@ def test_missing_files_are_named(tmp_path):
                         ("empty", "holds no best.pt or last.pt"), ("", "start one with")):
         with pytest.raises(GltchError, match=words):
             load(name)
+
+
+def test_a_folder_of_the_same_name_does_not_hide_a_run(checkpoint):
+    """A clone has a folder hive/, and its hive's run is in runs/hive."""
+    Path("runs", "hive").mkdir(parents=True)
+    shutil.copy(str(checkpoint), str(Path("runs", "hive", "last.pt")))
+    Path("hive").mkdir()
+    assert gltch.find_checkpoint("hive", ("best.pt", "last.pt")) == Path("runs", "hive", "last.pt")
 
 
 # --- safetensors ----------------------------------------------------------------------------------
