@@ -612,29 +612,31 @@ class Journal:
         """The weights of any version, equal to the last bit: the nearest intact snapshot, and the
         updates since. Raises GltchError for an unknown version or a broken record."""
         expected = self.at(number)[0]
-        start, weights = self._nearest_snapshot(number)
-        for following in range(start + 1, number + 1):
-            weights = self._applied(weights, *self.update(following), following, apply)
+        start, weights, rounds = self._way_to(number)
+        for following in rounds:
+            weights = apply(weights, *self.update(following), following)
         require(sha256(weights) == expected,
                 f"{self.path} is damaged: rounds {start + 1} to {number} do not lead to the "
                 f"weights of version {number}.")
         return weights
 
-    def _applied(self, weights: bytes, codec: str, update: bytes, number: int,
-                 apply: Apply) -> bytes:
-        """The weights after a round."""
-        if codec == UNDO:
-            target = self._target(number, update)
-            return weights if target == number - 1 else self.weights_at(target, apply)
-        return apply(weights, codec, update, number)
-
-    def _nearest_snapshot(self, number: int) -> Tuple[int, bytes]:
-        for earlier in sorted(self._present(WEIGHTS), reverse=True):
-            weights = self._intact_snapshot(earlier) if earlier <= number else None
+    def _way_to(self, number: int) -> Tuple[int, bytes, List[int]]:
+        """An earlier version with an intact snapshot, its weights, and the rounds that lead from
+        it to this version: what was undone in between is left out."""
+        version, present = number, set(self._present(WEIGHTS))
+        rounds: List[int] = []
+        while True:
+            weights = self._intact_snapshot(version) if version in present else None
             if weights is not None:
-                return earlier, weights
-        raise GltchError(f"{self.snapshots} holds no intact snapshot of version {number} or of an "
-                         "earlier one: restore the folder from a copy.")
+                return version, weights, rounds[::-1]
+            require(version > 0, f"{self.snapshots} holds no intact snapshot of version {number} "
+                                 "or of an earlier one: restore the folder from a copy.")
+            codec, update = self.update(version)
+            if codec == UNDO:
+                version = self._target(version, update)
+            else:
+                rounds.append(version)
+                version -= 1
 
     def verify(self, apply: Apply) -> Iterator[int]:
         """Compute the whole run again, from version 0, and compare it with the record.
@@ -650,7 +652,9 @@ class Journal:
                 link, record, update = self._verify_link(number, link)
                 require(record["base"] == sha256(weights), "it began with other weights.")
             try:
-                weights = self._applied(weights, record["codec"], update, number, apply)
+                weights = (apply(weights, record["codec"], update, number)
+                           if record["codec"] != UNDO
+                           else self.weights_at(self._target(number, update), apply))
             except GltchError as error:
                 raise GltchError(f"Round {number} is broken: {error}") from error
             require(record["result"] == sha256(weights),

@@ -585,6 +585,19 @@ def test_replay_begins_at_the_nearest_intact_snapshot(journal):
         assert len(counter.calls) == replayed
 
 
+def test_what_was_undone_is_not_computed_on_the_way_to_a_version(journal):
+    commit_rounds(journal, 4)
+    journal.commit(undoing(journal, 3))
+    journal.commit(undoing(journal, 4))  # of which round 5 took back the round
+    for target in (5, 6, 2):
+        journal.commit(undoing(journal, target))
+    counter = counted(add)
+    assert journal.weights_at(9, counter.apply) == weights_by_hand(2)
+    assert [number for _, _, _, number in counter.calls] == [1, 2]
+    assert journal.weights_at(8, counter.apply) == weights_by_hand(4)
+    assert list(journal.verify(add)) == list(range(10))
+
+
 def test_without_any_intact_snapshot_there_is_one_sentence(journal):
     commit_rounds(journal, 2)
     (journal.snapshots / "00000000.bin").unlink()
