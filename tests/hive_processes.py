@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 
+import forks
 import pytest
 import torch
 from builders import make_token
@@ -56,6 +57,16 @@ def free_ports(count):
         return [listener.getsockname()[1] for listener in listeners]
 
 
+def begin(command, folder, environment, output, nice):
+    """Start a Python program; its words go into a pipe if there is no file for them."""
+    if forks.POSSIBLE and command[0].endswith(".py"):
+        return forks.Fork(command, folder, environment, output, nice)
+    last = ["nice", "-n", str(nice)] if nice and os.name == "posix" else []
+    return subprocess.Popen(
+        [*last, sys.executable, *command], cwd=folder, stdin=subprocess.DEVNULL,
+        stdout=output or subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+
+
 class Program:
     """A process whose words are heard. Its cache is its own: it stands for a machine. With a `log`
     it writes them into this file, on a disk that the test may fill. One that `yields` gets what
@@ -67,14 +78,11 @@ class Program:
         self.words, self.silent, self.heard = b"", False, threading.Condition()
         settings = {**os.environ, **ENVIRONMENT, "HIVE_KEY": None, **(environment or {}),
                     "XDG_CACHE_HOME": str(folder / "machines" / (machine or name))}
-        output = open(log, "ab") if log else subprocess.PIPE
-        last = ["nice", "-n", "19"] if yields and os.name == "posix" else []
-        self.process = subprocess.Popen(
-            [*last, sys.executable, *map(str, command)], cwd=str(folder), stdin=subprocess.DEVNULL,
-            stdout=output, stderr=subprocess.STDOUT,
-            env={k: v for k, v in settings.items() if v is not None})
-        if log:
-            output.close()
+        given = {name: value for name, value in settings.items() if value is not None}
+        with contextlib.ExitStack() as files:
+            output = files.enter_context(open(log, "ab")) if log else None
+            self.process = begin([str(word) for word in command], str(folder), given, output,
+                                 19 if yields else 0)
         self.listener = threading.Thread(target=self.listen, daemon=True, args=[
             self.written(log) if log else self.spoken()])
         self.listener.start()

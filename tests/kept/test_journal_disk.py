@@ -2,6 +2,7 @@
 import argparse
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,20 +181,28 @@ import os, sys
 sys.path[:0] = [{root!r}, {root!r} + "/tests", {tests!r}]
 from pathlib import Path
 from test_journal import *
-journal = Journal(Path("killed"))
+journal = Journal(Path({folder!r}))
 journal.start(RUN, WEIGHTS)
 commit_rounds(journal, 5)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-@pytest.fixture
-def killed(processes, place):
+@pytest.fixture(scope="module")
+def left_behind(processes, tmp_path_factory):
     """The folder of a coordinator that was killed: its rounds are in the write-ahead log."""
-    script = KILLED.format(root=str(ROOT), tests=str(Path(__file__).parent))
+    folder = tmp_path_factory.mktemp("left") / "killed"
+    script = KILLED.format(root=str(ROOT), tests=str(Path(__file__).parent), folder=str(folder))
     done = subprocess.run([sys.executable, "-c", script], timeout=240)
     assert done.returncode == -signal.SIGKILL
-    assert (place / "killed" / "journal.db-wal").stat().st_size > 50_000
+    assert (folder / "journal.db-wal").stat().st_size > 50_000
+    return folder
+
+
+@pytest.fixture
+def killed(left_behind, place):
+    """A copy of it, to be changed."""
+    shutil.copytree(str(left_behind), str(place / "killed"))
     return place / "killed"
 
 
