@@ -966,6 +966,52 @@ def test_a_page_that_is_reloaded_in_mid_upload_sends_the_rest_of_the_same_update
     assert hive.contributions(1) == [("tab", "counted", 256, "")]
 
 
+KEPT = """(damage) => new Promise((resolve) => {
+    indexedDB.open("gltch-hive").onsuccess = ({ target: { result: database } }) => {
+        const store = database.transaction("chunks", "readwrite").objectStore("chunks");
+        store.getAll().onsuccess = ({ target: { result: chunks } }) => {
+            if (damage) {
+                chunks[0].content[0] ^= 1;
+                store.put(chunks[0]);
+            }
+            store.transaction.oncomplete = () => {
+                database.close();
+                resolve(chunks.reduce((sum, { content }) => sum + content.length, 0));
+            };
+        };
+    };
+})"""
+
+
+@pytest.mark.parametrize("damage", [False, True], ids=["as it was", "damaged"])
+def test_a_page_that_is_reloaded_in_mid_download_fetches_the_rest(here, chromium, damage):
+    hive = here.coordinator("--rounds", 1)
+    size = 4 * hive.state()["parameters"]
+    stops = (PROGRAM.parent / "hive/page/peer/peer.js").read_text(encoding="utf-8").replace(
+        "this.bytes.down += mail.chunk.length;",
+        f"if (this.bytes.down > {size // 2}) return []; this.bytes.down += mail.chunk.length;")
+    visitor = Visitor(chromium, hive.page).open()  # in the end its coordinator is gone
+    with contextlib.closing(visitor):
+        visitor.context.route("**/peer.js", lambda route: route.fulfill(
+            body=stops, content_type="text/javascript"))
+        join(visitor, "tab")
+        visitor.until(f"page.tab.trainer.figures?.down > {size // 2}")
+        poll(lambda: visitor.ask(KEPT, False) > size / 2, "too little is kept of the weights")
+        peer = hive.member("tab")["peer"]
+        kept = visitor.ask(KEPT, damage)
+        visitor.context.unroute("**/peer.js")
+        visitor.page.reload()
+        hive.left("tab")
+        visitor.page.get_by_role("button", name="Train in this tab").click()
+        visitor.page.locator("#tab", has_text="The run is over: all 1 rounds are done").wait_for()
+        assert visitor.ask("page.tab.trainer.figures.peer") == peer
+        down = visitor.ask("page.tab.trainer.figures.down")
+        assert (size < down if damage else down < size) and kept < size
+        assert visitor.ask(KEPT, False) == 0
+    assert hive.end() == 0
+    assert hive.contributions(1) == [("tab", "counted", 256, "")]
+
+
 def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visit):
     one = visit(trained.page)
     other = visit(trained.page, beside=one)
