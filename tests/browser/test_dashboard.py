@@ -1030,6 +1030,48 @@ def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visi
         assert trained.joined(name)["peer"] == peer
 
 
+def test_a_tab_that_is_closed_in_mid_round_loses_only_its_steps_of_that_round(here, chromium):
+    hive = here.coordinator(*FOR_EVER, "--inner-steps", 40)
+    visitor = Visitor(chromium, hive.page).open()
+    with contextlib.closing(visitor):
+        join(visitor, "tab")
+        hive.until(lambda: (hive.member("tab") or {"counted": 0})["counted"], "no update counted")
+        peer, counted = hive.member("tab")["peer"], hive.member("tab")["counted"]
+        step = hive.state()["step"]
+        visitor.until(f"page.tab.trainer.figures.step > {step + 5}")
+        visitor.page.close()
+        hive.left("tab")
+        again = Visitor(chromium, hive.page, beside=visitor).open()
+        join(again, "tab")
+        assert hive.joined("tab")["peer"] == peer
+        hive.until(lambda: hive.member("tab")["counted"] > counted, "it does not go on")
+        made = [hive.contributions(1 + number) for number in range(hive.state()["version"])]
+        assert made == [[("tab", "counted", 40 * 256, "")]] * len(made)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes cannot be stopped there")
+def test_a_tab_that_slept_while_rounds_went_by_goes_on(trained, visit, chromium):
+    visitor = visit(trained.page)
+    join(visitor, "sleeper")
+    counts(trained, "sleeper")
+    peer = trained.member("sleeper")["peer"]
+    browser = chromium.new_browser_cdp_session()
+    asleep = [one["id"] for one in browser.send("SystemInfo.getProcessInfo")["processInfo"]
+              if one["type"] == "renderer"]
+    try:
+        for process in asleep:
+            os.kill(process, signal.SIGSTOP)
+        before = trained.member("sleeper")["counted"]
+        trained.reaches(trained.state()["version"] + 3)
+        assert trained.member("sleeper")["counted"] <= before + 1
+    finally:
+        for process in asleep:
+            os.kill(process, signal.SIGCONT)
+    trained.until(lambda: (trained.member("sleeper") or {"counted": 0})["counted"] > before + 2,
+                  "it does not go on")
+    assert trained.member("sleeper")["peer"] == peer
+
+
 def test_a_tab_comes_back_to_a_coordinator_that_was_killed(here, chromium):
     ports = free_ports(2)
     options = ("--port", ports[0], "--dashboard-port", ports[1], *FOR_EVER)

@@ -28,10 +28,9 @@ function left() {
     encode("q4", new Float32Array(COUNT).fill(0.25)), 4, part, work);
 }
 
-/** A new page joins; returns what its session says and asks for once the network is built. */
-function joined({ job = JOB, partial = null, ...welcome } = {}) {
-  const update = left(), described = jobFrom(JOB).described;
-  const recall = () => ({ token: TOKEN, name: "tab", job: described,
+/** A new page is welcome; returns the ticket with which its session asks for the text. */
+function welcomed({ update = left(), job = JOB, partial = null, ...welcome } = {}) {
+  const recall = () => ({ token: TOKEN, name: "tab", job: jobFrom(JOB).described,
     updates: [structuredClone(update.kept)], partial });
   const session = new PeerSession({ name: "tab", token: () => "a".repeat(64), recall });
   session.connected(NOW);
@@ -40,6 +39,12 @@ function joined({ job = JOB, partial = null, ...welcome } = {}) {
   const [{ ticket }] = session.heard({ type: "welcome", peer: "p", name: "tab", token: null,
     proof: proof("", "coordinator", "b".repeat(64), "a".repeat(64)), counted: [], job,
     ...welcome }, NOW).filter(({ type }) => type === "do");
+  return { session, ticket };
+}
+
+/** It joins; returns what its session says and asks for once the network is built. */
+function joined(settings) {
+  const update = left(), { session, ticket } = welcomed({ update, ...settings });
   const built = session.done(ticket, new Uint8Array(10), NOW).at(-1);
   const effects = session.done(built.ticket, COUNT, NOW);
   return { session, update, told: effects.filter(({ type }) => type === "tell").map(
@@ -111,6 +116,13 @@ test("weights of which an earlier page had got half go on from there", () => {
   const [{ what, values: [content] }] = come(session, HALF);
   assert.equal(what, "whole");
   assert.deepEqual(content, WEIGHTS);
+});
+
+test("so does a text", () => {
+  const { session, ticket } = welcomed({ partial: Receiver.from(JOB.text, JOB.text_bytes,
+    [new Uint8Array(4), new Uint8Array(3)]) });
+  const [{ message }] = session.done(ticket, null, NOW);
+  assert.deepEqual(message, { type: "fetch", blob: JOB.text, offset: 7 });
 });
 
 test("what an earlier page had got of others is dropped", () => {
