@@ -983,8 +983,9 @@ KEPT = """(damage) => new Promise((resolve) => {
 })"""
 
 
-@pytest.mark.parametrize("damage", [False, True], ids=["as it was", "damaged"])
-def test_a_page_that_is_reloaded_in_mid_download_fetches_the_rest(here, chromium, damage):
+@pytest.mark.parametrize("damage, name", [(False, "tab"), (False, "another"), (True, "tab")])
+def test_a_page_that_is_reloaded_in_mid_download_fetches_the_rest(
+        here, chromium, damage, name):
     hive = here.coordinator("--rounds", 1)
     size = 4 * hive.state()["parameters"]
     stops = (PROGRAM.parent / "hive/page/peer/peer.js").read_text(encoding="utf-8").replace(
@@ -1002,14 +1003,14 @@ def test_a_page_that_is_reloaded_in_mid_download_fetches_the_rest(here, chromium
         visitor.context.unroute("**/peer.js")
         visitor.page.reload()
         hive.left("tab")
-        visitor.page.get_by_role("button", name="Train in this tab").click()
+        join(visitor, name)
         visitor.page.locator("#tab", has_text="The run is over: all 1 rounds are done").wait_for()
-        assert visitor.ask("page.tab.trainer.figures.peer") == peer
+        assert (visitor.ask("page.tab.trainer.figures.peer") == peer) == (name == "tab")
         down = visitor.ask("page.tab.trainer.figures.down")
         assert (size < down if damage else down < size) and kept < size
         assert visitor.ask(KEPT, False) == 0
     assert hive.end() == 0
-    assert hive.contributions(1) == [("tab", "counted", 256, "")]
+    assert hive.contributions(1) == [(name, "counted", 256, "")]
 
 
 def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visit):

@@ -152,13 +152,15 @@ export class Cache {
     });
   }
 
-  /** @param {string} hive
+  /** What is kept of a download does for any peer.
+   * @param {string} hive
    * @param {string} asked
-   * @returns {Recalled | null} */
+   * @returns {Recalled} */
   recall(hive, asked) {
     this.own = this.known.find((one) => one.hive === hive && one.asked === asked) ?? null;
-    return this.own && { token: this.own.token, name: this.own.name, job: this.own.job,
-      updates: this.own.updates, partial: this.download };
+    const { token, name, job, updates } = this.own
+      ?? { token: null, name: asked, job: "", updates: [] };
+    return { token, name, job, updates, partial: this.download };
   }
 
   /** For a later page of the name that this one was started with, unless another tab has that.
