@@ -140,13 +140,21 @@ test("if it was damaged it is found out by the SHA-256, and fetched from the beg
   assert.equal(session.download.kept, null);
 });
 
-test("a later page gets of a download only what it would ask for, too", () => {
-  const { session } = joined();
+test("weights that were interrupted are there for a later page, a round's update is not", () => {
+  const { session } = joined(), update = "c".repeat(64);
   asks(session);
   session.heard({ type: "blob", blob: WHOLE, bytes: WEIGHTS.length, offset: 0 }, NOW);
   session.lost(NOW);
   assert.equal(session.download.kept.blob, WHOLE);
-  session.download.begin({ blob: "c".repeat(64), limit: 9, since: 0, then() {}, lasting: false });
-  session.download.announced({ type: "blob", blob: "c".repeat(64), bytes: 9, offset: 0 });
-  assert.equal(session.download.kept, null);
+
+  const other = joined().session;
+  asks(other);
+  const whole = come(other, 0).find(({ type }) => type === "do");
+  const loading = other.done(whole.ticket, [WEIGHTS, WHOLE], NOW).find(({ type }) => type === "do");
+  other.done(loading.ticket, null, NOW);
+  other.heard({ type: "commit", version: 10, weights: "d".repeat(64), codec: "q4", update, bytes: 9,
+    step: 10, counted: false, follows: false }, NOW);
+  other.heard({ type: "blob", blob: update, bytes: 9, offset: 0 }, NOW);
+  assert.equal(other.download.partial.blob, update);
+  assert.equal(other.download.kept, null);
 });
