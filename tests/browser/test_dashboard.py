@@ -966,6 +966,53 @@ def test_a_page_that_is_reloaded_in_mid_upload_sends_the_rest_of_the_same_update
     assert hive.contributions(1) == [("tab", "counted", 256, "")]
 
 
+KEPT = """(damage) => new Promise((resolve) => {
+    indexedDB.open("gltch-hive").onsuccess = ({ target: { result: database } }) => {
+        const store = database.transaction("chunks", "readwrite").objectStore("chunks");
+        store.getAll().onsuccess = ({ target: { result: chunks } }) => {
+            if (damage) {
+                chunks[0].content[0] ^= 1;
+                store.put(chunks[0]);
+            }
+            store.transaction.oncomplete = () => {
+                database.close();
+                resolve(chunks.reduce((sum, { content }) => sum + content.length, 0));
+            };
+        };
+    };
+})"""
+
+
+@pytest.mark.parametrize("damage, name", [(False, "tab"), (False, "another"), (True, "tab")])
+def test_a_page_that_is_reloaded_in_mid_download_fetches_the_rest(
+        here, chromium, damage, name):
+    hive = here.coordinator("--rounds", 1)
+    size = 4 * hive.state()["parameters"]
+    stops = (PROGRAM.parent / "hive/page/peer/peer.js").read_text(encoding="utf-8").replace(
+        "this.bytes.down += mail.chunk.length;",
+        f"if (this.bytes.down > {size // 2}) return []; this.bytes.down += mail.chunk.length;")
+    visitor = Visitor(chromium, hive.page).open()  # in the end its coordinator is gone
+    with contextlib.closing(visitor):
+        visitor.context.route("**/peer.js", lambda route: route.fulfill(
+            body=stops, content_type="text/javascript"))
+        join(visitor, "tab")
+        visitor.until(f"page.tab.trainer.figures?.down > {size // 2}")
+        poll(lambda: visitor.ask(KEPT, False) > size / 2, "too little is kept of the weights")
+        peer = hive.member("tab")["peer"]
+        kept = visitor.ask(KEPT, damage)
+        visitor.context.unroute("**/peer.js")
+        visitor.page.reload()
+        hive.left("tab")
+        join(visitor, name)
+        visitor.page.locator("#tab", has_text="The run is over: all 1 rounds are done").wait_for()
+        assert (visitor.ask("page.tab.trainer.figures.peer") == peer) == (name == "tab")
+        down = visitor.ask("page.tab.trainer.figures.down")
+        assert (size < down if damage else down < size) and kept < size
+        assert visitor.ask(KEPT, False) == 0
+    assert hive.end() == 0
+    assert hive.contributions(1) == [(name, "counted", 256, "")]
+
+
 def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visit):
     one = visit(trained.page)
     other = visit(trained.page, beside=one)
@@ -982,6 +1029,48 @@ def test_two_tabs_of_one_browser_are_two_peers_also_after_a_reload(trained, visi
         visitor.page.get_by_role("button", name="Train in this tab").click()
     for name, peer in zip(names, peers):
         assert trained.joined(name)["peer"] == peer
+
+
+def test_a_tab_that_is_closed_in_mid_round_loses_only_its_steps_of_that_round(here, chromium):
+    hive = here.coordinator(*FOR_EVER, "--inner-steps", 40)
+    visitor = Visitor(chromium, hive.page).open()
+    with contextlib.closing(visitor):
+        join(visitor, "tab")
+        hive.until(lambda: (hive.member("tab") or {"counted": 0})["counted"], "no update counted")
+        peer, counted = hive.member("tab")["peer"], hive.member("tab")["counted"]
+        step = hive.state()["step"]
+        visitor.until(f"page.tab.trainer.figures.step > {step + 5}")
+        visitor.page.close()
+        hive.left("tab")
+        again = Visitor(chromium, hive.page, beside=visitor).open()
+        join(again, "tab")
+        assert hive.joined("tab")["peer"] == peer
+        hive.until(lambda: hive.member("tab")["counted"] > counted, "it does not go on")
+        made = [hive.contributions(1 + number) for number in range(hive.state()["version"])]
+        assert made == [[("tab", "counted", 40 * 256, "")]] * len(made)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="processes cannot be stopped there")
+def test_a_tab_that_slept_while_rounds_went_by_goes_on(trained, visit, chromium):
+    visitor = visit(trained.page)
+    join(visitor, "sleeper")
+    counts(trained, "sleeper")
+    peer = trained.member("sleeper")["peer"]
+    browser = chromium.new_browser_cdp_session()
+    asleep = [one["id"] for one in browser.send("SystemInfo.getProcessInfo")["processInfo"]
+              if one["type"] == "renderer"]
+    try:
+        for process in asleep:
+            os.kill(process, signal.SIGSTOP)
+        before = trained.member("sleeper")["counted"]
+        trained.reaches(trained.state()["version"] + 3)
+        assert trained.member("sleeper")["counted"] <= before + 1
+    finally:
+        for process in asleep:
+            os.kill(process, signal.SIGCONT)
+    trained.until(lambda: (trained.member("sleeper") or {"counted": 0})["counted"] > before + 2,
+                  "it does not go on")
+    assert trained.member("sleeper")["peer"] == peer
 
 
 def test_a_tab_comes_back_to_a_coordinator_that_was_killed(here, chromium):

@@ -43,6 +43,11 @@ test("where there is no room for one, or nothing to compute with, a sentence say
   assert.match(obstacle({ ...LAPTOP, workers: false }, HIVE), /no WebAssembly with SIMD.*\.$/);
 });
 
+test("a network that the kernels cannot train is told before anything begins", () => {
+  const width = { ...HIVE, join: { ...HIVE.join, network: { layers: 6, heads: 4, width: 100 } } };
+  assert.match(obstacle(LAPTOP, width), /width is a multiple of 16, .* has 100: join with Python/);
+});
+
 test("it takes workers and WebAssembly with SIMD", () => {
   assert.equal(computes(), false); // node has the second only
   globalThis.Worker = class {};

@@ -1,14 +1,14 @@
 // What a tab keeps for when its page comes back, as hive/cache.py: the text of the run, and its
-// identity in each hive; besides, the updates that are on their way. All of it is in the browser's
-// IndexedDB, which belongs to this origin.
+// identity in each hive; besides, the updates that are on their way, and what has arrived of the text
+// or the weights. All of it is in the browser's IndexedDB, which belongs to this origin.
 
-import { nameOf } from "./protocol.js";
+import { Receiver, nameOf } from "./protocol.js";
 
-/** @import { Identity } from "./session.js" */
+/** @import { Recalled } from "./session.js" */
 /** @import { Kept } from "./update.js" */
 
-const NAME = "gltch-hive", VERSION = 1;
-const MOST = 8; // identities that are kept, each with its updates; and one text
+const NAME = "gltch-hive", VERSION = 2;
+const MOST = 8; // identities that are kept, each with its updates; one text, and one download
 
 /** As whom a tab that was started with this name is known to a hive, and what it left behind.
  * @typedef {object} Known
@@ -20,6 +20,40 @@ const MOST = 8; // identities that are kept, each with its updates; and one text
  * @property {Kept[]} updates
  * @property {number} at when it was kept, Unix milliseconds */
 
+/** A piece of a download.
+ * @typedef {object} Chunk
+ * @property {string} blob SHA-256 of the whole
+ * @property {number} size of the whole
+ * @property {number} offset
+ * @property {Uint8Array} content */
+
+/** @param {Receiver} download
+ * @returns {Chunk[]} */
+function chunksOf({ blob, size, parts }) {
+  let offset = 0;
+  return parts.map((content) => {
+    const chunk = { blob, size, offset, content };
+    offset += content.length;
+    return chunk;
+  });
+}
+
+/** What there is from the first byte on, of one download: two tabs may have left pieces of theirs.
+ * @param {Chunk[]} chunks by blob and offset
+ * @returns {Receiver | null} */
+function begun(chunks) {
+  const first = chunks.find(({ offset }) => offset === 0);
+  if (!first) return null;
+  const { blob, size } = first, parts = [];
+  let length = 0;
+  for (const { content, ...chunk } of chunks) {
+    if (chunk.blob !== blob || chunk.offset !== length) continue;
+    parts.push(content);
+    length += content.length;
+  }
+  return Receiver.from(blob, size, parts);
+}
+
 /** @template Result
  * @param {IDBRequest<Result>} request
  * @returns {Promise<Result>} */
@@ -30,14 +64,30 @@ function answer(request) {
   });
 }
 
+/** @param {IDBTransaction} transaction
+ * @returns {Promise<void>} */
+function completed(transaction) {
+  return new Promise((resolve, reject) => {
+    transaction.oncomplete = () => resolve();
+    transaction.onabort = () => reject(transaction.error);
+  });
+}
+
 /** @returns {Promise<IDBDatabase>} */
 function openDatabase() {
   const request = indexedDB.open(NAME, VERSION);
-  request.onupgradeneeded = () => {
-    request.result.createObjectStore("known", { keyPath: ["hive", "asked"] });
-    request.result.createObjectStore("texts");
+  request.onupgradeneeded = ({ oldVersion }) => {
+    const { result: database } = request;
+    if (oldVersion < 1) {
+      database.createObjectStore("known", { keyPath: ["hive", "asked"] });
+      database.createObjectStore("texts");
+    }
+    database.createObjectStore("chunks", { keyPath: ["blob", "offset"] });
   };
-  return answer(request);
+  const blocked = new Promise((_resolve, reject) => {
+    request.onblocked = () => reject(new DOMException("another tab has an older version of the page"));
+  });
+  return Promise.race([answer(request), blocked]);
 }
 
 export class Cache {
@@ -47,6 +97,9 @@ export class Cache {
   known = []; // as it was when this page began
   /** @type {Known | null} */
   own = null; // this peer
+  /** @type {Receiver | null} */
+  download = null; // the one of which chunks are kept
+  chunks = 0; // how many
 
   /** @param {(sentence: string) => void} complain a peer can do without all of it */
   constructor(complain) {
@@ -57,6 +110,8 @@ export class Cache {
     await this.attempt(async () => {
       this.database = await openDatabase();
       this.known = await answer(this.store("known", "readonly").getAll());
+      this.download = begun(await answer(this.store("chunks", "readonly").getAll()));
+      this.chunks = this.download?.parts.length ?? 0;
     });
   }
 
@@ -68,11 +123,11 @@ export class Cache {
     } catch (error) {
       if (!(error instanceof DOMException)) throw error;
       this.complain(`This browser keeps nothing for later (${error.message}): after a reload this `
-        + "tab is another peer.");
+        + "tab begins anew.");
     }
   }
 
-  /** @param {"known" | "texts"} name
+  /** @param {"known" | "texts" | "chunks"} name
    * @param {IDBTransactionMode} mode */
   store(name, mode) {
     if (!this.database) throw new DOMException("it has no database");
@@ -97,13 +152,15 @@ export class Cache {
     });
   }
 
-  /** @param {string} hive
+  /** What is kept of a download does for any peer.
+   * @param {string} hive
    * @param {string} asked
-   * @returns {Identity | null} */
+   * @returns {Recalled} */
   recall(hive, asked) {
     this.own = this.known.find((one) => one.hive === hive && one.asked === asked) ?? null;
-    return this.own && { token: this.own.token, name: this.own.name, job: this.own.job,
-      updates: this.own.updates };
+    const { token, name, job, updates } = this.own
+      ?? { token: null, name: asked, job: "", updates: [] };
+    return { token, name, job, updates, partial: this.download };
   }
 
   /** For a later page of the name that this one was started with, unless another tab has that.
@@ -133,6 +190,22 @@ export class Cache {
     await this.attempt(async () => {
       Object.assign(own, { job, updates, at: Date.now() });
       await answer(this.store("known", "readwrite").put(own));
+    });
+  }
+
+  /** What has arrived of the text or the weights; null: nothing that a later page wants.
+   * @param {Receiver | null} download */
+  async keepDownload(download) {
+    const chunks = download ? chunksOf(download) : [], other = download !== this.download;
+    const fresh = chunks.slice(other ? 0 : this.chunks);
+    if (!this.database || !other && !fresh.length) return;
+    this.download = download;
+    this.chunks = chunks.length;
+    await this.attempt(async () => {
+      const store = this.store("chunks", "readwrite");
+      if (other) store.clear();
+      for (const chunk of fresh) store.put(chunk);
+      await completed(store.transaction);
     });
   }
 }

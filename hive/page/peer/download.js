@@ -1,5 +1,5 @@
 // What a peer fetches, as in hive/session/download.py: one blob at a time. What has arrived of an
-// interrupted one is kept.
+// interrupted one is kept, also for a later page.
 
 import { Receiver, demand } from "./protocol.js";
 
@@ -10,6 +10,7 @@ import { Receiver, demand } from "./protocol.js";
  * @property {string} blob
  * @property {number} limit bytes, at most
  * @property {number} since steady seconds
+ * @property {boolean} lasting a later page would ask for it, too
  * @property {(content: Uint8Array | null) => void} then null: the coordinator no longer has it */
 
 export class Download {
@@ -18,12 +19,14 @@ export class Download {
   coming = false; // the answer was that it comes
   /** @type {Receiver | null} */
   partial = null; // of what is wanted, or was
+  lasting = true; // so is this
 
   /** Returns from where on it has to come.
    * @param {Wanted} wanted */
   begin(wanted) {
     if (this.partial?.blob !== wanted.blob) this.partial = null;
     this.wanted = wanted;
+    this.lasting = wanted.lasting;
     return this.partial?.length ?? 0;
   }
 
@@ -63,6 +66,12 @@ export class Download {
     this.interrupt();
     this.partial = null;
     return { wanted, receiver };
+  }
+
+  /** What a later page may go on with.
+   * @returns {Receiver | null} */
+  get kept() {
+    return this.lasting ? this.partial : null;
   }
 
   /** The connection is given up. */

@@ -7,6 +7,7 @@ import { start } from "./kernels.js";
 const PAGE = 65536; // bytes by which WebAssembly's memory grows
 const AT_ONCE = 512; // characters of a micro-batch: more are no faster, and take more memory
 const VECTOR = 16; // numbers in the largest step of the kernels
+const MOST_BLOCKS = 256; // of which the kernels remember where they are
 
 /** The shape of the network, as Config in gltch_2_7m.py.
  * @typedef {object} Config
@@ -39,20 +40,23 @@ export function memoryOf(config) {
   return 4 * (4 * parametersOf(config) + n_layer * block + M * (13 * C + V) + 12 * C * C);
 }
 
-/** Throws a sentence when the kernels cannot train such a network.
- * @param {Config} config */
-export function requireFit({ n_embd, n_layer }) {
-  require(n_embd % VECTOR === 0, "A browser trains networks whose width is a multiple of "
-    + `${VECTOR}, and this hive's has ${n_embd}: join with Python instead.`);
-  require(n_layer <= 256, "A browser trains networks of at most 256 blocks, and this hive's has "
-    + `${n_layer}: join with Python instead.`);
+/** Why the kernels cannot train such a network; empty: they can.
+ * @param {Pick<Config, "n_embd" | "n_layer">} config */
+export function misfit({ n_embd, n_layer }) {
+  if (n_embd % VECTOR) {
+    return `A browser trains networks whose width is a multiple of ${VECTOR}, and this hive's has `
+      + `${n_embd}: join with Python instead.`;
+  }
+  return n_layer <= MOST_BLOCKS ? "" : `A browser trains networks of at most ${MOST_BLOCKS} blocks, `
+    + `and this hive's has ${n_layer}: join with Python instead.`;
 }
 
 export class Network {
   /** Throws a sentence when it does not fit, into the kernels or into `most` bytes of memory.
    * @param {Config} config */
   constructor(config, most = Infinity) {
-    requireFit(config);
+    const sentence = misfit(config);
+    require(!sentence, sentence);
     const { vocab_size: V, block_size: T, n_embd: C, n_layer, n_head } = config;
     this.config = config;
     this.parameters = parametersOf(config);

@@ -215,6 +215,12 @@ export class Peer {
     return this.keeping;
   }
 
+  /** Until it is welcome, this page has nothing better than what an earlier one left. */
+  keepDownload() {
+    const { download, network: { job } } = this.session;
+    if (job) this.cache.keepDownload(download.kept);
+  }
+
   // What comes
 
   /** @param {Mail} mail */
@@ -232,7 +238,10 @@ export class Peer {
       });
     }
     const mail = this.mail.shift();
-    if (mail) this.carryOut(this.open(mail));
+    if (mail) {
+      this.carryOut(this.open(mail));
+      this.keepDownload();
+    }
     this.show();
     return Boolean(mail);
   }

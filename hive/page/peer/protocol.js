@@ -182,6 +182,17 @@ export class Receiver {
     this.size = size;
   }
 
+  /** One of which these chunks are there already.
+   * @param {string} blob
+   * @param {number} size
+   * @param {Uint8Array[]} parts */
+  static from(blob, size, parts) {
+    const receiver = new Receiver(blob, size);
+    receiver.parts = parts;
+    receiver.length = parts.reduce((length, part) => length + part.length, 0);
+    return receiver;
+  }
+
   get complete() {
     return this.length === this.size;
   }

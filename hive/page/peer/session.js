@@ -1,6 +1,7 @@
 // The peer's side of the conversation, as in hive/session/peer_session.py, which this follows line
 // by line: what it says, what it holds, and what it waits for. tests/tab/ has both answer the same
-// conversations. Only this one takes up what an earlier page left on its way (`takeUp`).
+// conversations. Only this one takes up what an earlier page left on its way: updates (`takeUp`), and
+// what it was fetching (`onChallenge`).
 //
 // One session lives as long as its page and goes through any number of connections. It hears what
 // happened, and answers with a list of effects (effects.d.ts). It takes what was said in that
@@ -23,6 +24,7 @@ import { cleanName, count, shown } from "./words.js";
 /** @import { Kind } from "../facts.d.ts" */
 /** @import { Effect, Moment, Work } from "./effects.d.ts" */
 /** @import { Job } from "./job.js" */
+/** @import { Receiver } from "./protocol.js" */
 /** @import { Blob, Challenge, Commit, Finished, Gone, Said, Send, Status, Told, Train, Verdict,
  *   Version, Welcome } from "./messages.d.ts" */
 /** @import { Held, Kept, Task } from "./update.js" */
@@ -37,6 +39,9 @@ export const AHEAD = 100; // steps beyond what was asked for, while updates trav
  * page left on their way.
  * @typedef {{ token: string | null, name: string, job?: string, updates?: Kept[] }} Identity */
 
+/** The same, and what had arrived of a download.
+ * @typedef {Identity & { partial?: Receiver | null }} Recalled */
+
 /** What this peer was started with.
  * @typedef {object} About
  * @property {string} name
@@ -48,7 +53,7 @@ export const AHEAD = 100; // steps beyond what was asked for, while updates trav
  * @property {string} [process]
  * @property {number | null} [batchSize]
  * @property {string} [server] how it is called in lines for people
- * @property {(hive: string) => Identity | null} [recall] as whom a hive knew the peer before */
+ * @property {(hive: string) => Recalled | null} [recall] as whom a hive knew the peer before */
 
 /** What is trained. Not built: it has to be, and anew if training broke down.
  * @typedef {object} Trained
@@ -196,7 +201,10 @@ export class PeerSession {
     const { about } = this;
     if (hive !== this.hive) {
       this.hive = hive;
-      this.identity = about.recall(hive) ?? { token: null, name: about.name };
+      const known = about.recall(hive) ?? { token: null, name: about.name };
+      const { partial = null, ...identity } = known;
+      this.identity = identity;
+      this.download.partial ??= partial;
     }
     require(locked || !about.key, "This hive needs no key: leave it out, or check that this is the "
       + "hive you meant.");
@@ -430,11 +438,13 @@ export class PeerSession {
    * @param {string} blob
    * @param {number} limit
    * @param {(content: Uint8Array | null) => void} then
-   * @param {boolean} follows */
-  fetch(blob, limit, then, follows = false) {
-    const offset = this.download.begin({ blob, limit, since: this.now.steady, then });
+   * @param {Commit | null} commit that it is the update of: only who has the weights before wants it
+   * */
+  fetch(blob, limit, then, commit = null) {
+    const since = this.now.steady, lasting = !commit;
+    const offset = this.download.begin({ blob, limit, since, then, lasting });
     this.talk.awaited = ["blob", "gone"];
-    if (!follows) this.tell({ type: "fetch", blob, offset });
+    if (!commit?.follows) this.tell({ type: "fetch", blob, offset });
   }
 
   /** @param {Blob} said */
@@ -520,7 +530,7 @@ export class PeerSession {
     }
     demand(Object.hasOwn(CODECS, said.codec), "The coordinator uses an unknown codec.");
     const size = codecOf(said.codec).size(network.fragments.values(said.version));
-    this.fetch(said.update, size, (content) => this.takeUpdate(said, size, content), said.follows);
+    this.fetch(said.update, size, (content) => this.takeUpdate(said, size, content), said);
   }
 
   /** @param {Commit} said

@@ -2,7 +2,7 @@
 // knows is passed in.
 
 import { bytes, count } from "../format.js";
-import { memoryOf } from "../peer/network.js";
+import { memoryOf, misfit } from "../peer/network.js";
 
 /** @import { Run } from "../facts.d.ts" */
 
@@ -32,13 +32,16 @@ export function computes() {
 
 /** What is said where a tab cannot train, whatever it is asked; empty: it can.
  * @param {Means} means
- * @param {Hive} hive */
+ * @param {Hive} hive
+ * @returns {string} */
 export function obstacle(means, hive) {
   if (!means.workers) {
     return "This browser cannot train: it has no WebAssembly with SIMD, or no workers. Take a newer "
       + "one, or join with Python.";
   }
-  if (mostWorkers(means, hive) > 0) return "";
+  const { layers: n_layer = 0, width: n_embd = 0 } = hive.join?.network ?? {};
+  const sentence = misfit({ n_layer, n_embd });
+  if (sentence || mostWorkers(means, hive) > 0) return sentence;
   return `To train this network takes about ${bytes(memory(hive, 1))} of memory, and this device `
     + `has ${bytes(means.memory)}, of which a page may have ${bytes(allowance(means))}: use another `
     + "device.";
