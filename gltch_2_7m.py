@@ -551,7 +551,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = "the last checkpoint is kept; lower the learning rate, or use precision fp32"
+UNSTABLE = "lower the learning rate in a new run (resuming keeps it), or use precision fp32"
 
 
 class Trainer:

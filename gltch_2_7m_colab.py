@@ -623,7 +623,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = "the last checkpoint is kept; lower the learning rate, or use precision fp32"
+UNSTABLE = "lower the learning rate in a new run (resuming keeps it), or use precision fp32"
 
 # %% [markdown]
 # **Trainer.** Everything that changes during training, and the step that changes it.
