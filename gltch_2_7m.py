@@ -1224,6 +1224,9 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
     content = b""
+    for path in given:
+        require("://" not in path or is_address(path), f"{path!r} is no address: one begins with "
+                "http:// or https://.")
     if given in ([], [SHAKESPEARE]):
         try:
             content, given = tiny_shakespeare(), [SHAKESPEARE]
@@ -2469,6 +2472,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         argv.insert(0, "train")
     parser = build_parser()
+    if argv[0] not in (*COMMANDS, "-h", "--help"):
+        parser.error(f"there is no command {argv[0]!r}, only {', '.join(COMMANDS)}; a text to "
+                     "learn from is given with --data")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.prog += f" {args.command}"

@@ -1366,6 +1366,9 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
     content = b""
+    for path in given:
+        require("://" not in path or is_address(path), f"{path!r} is no address: one begins with "
+                "http:// or https://.")
     if given in ([], [SHAKESPEARE]):
         try:
             content, given = tiny_shakespeare(), [SHAKESPEARE]
