@@ -646,6 +646,7 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 
 import codecs
 import contextlib
+import errno
 import gzip
 import hashlib
 import html
@@ -919,6 +920,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
+        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+            reason += "; choose a folder where you may write"
         raise Unwritable(f"{path} could not be written: {reason}.") from error
 
 
@@ -989,7 +992,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     characters = known or "".join(map(chr, sorted(seen)))
     unknown = sorted(set(map(chr, seen)) - set(characters))
     require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
-            f"{', '.join(map(repr, unknown[:10]))}.")
+            f"{', '.join(map(repr, unknown[:10]))}; leave them out, or train on it with --from.")
     number = {ord(c): i for i, c in enumerate(characters)}
     final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
     ids = ids[:length].to(final.dtype)
@@ -1003,7 +1006,7 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
-            require("\0" not in chunk, f"{name} is a binary file, not text.")
+            require("\0" not in chunk, f"{name} is a binary file: save it as text.")
             yield chunk
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
@@ -1031,7 +1034,7 @@ def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) ->
     texts = [file for file in files if readable(file)]
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
-    require(bool(texts), f"There are no text files in {place}.")
+    require(bool(texts), f"There are no text files in {place}: save some as UTF-8.")
     return texts
 
 
@@ -1053,7 +1056,8 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
             ) as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        raise GltchError(f"{name} is damaged, it cannot be unpacked ({error}): get it again."
+                         ) from None
 
 
 class Unpacked(io.RawIOBase):
@@ -1154,11 +1158,12 @@ def download(url: str) -> Iterator[bytes]:
                 progress.line(size / max(size, announced), f"download  {size / 1e6:.1f} MB")
                 yield piece
             whole = size == announced or not announced or "Content-Encoding" in reply.headers
-            require(whole, f"{url} could not be downloaded: it broke off after {size:,} bytes.")
+            require(whole, f"{url} could not be downloaded: it broke off, try again.")
     except (requests.RequestException, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"it answers {status}" if status else type(error).__name__
-        raise GltchError(f"{url} could not be downloaded: {reason}.") from None
+        raise GltchError(f"{url} could not be downloaded ({reason}): check the address and the "
+                         "network.") from None
     finally:
         progress.end()
 
@@ -1247,7 +1252,7 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         names = ", ".join("standard input" if path == "-" else path for path in given)
         source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
-    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
+    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short, give 20.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
 
 
@@ -1404,7 +1409,7 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str], runs: Path = Pa
             return inside[0]
     require(Path(name).exists(), f"There is no checkpoint {name!r}: name a file, or a run's folder "
                                  "under runs/.")
-    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}.")
+    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}: name that of a run.")
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:

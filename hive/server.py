@@ -467,7 +467,8 @@ def run(args: argparse.Namespace) -> int:
     ordered = [Order(kind, getattr(args, kind)) for kind in ("ban", "pardon", "rollback")
                if getattr(args, kind) is not None]
     if ordered:
-        require((folder / "journal.db").is_file(), f"There is no run in {folder}.")
+        require((folder / "journal.db").is_file(), f"There is no run of a hive in "
+                f"{folder}: choose another --name.")
         for order in ordered:
             say(carry_out(folder, order))
         return 0

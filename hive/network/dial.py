@@ -95,11 +95,15 @@ def open_connection(server: str, certificates: Optional[ssl.SSLContext], *, max_
             raise
         raise Misdirected(f"Nobody knows the name in {server}: {CHECK}.") from None
     except (InvalidURI, OverflowError) as error:
-        raise GltchError(f"--server {server!r} is not an address: {shown(error)}.") from None
+        raise GltchError(no_address(server, error)) from None
     except ValueError as error:
-        require("port" not in str(error).lower(),
-                f"--server {server!r} is not an address: {shown(error)}.")
+        require("port" not in str(error).lower(), no_address(server, error))
         raise ConnectionError(f"it does not answer like a hive: {shown(error)}") from None
+
+
+def no_address(server: str, error: Exception) -> str:
+    reason = shown(error).rstrip(".")
+    return f"--server {server!r} is not an address ({reason}): write it like ws://host:8765."
 
 
 def trusted_certificates(server: str, file: Optional[str]) -> Optional[ssl.SSLContext]:
@@ -124,7 +128,7 @@ def in_clear(server: str) -> str:
     try:
         host = urlsplit(server).hostname or ""
     except ValueError as error:
-        raise GltchError(f"--server {server!r} is not an address: {error}.") from None
+        raise GltchError(no_address(server, error)) from None
     try:
         here = ipaddress.ip_address(host).is_loopback
     except ValueError:

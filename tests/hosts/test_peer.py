@@ -746,7 +746,7 @@ def test_what_nobody_else_can_read_is_not_warned_of(server):
 def test_an_address_that_is_none_is_a_sentence(capsys):
     for server in ("ws://[::1", "ws://host:99999", "ws://", "ws://host:port"):
         assert peer.main(["--server", server, *ON_CPU]) == 2
-        assert "is not an address" in capsys.readouterr().err
+        assert "): write it like ws://host:8765." in capsys.readouterr().err
 
 
 @pytest.fixture
