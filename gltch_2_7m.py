@@ -646,7 +646,6 @@ def learn(trainer: Trainer) -> Iterator[Tuple[str, float]]:
 
 import codecs
 import contextlib
-import errno
 import gzip
 import hashlib
 import html
@@ -920,7 +919,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
-        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, PermissionError):
             reason += "; choose a folder where you may write"
         raise Unwritable(f"{path} could not be written: {reason}.") from error
 
@@ -1056,8 +1055,7 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
             ) as error:
-        raise GltchError(f"{name} is damaged, it cannot be unpacked ({error}): get it again."
-                         ) from None
+        raise GltchError(f"{name} is damaged ({error}): get or pack it again.") from None
 
 
 class Unpacked(io.RawIOBase):

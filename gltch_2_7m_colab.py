@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 import codecs
 import contextlib
-import errno
 import gzip
 import hashlib
 import html
@@ -1016,7 +1015,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
-        if getattr(error, "errno", None) in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if isinstance(error, PermissionError):
             reason += "; choose a folder where you may write"
         raise Unwritable(f"{path} could not be written: {reason}.") from error
 
@@ -1164,8 +1163,7 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
             ) as error:
-        raise GltchError(f"{name} is damaged, it cannot be unpacked ({error}): get it again."
-                         ) from None
+        raise GltchError(f"{name} is damaged ({error}): get or pack it again.") from None
 
 # %% [markdown]
 # **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a
