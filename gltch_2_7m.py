@@ -551,7 +551,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = "the last checkpoint is kept; lower the learning rate, or use precision fp32"
+UNSTABLE = "lower the learning rate in a new run (resuming keeps it), or use precision fp32"
 
 
 class Trainer:
@@ -919,6 +919,8 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
+        if isinstance(error, PermissionError):
+            reason += "; choose a folder where you may write"
         raise Unwritable(f"{path} could not be written: {reason}.") from error
 
 
@@ -989,7 +991,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     characters = known or "".join(map(chr, sorted(seen)))
     unknown = sorted(set(map(chr, seen)) - set(characters))
     require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
-            f"{', '.join(map(repr, unknown[:10]))}.")
+            f"{', '.join(map(repr, unknown[:10]))}; leave them out, or train on it with --from.")
     number = {ord(c): i for i, c in enumerate(characters)}
     final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
     ids = ids[:length].to(final.dtype)
@@ -1003,7 +1005,7 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
-            require("\0" not in chunk, f"{name} is a binary file, not text.")
+            require("\0" not in chunk, f"{name} is a binary file: save it as text.")
             yield chunk
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
@@ -1031,7 +1033,7 @@ def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) ->
     texts = [file for file in files if readable(file)]
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
-    require(bool(texts), f"There are no text files in {place}.")
+    require(bool(texts), f"There are no text files in {place}: save some as UTF-8.")
     return texts
 
 
@@ -1053,7 +1055,7 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
             ) as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        raise GltchError(f"{name} is damaged ({error}): get or pack it again.") from None
 
 
 class Unpacked(io.RawIOBase):
@@ -1154,11 +1156,12 @@ def download(url: str) -> Iterator[bytes]:
                 progress.line(size / max(size, announced), f"download  {size / 1e6:.1f} MB")
                 yield piece
             whole = size == announced or not announced or "Content-Encoding" in reply.headers
-            require(whole, f"{url} could not be downloaded: it broke off after {size:,} bytes.")
+            require(whole, f"{url} could not be downloaded: it broke off, try again.")
     except (requests.RequestException, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"it answers {status}" if status else type(error).__name__
-        raise GltchError(f"{url} could not be downloaded: {reason}.") from None
+        raise GltchError(f"{url} could not be downloaded ({reason}): check the address and the "
+                         "network.") from None
     finally:
         progress.end()
 
@@ -1224,6 +1227,9 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
     content = b""
+    for path in given:
+        require("://" not in path or is_address(path), f"{path!r} is no address: one begins with "
+                "http:// or https://.")
     if given in ([], [SHAKESPEARE]):
         try:
             content, given = tiny_shakespeare(), [SHAKESPEARE]
@@ -1244,7 +1250,7 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         names = ", ".join("standard input" if path == "-" else path for path in given)
         source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
-    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
+    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short, give 20.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
 
 
@@ -1401,7 +1407,7 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str], runs: Path = Pa
             return inside[0]
     require(Path(name).exists(), f"There is no checkpoint {name!r}: name a file, or a run's folder "
                                  "under runs/.")
-    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}.")
+    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}: name that of a run.")
 
 
 def read_checkpoint(path: Path) -> Dict[str, Any]:
@@ -2469,6 +2475,9 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     if not argv or argv[0].startswith("-") and argv[0] not in ("-h", "--help"):
         argv.insert(0, "train")
     parser = build_parser()
+    if argv[0] not in (*COMMANDS, "-h", "--help"):
+        parser.error(f"there is no command {argv[0]!r}, only {', '.join(COMMANDS)}; a text to "
+                     "learn from is given with --data")
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.prog += f" {args.command}"

@@ -623,7 +623,7 @@ def mean_loss(model: GLTCH, ids: Tensor) -> float:
     return total / (len(ids) - 1)
 
 
-UNSTABLE = "the last checkpoint is kept; lower the learning rate, or use precision fp32"
+UNSTABLE = "lower the learning rate in a new run (resuming keeps it), or use precision fp32"
 
 # %% [markdown]
 # **Trainer.** Everything that changes during training, and the step that changes it.
@@ -959,8 +959,6 @@ class Unwritable(GltchError):
 # **show.** Write to stderr, for a person.
 #
 # **say.** Tell a person, once, by stderr; stdout carries only data.
-#
-# **writing.** Turns a full disk or a forbidden folder into a sentence.
 
 # %%
 def discard(stream: Any) -> None:
@@ -1003,7 +1001,13 @@ def opened(path: Path) -> Any:
     except OSError as error:
         raise GltchError(f"{path} cannot be read: {error.strerror}.") from None
 
+# %% [markdown]
+# **writing.** Turns a full disk or a forbidden folder into a sentence.
+#
+# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
+# until then.
 
+# %%
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turns a full disk or a forbidden folder into a sentence."""
@@ -1011,13 +1015,11 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError) as error:  # PyTorch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or "the disk may be full"
+        if isinstance(error, PermissionError):
+            reason += "; choose a folder where you may write"
         raise Unwritable(f"{path} could not be written: {reason}.") from error
 
-# %% [markdown]
-# **write_atomically.** Write to a temporary file, flush it to the disk, rename: the old file stays
-# until then.
 
-# %%
 def write_atomically(path: Path, write: Callable[[Any], Any], mode: int = 0o666) -> None:
     """Write to a temporary file, flush it to the disk, rename: the old file stays until then."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -1087,7 +1089,7 @@ def encode_chunks(chunks: Iterable[str], known: Optional[str] = None) -> Tuple[T
     characters = known or "".join(map(chr, sorted(seen)))
     unknown = sorted(set(map(chr, seen)) - set(characters))
     require(not unknown, f"The text has {len(unknown)} characters the model does not know: "
-            f"{', '.join(map(repr, unknown[:10]))}.")
+            f"{', '.join(map(repr, unknown[:10]))}; leave them out, or train on it with --from.")
     number = {ord(c): i for i, c in enumerate(characters)}
     final = torch.tensor([number[code] for code in seen], dtype=narrowest(len(characters)))
     ids = ids[:length].to(final.dtype)
@@ -1108,7 +1110,7 @@ def read_chunks(name: str, stream: Any) -> Iterator[str]:
     text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline=None)
     try:
         for chunk in iter(lambda: text.read(CHUNK), ""):
-            require("\0" not in chunk, f"{name} is a binary file, not text.")
+            require("\0" not in chunk, f"{name} is a binary file: save it as text.")
             yield chunk
     except UnicodeDecodeError as error:
         raise GltchError(f"{name} is not UTF-8 text (byte {error.object[error.start]:#04x}): "
@@ -1136,7 +1138,7 @@ def only_texts(place: str, files: List[Any], readable: Callable[[Any], bool]) ->
     texts = [file for file in files if readable(file)]
     if len(texts) < len(files):
         say(f"text      {len(files) - len(texts)} files in {place} are not UTF-8 text: left out")
-    require(bool(texts), f"There are no text files in {place}.")
+    require(bool(texts), f"There are no text files in {place}: save some as UTF-8.")
     return texts
 
 
@@ -1161,7 +1163,7 @@ def unpacking(name: str) -> Iterator[None]:
         yield
     except (EOFError, NotImplementedError, OSError, ValueError, zipfile.BadZipFile, zlib.error
             ) as error:
-        raise GltchError(f"{name} is damaged: it cannot be unpacked ({error}).") from None
+        raise GltchError(f"{name} is damaged ({error}): get or pack it again.") from None
 
 # %% [markdown]
 # **Unpacked.** A stream of unpacked bytes, which ends in a sentence when none of `left` is left: a
@@ -1257,9 +1259,6 @@ def cache_folder() -> Path:
 
 # %% [markdown]
 # **download.** The content of an address, piece by piece.
-#
-# **fetched.** The file that an address was downloaded to, now or for an earlier run, with its
-# SHA-256 in another one beside it.
 
 # %%
 def download(url: str) -> Iterator[bytes]:
@@ -1281,15 +1280,22 @@ def download(url: str) -> Iterator[bytes]:
                 progress.line(size / max(size, announced), f"download  {size / 1e6:.1f} MB")
                 yield piece
             whole = size == announced or not announced or "Content-Encoding" in reply.headers
-            require(whole, f"{url} could not be downloaded: it broke off after {size:,} bytes.")
+            require(whole, f"{url} could not be downloaded: it broke off, try again.")
     except (requests.RequestException, ValueError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = f"it answers {status}" if status else type(error).__name__
-        raise GltchError(f"{url} could not be downloaded: {reason}.") from None
+        raise GltchError(f"{url} could not be downloaded ({reason}): check the address and the "
+                         "network.") from None
     finally:
         progress.end()
 
+# %% [markdown]
+# **fetched.** The file that an address was downloaded to, now or for an earlier run, with its
+# SHA-256 in another one beside it.
+#
+# **tiny_shakespeare.** From the cache, or downloaded and verified.
 
+# %%
 def fetched(url: str) -> Path:
     """The file that an address was downloaded to, now or for an earlier run, with its SHA-256 in
     another one beside it. It is read as text and never run."""
@@ -1313,13 +1319,7 @@ def fetched(url: str) -> Path:
     write_whole(beside, digest.hexdigest().encode())
     return path
 
-# %% [markdown]
-# **tiny_shakespeare.** From the cache, or downloaded and verified.
-#
-# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
-# Shakespeare.
 
-# %%
 def tiny_shakespeare() -> bytes:
     """From the cache, or downloaded and verified. Raises GltchError when out of reach."""
     path = cache_folder() / "tinyshakespeare.txt"
@@ -1335,7 +1335,14 @@ def tiny_shakespeare() -> bytes:
         say(f"text      not kept for next time: {error}")
     return content
 
+# %% [markdown]
+# **builtin_text.** The prose of Python's language reference, in the 65 characters of Tiny
+# Shakespeare.
+#
+# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
+# built-in prose.
 
+# %%
 def builtin_text() -> str:
     """The prose of Python's language reference, in the 65 characters of Tiny Shakespeare."""
     from pydoc_data.topics import topics  # part of Python's standard library
@@ -1348,16 +1355,7 @@ def builtin_text() -> str:
             paragraphs.append(re.sub(" +", " ", kept))
     return "\n\n".join(paragraphs) + "\n"
 
-# %% [markdown]
-# **load_corpus.** The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the
-# built-in prose.
-#
-# **in_the_numbers_of.** The same text in the numbers of another vocabulary, to which its new
-# characters are added.
-#
-# **text_of.** Where the text of a checkpoint was found.
 
-# %%
 def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = None) -> Corpus:
     """The text to learn from: `paths`, or GLTCH_DATA, or Tiny Shakespeare, or the built-in prose.
 
@@ -1366,6 +1364,9 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
     known = vocabulary.characters if vocabulary else None
     given = list(paths or filter(None, [os.environ.get("GLTCH_DATA")]))
     content = b""
+    for path in given:
+        require("://" not in path or is_address(path), f"{path!r} is no address: one begins with "
+                "http:// or https://.")
     if given in ([], [SHAKESPEARE]):
         try:
             content, given = tiny_shakespeare(), [SHAKESPEARE]
@@ -1386,10 +1387,16 @@ def load_corpus(paths: Sequence[str] = (), vocabulary: Optional[Vocabulary] = No
         names = ", ".join("standard input" if path == "-" else path for path in given)
         source, chunks = names + ("" if paths else " (GLTCH_DATA)"), read_paths(given)
     ids, characters, digest = encode_chunks(chunks, known)
-    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short to use.")
+    require(len(ids) >= 20, f"The text ({source}) has {len(ids)} characters: too short, give 20.")
     return Corpus(source, ids, Vocabulary(characters), digest, given)
 
+# %% [markdown]
+# **in_the_numbers_of.** The same text in the numbers of another vocabulary, to which its new
+# characters are added.
+#
+# **text_of.** Where the text of a checkpoint was found.
 
+# %%
 def in_the_numbers_of(vocabulary: Vocabulary, corpus: Corpus) -> Corpus:
     """The same text in the numbers of another vocabulary, to which its new characters are added."""
     new = vocabulary.unknown(corpus.vocabulary.characters)
@@ -1560,7 +1567,7 @@ def find_checkpoint(name: Optional[str], choices: Sequence[str], runs: Path = Pa
             return inside[0]
     require(Path(name).exists(), f"There is no checkpoint {name!r}: name a file, or a run's folder "
                                  "under runs/.")
-    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}.")
+    raise GltchError(f"The folder {name!r} holds no {' or '.join(choices)}: name that of a run.")
 
 # %% [markdown]
 # **read_checkpoint.** A .pt or .safetensors checkpoint as a dictionary.

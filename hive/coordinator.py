@@ -254,14 +254,14 @@ class Coordinator:
         """A round, on one line."""
         session, step, total = self.session, committed["step"], committed["total"]
         counted = [one for one in committed["contributions"] if one["verdict"] == "counted"]
-        seconds = max(committed["committed"] - committed["opened"], 1e-9)
+        seconds = committed["committed"] - committed["opened"]  # 0: it began before a restart
         done = f"{step:,}/{total:,}" if total else f"{step:,}"
         self.progress.line(
             step / total if total else 0.0,
             f"after round {committed['version']:,}  step {done}  loss {nats(committed['loss'])}  "
             f"val {nats(session.evaluation.val_loss)}  "
-            f"{sum(one['tokens'] for one in counted) / seconds:,.0f} chars/s  "
-            f"{len(counted)} of {len(session.links.peers)} peers",
+            + (f"{sum(one['tokens'] for one in counted) / seconds:,.0f} chars/s  "
+               if seconds else "") + f"{len(counted)} of {len(session.links.peers)} peers",
             always=bool(session.run.finished))
 
     def sent(self, number: int, what: str, size: int) -> None:

@@ -287,7 +287,8 @@ class Journal:
         self._open = contextlib.ExitStack()
         with contextlib.ExitStack() as held:  # lets go again if anything fails
             if read_only:
-                require(self.path.is_file(), f"There is no journal in {self.folder}.")
+                require(self.path.is_file(), f"There is no run of a hive in {self.folder}: choose "
+                        "another --name.")
             elif folder:
                 with writing(self.snapshots):
                     self.snapshots.mkdir(parents=True, exist_ok=True)

@@ -13,11 +13,11 @@ LOCAL = ("127.0.0.1", "::1", "localhost")
 
 def read_key(name: str) -> str:
     """The key in a file. Raises GltchError when there is none."""
-    require(Path(name).is_file(), f"There is no key file {name!r}.")
+    require(Path(name).is_file(), f"There is no key file {name!r}: check --key-file.")
     try:
         key = Path(name).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
-        raise GltchError(f"The key file {name!r} is not text.") from None
+        raise GltchError(f"The key file {name!r} is not text: a key is a line of it.") from None
     require(bool(key), f"The key file {name!r} is empty: put the key into it, or remove it.")
     return key
 

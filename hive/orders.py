@@ -47,13 +47,20 @@ def carry_out(folder: Path, order: Order) -> str:
 
 def peers_of(journal: Journal, order: Order) -> List[str]:
     """Whom it is about. Raises GltchError if that is nobody, or no round."""
-    require(journal.run is not None, f"There is no run in {journal.folder}.")
     if order.kind == "rollback":
         require(0 <= int(order.value) < journal.last, f"The run has {journal.last} rounds: it can "
                 f"go back to one from 0 to {journal.last - 1}, not to {order.value}.")
         return []
-    peers = [one["peer"] for one in journal.contributors() if one["name"] == order.value]
-    require(bool(peers), f"No peer called {order.value!r} was ever in this run.")
+    return peers_called(journal, str(order.value))
+
+
+def peers_called(journal: Journal, name: str) -> List[str]:
+    """All peers of this name. Raises GltchError if there never was one."""
+    require(journal.run is not None, f"There is no run in {journal.folder}: choose another --name.")
+    known = journal.contributors()
+    peers = [one["peer"] for one in known if one["name"] == name]
+    require(bool(peers), f"No peer called {name!r} was ever in this run; known are: "
+            f"{', '.join(sorted({one['name'] for one in known})[:20]) or 'none yet'}.")
     return peers
 
 

@@ -118,7 +118,7 @@ class Peer:
 
     def run(self) -> None:
         """Until the run is over. Raises Stopped after Ctrl-C, GltchError when nothing helps."""
-        from hive.network.dial import Answered, Distrusted, describe, open_connection
+        from hive.network.dial import Answered, Misdirected, describe, open_connection
         while True:
             asked = 0.0  # seconds, by who answered
             try:
@@ -135,7 +135,7 @@ class Peer:
                 asked = answer.wait
                 self.progress.say(f"waiting   {self.server} has no place for this peer now "
                                   f"({answer}); trying again")
-            except Distrusted as error:
+            except Misdirected as error:
                 require(self.session.talk.joined, str(error))
                 self.progress.say(f"waiting   {error}")
             except (*self.lost, Broken) as error:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List
 
-from gltch_2_7m import require
 from hive.journal import Journal
+from hive.orders import peers_called
 
 DECISIONS = {"aside": "set aside", "back": "counts again", "banned": "banned",
              "pardoned": "pardoned"}
@@ -17,10 +17,7 @@ NUMBERS = {  # what is told of those that were measured, by the kind of finding
 
 def explanation(journal: Journal, name: str) -> Iterator[str]:
     """Lines for a person about all peers of a name. Raises GltchError if there never was one."""
-    require(journal.run is not None, f"There is no run in {journal.folder}.")
-    peers = [one["peer"] for one in journal.contributors() if one["name"] == name]
-    require(bool(peers), f"No peer called {name!r} was ever in this run.")
-    found: Dict[str, List[Dict[str, Any]]] = {peer: [] for peer in peers}
+    found: Dict[str, List[Dict[str, Any]]] = {peer: [] for peer in peers_called(journal, name)}
     for number in range(1, journal.last + 1):
         for one in journal.judgements(number):
             if one["peer"] in found:

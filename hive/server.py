@@ -437,6 +437,24 @@ def start_over(journal: Journal, folder: Path) -> Journal:
     return Journal(folder)
 
 
+def prepare(args: argparse.Namespace, folder: Path) -> Coordinator:
+    """The run in this folder, new or old. One that cannot begin leaves no folder behind."""
+    new = not folder.exists()
+    journal = Journal(folder)  # from here on the folder is ours alone
+    with contextlib.ExitStack() as undo:
+        if new:
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+        if journal.run is not None and journal.last == 0:  # it never got to a first round
+            journal = start_over(journal, folder)
+        undo.callback(journal.close)
+        job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)
+        pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
+        coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
+                                  pace=pace, least=args.min_peers, combination=args.combine)
+        undo.pop_all()
+    return coordinator
+
+
 def run(args: argparse.Namespace) -> int:
     require(args.name == Path(args.name).name and args.name not in ("", ".", ".."),
             f"--name is a folder's name under runs/, not {args.name!r}.")
@@ -449,7 +467,8 @@ def run(args: argparse.Namespace) -> int:
     ordered = [Order(kind, getattr(args, kind)) for kind in ("ban", "pardon", "rollback")
                if getattr(args, kind) is not None]
     if ordered:
-        require((folder / "journal.db").is_file(), f"There is no run in {folder}.")
+        require((folder / "journal.db").is_file(), f"There is no run of a hive in "
+                f"{folder}: choose another --name.")
         for order in ordered:
             say(carry_out(folder, order))
         return 0
@@ -460,21 +479,13 @@ def run(args: argparse.Namespace) -> int:
     alone = (folder / "last.pt").exists() and not (folder / "journal.db").exists()
     require(not alone, f"{folder} is a run of one machine, which a hive would write over: choose "
             f"another --name (from that network with --from {folder}).")
-    journal = Journal(folder)
-    if journal.run is not None and journal.last == 0:  # it never got to a first round
-        journal = start_over(journal, folder)
-    try:
-        job, corpus = (start_run if journal.run is None else go_on)(args, journal, folder)
-        pace = Pace(args.round_seconds, fixed=args.inner_steps is not None)
-        coordinator = Coordinator(job, journal, corpus, folder, key=key_for(args, folder),
-                                  pace=pace, least=args.min_peers, combination=args.combine)
-        session, done = coordinator.session, coordinator.session.run
+    coordinator = prepare(args, folder)
+    session, done = coordinator.session, coordinator.session.run
+    with contextlib.closing(coordinator.journal):
         require(not done.finished, f"The run in {folder} is complete: {done.finished}. "
                 f"Start another with --name (from this network with --from {folder}), or let it "
                 f"write:\n{sampling(folder)}")
         ended_by = asyncio.run(serve(coordinator, args))
-    finally:
-        journal.close()
     if ended_by:
         say(f"\nStopped after round {session.rounds.version}; the same command goes on.")
         return 128 + ended_by

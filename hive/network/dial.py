@@ -4,6 +4,7 @@ from __future__ import annotations
 import inspect
 import ipaddress
 import re
+import socket
 import ssl
 from typing import Any, Dict, Optional
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from hive.network.words import shown
 OPEN_SECONDS = 20.0  # for the connection, TLS and HTTP together
 QUEUE = 16  # frames that wait to be read; then the network has to wait
 FRAGMENTS = 4096  # of one message
+CHECK = "check how it is written, and that this machine is online"
 LONGEST_RETRY_AFTER = 300.0  # seconds; we do not wait longer, whatever the answer says
 
 
@@ -46,8 +48,9 @@ class Answered(Exception):
                 "coordinator's port (8765), or at /hive of its dashboard's port (8080).")
 
 
-class Distrusted(Exception):
-    """The server's certificate does not prove that it is the right one."""
+class Misdirected(Exception):
+    """This address leads nowhere, or to somebody else. It may pass for who was in the hive before:
+    his network may be away. For all others the address is wrong."""
 
 
 class Connection(ClientConnection):
@@ -73,7 +76,7 @@ class Connection(ClientConnection):
 def open_connection(server: str, certificates: Optional[ssl.SSLContext], *, max_size: int,
                     ping_timeout: float) -> Connection:
     """A WebSocket to the coordinator. Raises GltchError for an address that cannot be one,
-    Answered, Distrusted, and OSError or WebSocketException for what may pass."""
+    Answered, Misdirected, and OSError or WebSocketException for what may pass."""
     # Since version 15 peers ping too, and a slow uplink answers late. Older ones have no queue.
     newer = {"ping_timeout": ping_timeout, "max_queue": QUEUE}
     known = inspect.signature(connect).parameters
@@ -84,15 +87,23 @@ def open_connection(server: str, certificates: Optional[ssl.SSLContext], *, max_
             open_timeout=OPEN_SECONDS, close_timeout=2, create_connection=Connection, **settings)
         return connection
     except ssl.SSLCertVerificationError as error:
-        raise Distrusted(f"The certificate of {server} cannot be trusted "
+        raise Misdirected(f"The certificate of {server} cannot be trusted "
                          f"({shown(error.verify_message).rstrip('.')}): if it is your own, give it "
                          "with --tls-ca FILE; otherwise this is not the hive you meant.") from None
+    except socket.gaierror as error:
+        if error.errno == socket.EAI_AGAIN:  # whoever knows names is out of reach
+            raise
+        raise Misdirected(f"Nobody knows the name in {server}: {CHECK}.") from None
     except (InvalidURI, OverflowError) as error:
-        raise GltchError(f"--server {server!r} is not an address: {shown(error)}.") from None
+        raise GltchError(no_address(server, error)) from None
     except ValueError as error:
-        require("port" not in str(error).lower(),
-                f"--server {server!r} is not an address: {shown(error)}.")
+        require("port" not in str(error).lower(), no_address(server, error))
         raise ConnectionError(f"it does not answer like a hive: {shown(error)}") from None
+
+
+def no_address(server: str, error: Exception) -> str:
+    reason = shown(error).rstrip(".")
+    return f"--server {server!r} is not an address ({reason}): write it like ws://host:8765."
 
 
 def trusted_certificates(server: str, file: Optional[str]) -> Optional[ssl.SSLContext]:
@@ -117,7 +128,7 @@ def in_clear(server: str) -> str:
     try:
         host = urlsplit(server).hostname or ""
     except ValueError as error:
-        raise GltchError(f"--server {server!r} is not an address: {error}.") from None
+        raise GltchError(no_address(server, error)) from None
     try:
         here = ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -136,6 +147,8 @@ def describe(error: Exception) -> str:
             return "the connection broke"
         told = frame.code in (1008, 1013) and shown(frame.reason)  # refused, or no place
         return told or "the coordinator stopped"
+    if isinstance(error, socket.gaierror):
+        return f"its name cannot be looked up now: {CHECK}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "there is no TLS at this port"
     return shown(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -55,7 +55,7 @@ class Intake:
         self.early: Dict[str, Dict[int, Early]] = {}  # by peer and version
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
         self.asking: Counter[str] = Counter()  # ... with its latest task
-        self.opened: Optional[float] = None  # the round began, in steady seconds
+        self.opened: Optional[float] = None  # the round's first task, in steady seconds
         self.adding: Dict[str, Delivery] = {}  # by peer
         self.counted: Dict[str, Delivery] = {}  # ... that were added to this round
         self.latest: Dict[str, Delivery] = {}  # ... and to the one before
@@ -100,7 +100,6 @@ class Intake:
     def take(self, link: Link, said: messages.Offer, size: int, stale: int, now: float,
              arrived: float) -> Delivery:
         """It is in time, and is going to be added."""
-        self.opened = now if self.opened is None else self.opened
         tokens = self._believed(link, said, now)
         used = said["steps"] * link.batch_size
         known = not stale and self.in_flight == 1 and used <= link.windows.number
@@ -171,7 +170,8 @@ class Intake:
 
     def length(self, now: float, longest: float) -> float:
         """Seconds of the round so far, at most as long as it was planned: a machine that slept did
-        not train, and the clock on the wall may be set."""
+        not train, and the clock on the wall may be set. 0 when its tasks were given out before a
+        restart: nobody knows when."""
         return min(0.0 if self.opened is None else now - self.opened, longest)
 
 

@@ -100,7 +100,9 @@ class Standing:
         waited = opened - self.committed
         began = self.committed if 0 <= waited <= PAUSE_SECONDS else opened  # or the clock was set
         made = max(0, step - int(self.step))  # or the run went back
-        self.recent.append(Lap(max(committed - began, 1e-9), made, tokens))
+        # It may have begun before a restart, nobody knows when: it says nothing of the speed.
+        lap = Lap(committed - began, made, tokens) if committed > began else Lap(0.0, 0, 0)
+        self.recent.append(lap)
         self.step, self.committed = step, committed
 
     # What follows from it

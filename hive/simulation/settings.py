@@ -46,7 +46,9 @@ class Settings:
     commit_seconds: float = option(0.1, float, "that the coordinator takes to end a round")
     round_seconds: float = option(60.0, float, "the longest a round trains")
     min_peers: int = option(1, int, "peers to wait for before a round")
-    train: str = option("synthetic", str, "what is trained", ("synthetic", "real"))
+    train: str = option("synthetic", str, "what is trained: a network on the text of --data, or a "
+                        "vector that noisy gradients pull to a hidden place; its loss is the mean "
+                        "squared distance left (weighted), not nats of text", ("synthetic", "real"))
     parameters: int = option(20_000, int, "of the synthetic vector")
     size: str = option("2.7m", str, "of the real network", tuple(PRESETS))
     dropout: Optional[float] = option(None, float, "of the real network")

@@ -414,6 +414,23 @@ def test_a_name_is_one_folder(name, capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.parametrize("option, value", [
+    ("--data", "nowhere.txt"), ("--from", "nowhere"), ("--key-file", "nowhere"),
+    ("--batch-size", "0")])
+@pytest.mark.parametrize("there", [(), ("notes.txt",)], ids=["new", "there"])
+def test_a_start_that_fails_leaves_no_folder_that_was_not_there(
+        text_file, place, option, value, there):
+    folder = place / "runs" / "mine"
+    for name in there:
+        folder.mkdir(parents=True)
+        (folder / name).write_bytes(b"mine")
+    port, page = free_ports(2)
+    options = {"--data": str(text_file), "--name": "mine", "--port": str(port),
+               "--dashboard-port": str(page), option: value}
+    assert server.main([word for pair in options.items() for word in pair]) == 2
+    assert folder.exists() == bool(there) and all((folder / name).exists() for name in there)
+
+
 def test_a_hive_does_not_write_over_a_run_of_one_machine(capsys, place):
     (place / "runs" / "mine").mkdir(parents=True)
     (place / "runs" / "mine" / "last.pt").write_bytes(b"a network")

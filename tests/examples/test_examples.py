@@ -7,7 +7,7 @@ import pytest
 from conftest import PROGRAM
 
 ROOT = PROGRAM.parent
-EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted(path.stem for path in (ROOT / "examples").glob("[!_]*.py"))
 
 
 @pytest.fixture
@@ -63,6 +63,14 @@ def test_what_an_example_cannot_do_is_a_sentence(
     printed, said = process.communicate(timeout=240)
     assert process.returncode != 0 and printed == ""
     assert sentence in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_without_pytorch_an_example_says_what_to_install(clone, start, name):
+    process = start(sys.executable, "-S", "-m", f"examples.{name}", cwd=str(clone))
+    printed, said = process.communicate(timeout=240)
+    assert (process.returncode, printed, said) == (
+        2, "", "examples: error: PyTorch is missing: pip install torch requests websockets\n")
 
 
 def test_hive_of_two_trains_two_peers_together(play, text_file):

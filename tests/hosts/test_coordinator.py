@@ -142,6 +142,16 @@ def test_a_mistake_of_ours_costs_one_connection_and_is_told(coordinator, monkeyp
     assert "KeyError: 'what nobody thought of'" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("seconds, speed", [(8.0, "  64 chars/s"), (0.0, "")])
+def test_its_line_shows_a_speed_only_of_a_round_whose_beginning_is_known(
+        coordinator, capfd, seconds, speed):
+    coordinator.show({
+        "version": 3, "step": 12, "total": None, "loss": 2.5, "opened": 1000.0 - seconds,
+        "committed": 1000.0, "contributions": [{"verdict": "counted", "tokens": 512}]})
+    assert capfd.readouterr().err == (
+        f"after round 3  step 12  loss 2.500  val -{speed}  1 of 0 peers\n")
+
+
 def test_what_waits_is_not_sent_any_more_when_a_connection_ends_but_the_reason_is(coordinator):
     async def story():
         socket = Socket(takes=2)  # the challenge, the welcome

@@ -746,7 +746,53 @@ def test_what_nobody_else_can_read_is_not_warned_of(server):
 def test_an_address_that_is_none_is_a_sentence(capsys):
     for server in ("ws://[::1", "ws://host:99999", "ws://", "ws://host:port"):
         assert peer.main(["--server", server, *ON_CPU]) == 2
-        assert "is not an address" in capsys.readouterr().err
+        assert "): write it like ws://host:8765." in capsys.readouterr().err
+
+
+@pytest.fixture
+def nameless(monkeypatch):
+    """Looking up a name that is not in digits fails, with this code, once the switch is on."""
+    switch, look_up = SimpleNamespace(on=True, code=socket.EAI_NONAME), socket.getaddrinfo
+
+    def fail(host, *arguments, **more):
+        if switch.on and host[0].isalpha():
+            raise socket.gaierror(switch.code, "what the system says")
+        return look_up(host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    for proxy in ("HTTPS_PROXY", "https_proxy"):  # which would be given the name
+        monkeypatch.delenv(proxy, raising=False)
+    return switch
+
+
+def test_a_name_that_nobody_knows_is_one_sentence(nameless, waits, capsys):
+    assert join(SimpleNamespace(address="ws://wrong-host:8765")) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.endswith("error: Nobody knows the name in ws://wrong-host:8765: "
+                         "check how it is written, and that this machine is online.")
+    assert waits == []
+
+
+def test_where_names_cannot_be_looked_up_just_now_a_peer_says_so_and_goes_on(
+        nameless, waits, capsys):
+    nameless.code = socket.EAI_AGAIN
+    assert join(SimpleNamespace(address="ws://wrong-host:8765")) == 128
+    assert "its name cannot be looked up now: check" in capsys.readouterr().err
+    assert waits == WAITS
+
+
+def test_a_peer_that_was_in_the_hive_goes_on_when_its_network_knows_no_names(
+        nameless, false, waits, capsys):
+    def leave(self, connection):
+        self.welcome(connection, make(TEXT))
+        self.give(connection, TEXT.encode())
+        self.hear(connection, "ready")
+        nameless.on = True
+
+    nameless.on = False
+    port = false(leave).address.rpartition(":")[2]
+    assert join(SimpleNamespace(address=f"ws://localhost:{port}")) == 128
+    assert "waiting   Nobody knows the name in ws://localhost" in capsys.readouterr().err
 
 
 def test_nobody_listens_there_is_a_sentence_and_the_peer_goes_on(waits, capsys):

@@ -796,7 +796,7 @@ def test_a_reader_follows_the_coordinator_and_changes_nothing(journal):
 
 
 def test_a_reader_needs_a_journal_and_makes_none(place):
-    with pytest.raises(GltchError, match="There is no journal in .*nowhere"):
+    with pytest.raises(GltchError, match="There is no run of a hive in .*nowhere: choose"):
         Journal(place / "nowhere", read_only=True)
     assert not (place / "nowhere").exists()
 

@@ -482,7 +482,8 @@ def test_a_damaged_checkpoint_loads_or_is_refused_with_a_sentence(checkpoint, tm
 def test_missing_files_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     for name, words in (("gone.pt", "There is no checkpoint 'gone.pt'"),
-                        ("empty", "holds no best.pt or last.pt"), ("", "start one with")):
+                        ("empty", "holds no best.pt or last.pt: name that of a run"),
+                        ("", "start one with")):
         with pytest.raises(GltchError, match=words):
             load(name)
 

@@ -161,6 +161,16 @@ def test_a_warning_is_said_once_until_the_next_evaluation(corpus, monkeypatch, c
     assert capsys.readouterr().err.count("log.jsonl could not be written") == 2
 
 
+@pytest.mark.parametrize("code, help", [
+    (errno.EACCES, True), (errno.EPERM, True), (errno.ENOSPC, False)])
+def test_where_nothing_may_be_written_another_folder_is_asked_for(code, help):
+    with pytest.raises(Unwritable) as error, gltch.writing(Path("runs", "mine")):
+        raise OSError(code, "what the system says")
+    asks = "; choose a folder where you may write" if help else ""
+    assert str(error.value) == (
+        f"{Path('runs', 'mine')} could not be written: what the system says{asks}.")
+
+
 @linux
 def test_a_log_that_cannot_be_written_is_written_later_whole(tmp_path, capsys):
     run = Run(tmp_path)

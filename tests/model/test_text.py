@@ -239,7 +239,7 @@ def test_a_text_with_characters_the_model_does_not_know_is_refused(tmp_path):
     path = write(tmp_path / "a.txt", "All of the letters, and an ß.")
     with pytest.raises(GltchError) as error:
         load_corpus([path], Vocabulary(gltch.SHAKESPEARE_CHARACTERS))
-    assert "1 characters the model does not know: 'ß'" in sentence(error)
+    assert "1 characters the model does not know: 'ß'; leave" in sentence(error)
 
 
 def test_a_text_is_encoded_in_the_vocabulary_of_the_model(tmp_path):
@@ -346,7 +346,7 @@ def test_a_zip_file_without_texts_is_named(tmp_path, members):
     path = pack(tmp_path / "plays.zip", [*members, ("folder/", "")])
     with pytest.raises(GltchError) as error:
         load_corpus([path])
-    assert sentence(error) == f"There are no text files in {path}."
+    assert sentence(error) == f"There are no text files in {path}: save some as UTF-8."
 
 
 @pytest.mark.parametrize("kind", ["gz", "zip", "zip of two"])
@@ -484,13 +484,13 @@ def refused(address, *words):
 
 def test_a_download_that_fails_is_a_sentence_and_leaves_nothing_behind(website, monkeypatch):
     website.content = None
-    refused(website.address, "could not be downloaded: it answers 404")
+    refused(website.address, "could not be downloaded (it answers 404): check the address")
     website.content = PLAY
     website.headers = [("Content-Length", str(len(PLAY) + 5))]
     refused(website.address, "could not be downloaded")
     website.headers = [("Content-Length", "many")]
     refused(website.address, "could not be downloaded")
-    refused("http://127.0.0.1:1/nobody", "could not be downloaded: ConnectionError")
+    refused("http://127.0.0.1:1/nobody", "could not be downloaded (ConnectionError): check")
     refused("https://nobody.invalid/text", "could not be downloaded")
     refused("http://", "could not be downloaded")
     refused("http://[", "could not be downloaded")

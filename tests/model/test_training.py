@@ -398,7 +398,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_checkpoint_is_good(
         return entropy(logits, targets) * (next(losses) if logits.requires_grad else 1)
 
     monkeypatch.setattr(F, "cross_entropy", poisoned)
-    with pytest.raises(GltchError, match=f"{loss} at step 26.*lower the learning rate"):
+    with pytest.raises(GltchError, match=f"{loss} at step 26.*lower the learning rate in a new"):
         train(TINY, RECIPE, corpus, name="poisoned")
     assert_kept_whole(Path("runs", "poisoned"))
     assert gltch.read_checkpoint(Path("runs", "poisoned", "last.pt"))["step"] == 15
@@ -406,7 +406,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_its_checkpoint_is_good(
 
 def test_weights_that_are_not_finite_never_reach_a_checkpoint(corpus):
     recipe = replace(RECIPE, embedding_learning_rate=1e30, warmup=0, eval_every=1)
-    with pytest.raises(GltchError, match="lower the learning rate"):
+    with pytest.raises(GltchError, match="lower the learning rate in a new"):
         train(TINY, recipe, corpus, name="wild")
     assert_kept_whole(Path("runs", "wild"))
     assert all(math.isfinite(p["loss"]) for p in points(Path("runs", "wild"), "eval"))

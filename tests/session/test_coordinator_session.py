@@ -1449,6 +1449,20 @@ def test_after_a_restart_an_update_that_was_made_ahead_still_counts(stage):
     assert again.contributions(2) == {("ann", "counted")}
 
 
+def test_a_round_whose_tasks_were_given_out_before_a_restart_has_no_length(stage):
+    play, ann, _ = two_in_a_round(stage)
+    play.journal.close()
+    again = stage()
+    ann = Client(again, "ann", token=ann.token).enter()
+    assert ann.offer()["type"] == "send"
+    ann.send(b"8 bytes.")
+    again.steady += 3.0  # to be added
+    again.do_all()
+    committed, = again.events("committed")
+    assert committed["contributions"] and committed["opened"] == committed["committed"]
+    assert again.session.standing.speed == 0.0
+
+
 def test_there_is_an_end_of_room_for_early_updates(stage, monkeypatch):
     play, ann, bob = two_in_a_round(stage, sync=SEVERAL)
     monkeypatch.setattr("hive.session.intake.BUDGET_BYTES", 15)

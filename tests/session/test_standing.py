@@ -31,7 +31,7 @@ CONTRIBUTIONS = st.lists(
               st.sampled_from(["counted", "late", "rejected"]), st.sampled_from(["", "a", "b"])),
     max_size=5, unique_by=lambda one: one[0])
 ROUNDS = st.lists(
-    st.tuples(st.integers(0, 240), st.integers(1, 400), st.integers(1, 30), CONTRIBUTIONS),
+    st.tuples(st.integers(0, 240), st.integers(0, 400), st.integers(1, 30), CONTRIBUTIONS),
     max_size=30)
 
 
@@ -208,6 +208,16 @@ def test_a_pause_in_which_nobody_is_there_slows_nobody_down():
     assert with_pause.speed == without.speed == 100.0
     assert with_pause.remaining(10) == without.remaining(10) == 20.0
     assert with_pause.tokens == 1600
+
+
+@pytest.mark.parametrize("away", [3600, -3600], ids=["later", "with its clock set"])
+def test_a_round_that_began_before_a_restart_says_nothing_of_the_speed(away):
+    before = round_of(1, BEGAN, 8, 4, ("p1", 800, "counted"))
+    delivered = round_of(2, BEGAN + 8 + away, 0, 8, ("p1", 800, "counted"))
+    standing = Standing(*sums([before, delivered]))
+    assert standing.speed == 100.0 and standing.remaining(10) == 20.0
+    assert Standing(*sums([delivered])).speed == 0.0
+    assert standing.tokens == 1600
 
 
 # ---- Ranking

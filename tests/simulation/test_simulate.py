@@ -417,6 +417,13 @@ def test_what_is_no_option_is_a_sentence(arguments, capsys):
     assert said.startswith("simulate.py: error: ") and said.count("\n") == 1
 
 
+def test_the_help_says_what_the_loss_is_of(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pull to a hidden place; its loss is the mean squared distance left" in said
+
+
 def test_the_help_begins_with_something_to_paste(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
