@@ -139,6 +139,10 @@ def in_clear(server: str) -> str:
             "the way: beyond a network you trust, use wss://.")
 
 
+# What another protocol answers, and what a coordinator does that hears one.
+NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING")
+
+
 def describe(error: Exception) -> str:
     """Why there is no conversation, in a few words."""
     if isinstance(error, ConnectionClosed):
@@ -149,6 +153,6 @@ def describe(error: Exception) -> str:
         return told or "the coordinator stopped"
     if isinstance(error, socket.gaierror):
         return f"its name cannot be looked up now: {CHECK}"
-    if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
-        return "there is no TLS at this port"
+    if isinstance(error, ssl.SSLError) and error.reason in NO_TLS:
+        return "nobody speaks TLS there, does the address begin with ws://?"
     return shown(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -674,6 +674,12 @@ def test_a_recorded_hello_brings_nobody_back(here):
 # --- TLS ------------------------------------------------------------------------------------------
 
 
+def test_a_peer_that_speaks_tls_to_a_coordinator_without_it_is_told_so(here, waits, capsys):
+    hive = here.coordinator()
+    assert join(SimpleNamespace(address=f"wss://localhost:{hive.port}")) == 128
+    assert "nobody speaks TLS there, does the address begin with ws://?" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def certificate(processes, tmp_path_factory):
     """(certificate, key) for localhost, signed by itself."""
