@@ -35,7 +35,8 @@ class Fork:
             writing = os.dup(output.fileno())
         described = json.dumps({"command": command, "cwd": cwd, "env": env, "nice": nice}).encode()
         assert len(described) < LONGEST
-        socket.send_fds(nursery(), [described], [theirs.fileno(), writing])
+        socket.send_fds(nursery(env.get("OMP_NUM_THREADS")), [described],
+                        [theirs.fileno(), writing])
         theirs.close()
         os.close(writing)
         self.pid = json.loads(self.line.recv(100))
@@ -59,13 +60,16 @@ class Fork:
 
 
 @functools.lru_cache(maxsize=None)
-def nursery():
-    """The line to the process that forks, which ends with this one."""
+def nursery(threads):
+    """The line to the process that forks, which ends with this one. How many threads PyTorch has is
+    decided when it is imported."""
     mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    env.update({"OMP_NUM_THREADS": threads} if threads else {})
     with theirs:
         process = subprocess.Popen([sys.executable, __file__, str(theirs.fileno())],
                                    stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   pass_fds=[theirs.fileno()])
+                                   env=env, pass_fds=[theirs.fileno()])
 
     def end():
         mine.close()
@@ -125,6 +129,8 @@ def become(program, output):
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    sys.stdout = open(1, "w", encoding="utf-8")  # those of before were none of pipes
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.chdir(program["cwd"])
     os.environ.clear()
     os.environ.update(program["env"])
