@@ -222,7 +222,7 @@ def test_a_run_that_nobody_listens_to_is_trained_and_saved(text_file, ending, li
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP] if os.name == "posix" else [])
 def test_a_run_whose_terminal_is_gone_is_saved_when_it_is_asked_to_stop(
         start_gltch, wait_for, text_file, tmp_path, number):
-    process = start_gltch("--data", text_file, *SMALL_RUN, "--name", "left")
+    process = start_gltch("--data", text_file, *SMALL_RUN, "--steps", 2000, "--name", "left")
     process.stderr.close()
     wait_for(tmp_path / "runs" / "left" / "log.jsonl", '"step": 15,')
     process.send_signal(number)
