@@ -227,7 +227,7 @@ def test_a_run_whose_terminal_is_gone_is_saved_when_it_is_asked_to_stop(
     wait_for(tmp_path / "runs" / "left" / "log.jsonl", '"step": 15,')
     process.send_signal(number)
     assert process.wait(timeout=240) == 128 + number
-    assert 15 <= read_checkpoint(tmp_path / "runs" / "left" / "last.pt")["step"] < 60
+    assert 15 <= read_checkpoint(tmp_path / "runs" / "left" / "last.pt")["step"] < 2000
 
 
 @linux
