@@ -653,14 +653,20 @@ class Journal:
                 link, record, update = self._verify_link(number, link)
                 require(record["base"] == sha256(weights), "it began with other weights.")
             try:
-                weights = (apply(weights, record["codec"], update, number)
-                           if record["codec"] != UNDO
-                           else self.weights_at(self._target(number, update), apply))
+                weights = self._after(weights, record["codec"], update, number, apply)
             except GltchError as error:
                 raise GltchError(f"Round {number} is broken: {error}") from error
             require(record["result"] == sha256(weights),
                     f"Round {number} is broken: its update does not lead to its result.")
             yield number
+
+    def _after(self, weights: bytes, codec: str, update: bytes, number: int,
+               apply: Apply) -> bytes:
+        """The weights after a round; one may change nothing and only write something down."""
+        if codec != UNDO:
+            return apply(weights, codec, update, number)
+        target = self._target(number, update)
+        return weights if target == number - 1 else self.weights_at(target, apply)
 
     def _verify_start(self) -> Tuple[str, bytes]:
         """Link and weights of version 0."""

@@ -528,7 +528,9 @@ def test_a_round_that_returns_to_the_newest_version_only_writes_something_down(j
     commit_rounds(journal, 2)
     journal.commit(replace(undoing(journal, 2), judgements=JUDGED))
     assert journal.weights_at(3, add) == weights_by_hand(2) and journal.undone() == []
-    assert list(journal.verify(add)) == list(range(4))
+    counter = counted(add)
+    assert list(journal.verify(counter.apply)) == list(range(4))
+    assert len(counter.calls) == 2, "nothing is computed again for it"
 
 
 @pytest.mark.parametrize("target", [b"4", b"5", b"-1", b"x", b""])
