@@ -92,6 +92,11 @@ class Visitor:
     def text(self, selector):
         return self.page.inner_text(selector)
 
+    def shows(self, selector, *texts):
+        """Wait until an element holds these texts: the page writes some time after it knows."""
+        for text in texts:
+            self.page.locator(selector, has_text=text).wait_for()
+
     def row(self, name):
         return self.page.locator("#peers-body tr").filter(has=self.page.locator(
             "td.name", has_text=name))
@@ -230,7 +235,7 @@ def test_a_node_stays_where_it_was_dragged(busy, visit):
     visitor.until("page.network.scene.settled")
     assert visitor.ask("[page.network.scene.nodes[0].x, page.network.scene.nodes[0].y]") == [60, 60]
     name = visitor.ask("page.network.scene.nodes[0].peer.name")
-    assert name in visitor.text("#network .network-readout")
+    visitor.shows("#network .network-readout", name)
 
 
 def test_a_table_can_be_sorted_by_any_column(busy, visit):
@@ -357,7 +362,7 @@ def test_a_part_of_the_curve_can_be_looked_at(busy, visit):
     part = visitor.ask("page.chart.history.view")
     assert 0 < part["from"] < part["to"] < visitor.ask("page.state.version") + 1
     canvas.press("End")
-    assert "Train" in visitor.text("#chart [aria-live]")
+    visitor.shows("#chart [aria-live]", "Train")
     visitor.page.get_by_role("button", name="Whole run").click()
     assert visitor.ask("page.chart.history.view") is None
 
@@ -383,7 +388,7 @@ def test_what_it_writes_is_shown_with_the_round_it_came_from(busy, visit):
     shown = visitor.ask("[page.samples.samples[page.samples.place].round,"
                         " document.getElementById('sample').textContent]")
     assert rounds[str(shown[0])] == shown[1]
-    assert f"after round {shown[0]:,}" in visitor.text("#sample-about")
+    visitor.shows("#sample-about", f"after round {shown[0]:,}")
 
 
 def test_a_page_that_lost_its_connection_misses_nothing(busy, visit):
@@ -611,7 +616,7 @@ def test_another_round_is_shown_when_the_slider_moves(busy, visit):
     visitor.page.locator("#surprise").get_by_label("Then: an earlier version").press("ArrowRight")
     visitor.page.locator("#surprise article h3", has_text="Then, after round 1: ").wait_for()
     assert visitor.page.locator("#surprise .progress li").count() == 3
-    assert "Every round can be shown" in visitor.text("#surprise")
+    visitor.shows("#surprise", "Every round can be shown")
 
 
 def test_nothing_that_is_typed_leaves_the_browser(busy, visit):
@@ -808,7 +813,7 @@ def test_a_tab_trains_beside_a_pytorch_peer(here, visit, sync, workers):
     hive = here.coordinator(*FOR_EVER, "--sync", sync)
     here.peer(hive, "ada")
     visitor = visit(hive.page, script=THREE_CORES)
-    assert "2 of 3 cores" in visitor.text("#tab")
+    visitor.shows("#tab", "2 of 3 cores")
     join(visitor, "tab", workers)
     counts(hive, "tab", "ada")
     assert [hive.member(name)["kind"] for name in ("tab", "ada")] == ["tab", "cpu"]
@@ -834,20 +839,20 @@ def test_a_visitor_sees_what_the_tab_contributes_and_pauses_it(trained, visit):
     counts(trained, "sight")
     visitor.page.locator("#tab dl", has_text="Updates counted").wait_for()
     visitor.until("page.tab.peer?.counted >= 3")
-    assert "updates counted" in visitor.text("#tab-bar") and "Joined as sight." in visitor.text(
-        "#tab")
-    assert "this tab" in visitor.row("sight").inner_text()
-    assert visitor.ask("page.network.scene.own === page.tab.trainer.figures.peer")
+    visitor.shows("#tab-bar", "updates counted")
+    visitor.shows("#tab", "Joined as sight.")
+    visitor.row("sight").filter(has_text="this tab").wait_for()
+    visitor.until("page.network.scene.own === page.tab.trainer.figures.peer")
     bar(visitor, "Pause").click()
     trained.left("sight")  # nobody has to wait for it
-    assert "paused" in visitor.text("#tab-bar")
+    visitor.shows("#tab-bar", "paused")
     before = visitor.ask("page.tab.peer.counted")
     bar(visitor, "Go on").click()
     visitor.until(f"page.tab.peer.counted > {before}")
     assert visitor.ask("page.tab.peer.name") == "sight"
     bar(visitor, "Stop").click()
     visitor.page.get_by_role("button", name="Train in this tab").wait_for()
-    assert not visitor.page.locator("#tab-bar").is_visible()
+    visitor.page.locator("#tab-bar").wait_for(state="hidden")
 
 
 BATTERY = """navigator.getBattery = async () => window.battery ??= Object.assign(
@@ -857,8 +862,8 @@ BATTERY = """navigator.getBattery = async () => window.battery ??= Object.assign
 def test_on_battery_it_waits_for_power_unless_allowed(trained, visit):
     visitor = visit(trained.page, script=BATTERY)
     join(visitor, "laptop")
-    visitor.page.locator("#tab-bar", has_text="paused").wait_for()
-    assert "runs on its battery" in visitor.text("#tab")
+    visitor.shows("#tab-bar", "paused")
+    visitor.shows("#tab", "runs on its battery")
     visitor.ask("() => { battery.charging = true; battery.dispatchEvent(new Event("
                 "'chargingchange')); }")
     trained.joined("laptop")
@@ -884,7 +889,7 @@ def test_a_hidden_tab_is_held_and_the_screen_kept_on_only_when_asked(trained, vi
     assert visitor.ask("window.asked ?? null") is None
     bar(visitor, "Stop").click()
     visitor.until("page.tab.trainer.mode === 'idle'")
-    assert visitor.ask(held) == []
+    visitor.until(f"{held}.then((names) => names.length === 0)")
     visitor.page.get_by_label("Keep the screen on").check()
     join(visitor, "awake")
     visitor.until("window.asked === 'screen'")
