@@ -189,12 +189,13 @@ class LightPeer:
         return b"".join(parts)
 
     async def join(self) -> None:
-        """Also when the coordinator tells some newcomers to come later."""
-        from websockets.exceptions import ConnectionClosed
+        """Also when the coordinator tells some newcomers to come later, or strangers have to give
+        way to others at its door."""
+        from websockets.exceptions import ConnectionClosed, InvalidHandshake
         while True:
             try:
                 return await self.enter()
-            except ConnectionClosed:
+            except (ConnectionClosed, InvalidHandshake):
                 await asyncio.sleep(random.uniform(0.5, 2.0))
 
     async def enter(self) -> None:
