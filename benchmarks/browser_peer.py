@@ -94,8 +94,8 @@ SECONDS = 15.0  # in which frames are counted
 PORT = 28775  # of the coordinator, and the one above it for its page
 HIVE = Path(__file__).resolve().parent.parent / "hive"
 ROUNDS = 10
-RUN = ["--size", "1m", "--batch-size", "4", "--inner-steps", "4", "--round-seconds", "600",
-       "--min-peers", "2", "--rounds", str(ROUNDS)]
+RUN = ["--sync", "diloco", "--size", "1m", "--batch-size", "4", "--inner-steps", "4",
+       "--round-seconds", "600", "--min-peers", "2", "--rounds", str(ROUNDS)]
 PATIENT = """
 import functools, sys
 sys.path.insert(0, sys.argv.pop(1))

@@ -39,6 +39,7 @@ from torch import Tensor
 import hive.peer
 from gltch_2_7m import Config
 from hive.journal import Journal
+from hive.learning.sync import SYNCS, USUAL
 from hive.peer import Peer
 from hive.session.effects import PeerEffect, Tell
 from hive.session.job import Job
@@ -61,7 +62,7 @@ def rows_for(args: argparse.Namespace) -> List[Row]:
             for peers in args.peers:
                 for messy in (False, True) if args.messy else (False,):
                     common = {"peers": peers, "share": share, "seed": seed, "steps": args.steps,
-                              "messy": messy}
+                              "messy": messy, "sync": args.sync}
                     rows.append({**common, "kind": "none", "undefended": False})
                     rows += [{**common, "kind": kind, "undefended": undefended}
                              for kind in args.kinds for undefended in (False, True)]
@@ -76,6 +77,7 @@ def run_row(row: Row) -> Row:
         peers=row["peers"] - bad if honest else row["peers"], steps=row["steps"], train="real",
         network=Config(block_size=32, n_layer=1, n_head=2, n_embd=32, dropout=0.0),
         attackers=() if honest else (f"{row['kind']}:{row['share']}",), eval_every=10**9,
+        sync=row["sync"],
         undefended=row["undefended"], recipe={"batch_size": 8, "seed": row["seed"]},
         churn=MESSY if row["messy"] else 0.0, stragglers=MESSY if row["messy"] else 0.0,
         newcomers=row["peers"] // NEWCOMERS if row["messy"] else 0)
@@ -104,8 +106,9 @@ def run_row(row: Row) -> Row:
 # --------------------------------------------------------------------------------------------------
 
 HONEST, ROUNDS = 4, 40  # peers, besides the one that attacks; rounds of a step
-SERVE = ["--size", "1m", "--batch-size", "8", "--rounds", str(ROUNDS), "--inner-steps", "1",
-         "--warmup", "5", "--dropout", "0", "--port", "0", "--dashboard-port", "0"]
+SERVE = ["--sync", "diloco", "--size", "1m", "--batch-size", "8", "--rounds", str(ROUNDS),
+         "--inner-steps", "1", "--warmup", "5", "--dropout", "0", "--port", "0",
+         "--dashboard-port", "0"]
 
 
 class Accomplices(Companions):
@@ -198,7 +201,7 @@ def real_table(kinds: Sequence[str]) -> None:
 # --------------------------------------------------------------------------------------------------
 
 def key(row: Row) -> str:
-    names = ("kind", "peers", "share", "seed", "steps", "messy", "undefended")
+    names = ("kind", "peers", "share", "seed", "steps", "messy", "undefended", "sync")
     return json.dumps([row[name] for name in names])
 
 
@@ -240,6 +243,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--sync", choices=list(SYNCS), default=USUAL)
     parser.add_argument("--messy", action="store_true",
                         help="also with churn, stragglers and newcomers")
     parser.add_argument("--output", type=Path, default=Path("hive_attacks.jsonl"))
@@ -261,7 +265,7 @@ def main() -> int:
         with args.output.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
         print(json.dumps(rows[-1]), flush=True)
-    print(table(rows))
+    print(table([row for row in rows if row["sync"] == args.sync]))
     return 0
 
 

@@ -58,7 +58,7 @@ def run_row(row: Row) -> Row:
         settings = {key: value for key, value in row.items()
                     if key not in ("kind", "batch_size", "seed")}
         summary = simulate(Settings(
-            train="real", lockstep=True, eval_every=10**9, **settings,
+            train="real", lockstep=True, eval_every=10**9, **{"sync": "diloco", **settings},
             recipe={"batch_size": row["batch_size"], "seed": row["seed"]}))
         return {**row, "loss": summary.val_loss, "rounds": summary.rounds,
                 "up": summary.up_per_parameter, "down": summary.down_per_parameter}

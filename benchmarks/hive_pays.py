@@ -22,6 +22,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from hive.learning.sync import USUAL
 from hive.simulation.hive import USUAL_PARAMETERS, PeerHost, Simulation
 from hive.simulation.settings import Settings
 
@@ -152,7 +153,7 @@ def learn(args: argparse.Namespace, rows: List[Dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     add = parser.add_argument
-    add("--sync", default="streaming", help="how peers stay together (default: streaming)")
+    add("--sync", default=USUAL, help=f"how peers stay together (default: {USUAL})")
     add("--batch-size", type=int, help="sequences a step (default: 64, with --learn 16)")
     add("--minutes", type=float, default=3.0, help="virtual, of a row (default: 3)")
     add("--learn", action="store_true", help="train for real, on GLTCH_DATA")

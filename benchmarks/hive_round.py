@@ -104,8 +104,8 @@ def coordinator(folder: Path, peers: int, arguments: argparse.Namespace) -> Iter
     (folder / "text.txt").write_text(SHAKESPEARE_CHARACTERS + "".join(letters))
     start = START.format(root=str(ROOT), share=0.25 if arguments.evaluations else 0.01)
     command = [sys.executable, "-c", start, "--port", "0", "--dashboard-port", "0", "--data",
-               "text.txt", "--size", arguments.size, "--inner-steps", "1", "--steps", "1000000000",
-               "--min-peers", str(peers)]
+               "text.txt", "--size", arguments.size, "--sync", "diloco", "--inner-steps", "1",
+               "--steps", "1000000000", "--min-peers", str(peers)]
     log = folder / "log.txt"
     with open(log, "w") as output:
         process = subprocess.Popen(command, cwd=str(folder), stdout=output,

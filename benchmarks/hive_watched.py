@@ -105,7 +105,8 @@ class Coordinator(Program):
         self.began = time.time()
         super().__init__(
             folder, "server", str(ROOT / "hive" / "server.py"), "--port", str(ports[0]),
-            "--dashboard-port", str(ports[1]), "--key-file", str(folder / "key"), *options,
+            "--dashboard-port", str(ports[1]), "--key-file", str(folder / "key"),
+            "--sync", "diloco", *options,
             preexec_fn=(lambda: limit_open_files(open_files)) if open_files else None)
 
     @property

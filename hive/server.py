@@ -73,7 +73,7 @@ from hive.journal import Journal
 from hive.key import LOCAL, key_for
 from hive.learning.codec import CODECS, flatten, from_bytes, to_bytes, unflatten
 from hive.learning.robust import COMBINATIONS
-from hive.learning.sync import SYNCS
+from hive.learning.sync import SYNCS, USUAL
 from hive.machine import require_websockets
 from hive.network import tls
 from hive.network.door import Door, file_limit, trusted
@@ -113,7 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--from", metavar="RUN", help=FROM_HELP)
     add("--size", choices=list(PRESETS), help="size of the network (default: 2.7m)")
     add("--dropout", type=float, help="dropout on the residual branches")
-    add("--sync", choices=list(SYNCS), help="how peers stay together (default: diloco)")
+    add("--sync", choices=list(SYNCS), help=f"how peers stay together (default: {USUAL})")
     add("--codec", choices=list(CODECS),
         help="format of the updates, both ways (default: what --sync brings)")
     add("--combine", choices=list(COMBINATIONS), default="mean", help="what a round makes of its "
@@ -205,14 +205,14 @@ def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) 
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS
              if getattr(args, name) is not None}
     recipe = replace(recipe, **given)
-    sync = SYNCS[args.sync or "diloco"]
+    sync = SYNCS[args.sync or USUAL]
     if args.codec:
         sync = replace(sync, up=args.codec, down=args.codec)
     if args.inner_steps is not None:
         sync = replace(sync, inner_steps=args.inner_steps, most_inner_steps=args.inner_steps)
     limits = Limits(args.steps, args.rounds, args.minutes, args.target_loss).or_steps(reference)
     given_text = training_bytes(corpus)
-    return Job(secrets.token_hex(8), size or "another size", args.sync or "diloco", config, recipe,
+    return Job(secrets.token_hex(8), size or "another size", args.sync or USUAL, config, recipe,
                sync, limits, corpus.vocabulary.characters, protocol.name_of(given_text),
                len(given_text), corpus.digest)
 

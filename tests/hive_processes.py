@@ -143,9 +143,12 @@ class Program:
 
 
 class Coordinator(Program):
-    """A coordinator, once it listens."""
+    """A coordinator, once it listens. Unless a test names another way to synchronize, a round is of
+    all weights and peers wait for it: what comes of it is then known."""
 
     def __init__(self, folder, *options, run="hive", **settings):
+        if "--sync" not in options:
+            options = "--sync", "diloco", *options
         super().__init__(folder, f"server-{run}", HIVE / "server.py", "--name", run, *options,
                          **settings)
         self.hears("--name my-node")

@@ -64,3 +64,4 @@ SYNCS: Dict[str, Sync] = {
     "sparse": Sync(inner_steps=4, most_inner_steps=20, up="top64", down="q4", beta=0.95),
     "every-step": Sync(up="q4", down="q4"),
 }
+USUAL = "streaming"

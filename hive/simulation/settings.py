@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 from gltch_2_7m import PRESETS, Config, is_number, require
 from hive.learning.codec import CODECS
-from hive.learning.sync import SYNCS, Sync
+from hive.learning.sync import SYNCS, USUAL, Sync
 from hive.session.rounds import Pace
 from hive.simulation.attackers import Share, attackers_of
 from hive.simulation.tasks import RealTask, SyntheticTask
@@ -52,7 +52,7 @@ class Settings:
     parameters: int = option(20_000, int, "of the synthetic vector")
     size: str = option("2.7m", str, "of the real network", tuple(PRESETS))
     dropout: Optional[float] = option(None, float, "of the real network")
-    sync: str = option("diloco", str, "how peers stay together", tuple(SYNCS))
+    sync: str = option(USUAL, str, "how peers stay together", tuple(SYNCS))
     codec: Optional[str] = option(None, str, "of the updates, both ways (default: by --sync)",
                                   tuple(CODECS))
     fragments: Optional[int] = option(None, int, "parts of the weights; each round changes one")

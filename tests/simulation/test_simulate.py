@@ -30,8 +30,8 @@ from hive.simulation.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = Config(block_size=16, n_layer=1, n_head=2, n_embd=16, dropout=0.0)
-STORM = Settings(peers=16, rounds=60, churn=0.3, stragglers=0.2)
-SMALL = Settings(peers=6, rounds=12, parameters=5000)
+STORM = Settings(peers=16, rounds=60, churn=0.3, stragglers=0.2, sync="diloco")
+SMALL = Settings(peers=6, rounds=12, parameters=5000, sync="diloco")
 
 
 def run(given, **changes):
@@ -57,7 +57,8 @@ def test_both_hosts_do_all_slow_work_that_a_session_may_ask_for():
 
 
 def test_each_round_prints_a_line_and_the_last_line_sums_up(capsys):
-    arguments = ["--peers", "6", "--rounds", "12", "--parameters", "5000", "--churn", "0.3"]
+    arguments = ["--peers", "6", "--rounds", "12", "--parameters", "5000", "--churn", "0.3",
+                 "--sync", "diloco"]
     assert main(arguments) == 0
     printed, said = capsys.readouterr()
     *rows, last = [json.loads(line) for line in printed.splitlines()]
@@ -112,7 +113,7 @@ def test_sixteen_peers_converge_through_churn_and_stragglers_and_agree_bit_for_b
 def in_parts():
     """A stormy run whose rounds change a third of the weights each."""
     hive = Simulation(Settings(peers=6, rounds=40, parameters=5000, fragments=3, churn=0.3,
-                               stragglers=0.2, codec="q4"), strict=True)
+                               stragglers=0.2, sync="diloco"), strict=True)
     agreed, restarts = [], []
 
     def look(row):
@@ -237,7 +238,7 @@ def test_an_update_offered_again_after_it_was_counted_does_not_count_again():
         hive = Simulation(Settings(
             peers=8, rounds=30, churn=0.5, stragglers=0.2, spread=1.0, latency=2.0, codec="fp32",
             uplink=0.0005, downlink=0.0005, round_seconds=1.0, inner_steps=1, parameters=1000,
-            recipe={"seed": seed}))
+            sync="diloco", recipe={"seed": seed}))
         tokens = hive.run().tokens
         assert tokens["trained"] == tokens["counted"] + tokens["carried"] + tokens["lost"], seed
 
@@ -329,7 +330,7 @@ def test_in_virtual_time_a_peer_makes_as_many_steps_as_fit_into_the_rounds_secon
     monkeypatch.setattr(PeerSession, "made", note)
     monkeypatch.setattr(hive_of_simulation, "JITTER", 0.0)
     simulate(Settings(peers=4, rounds=8, parameters=1000, stragglers=0.25, spread=0.0,
-                      inner_steps=6))
+                      sync="diloco", inner_steps=6))
     assert set(updates[0.5]) == {6}
     first, *later = updates[5.0]
     assert first == 6 and later and max(later) < 6
@@ -368,7 +369,7 @@ def test_peers_that_meet_at_every_step_are_one_process_with_all_their_batches(te
               "warmup": 3}
     hive = Simulation(Settings(
         train="real", network=TINY, data=(str(text_file),), peers=4, steps=12, lockstep=True,
-        codec="fp32", inner_steps=1, outer_lr=1.0, outer_momentum=0.0,
+        sync="every-step", codec="fp32", outer_lr=1.0, outer_momentum=0.0,
         recipe={**recipe, "batch_size": 4}))
     summary = hive.run()
     trainer = FastTrainer(replace(TINY, vocab_size=len(corpus.vocabulary)),
