@@ -121,8 +121,8 @@ def build_parser() -> argparse.ArgumentParser:
         "end; clipped: centred clipping, each no further from the momentum than their median. "
         "The last two bound what a few can do, keep all updates of a round in memory as they came, "
         "and take seconds where many send large ones (default: mean)")
-    add("--inner-steps", type=int, help="steps of every round (default: few at first, more as the "
-        "learning rate falls or the links are slow)")
+    add("--inner-steps", type=int, help="steps of every round (default: what --sync "
+        "brings: with diloco few at first, more as the learning rate falls or the links are slow)")
     add("--round-seconds", type=float, default=60.0,
         help="the longest a round trains (default: 60)")
     add("--min-peers", type=int, default=1, help="wait for this many before a round (default: 1)")
