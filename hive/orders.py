@@ -65,9 +65,10 @@ def peers_called(journal: Journal, name: str) -> List[str]:
 
 
 def write_down(journal: Journal, order: Order) -> str:
-    """As a round that changes nothing else."""
+    """As a round that changes nothing else. Raises GltchError for a pardon that nobody needs."""
     peers, (last, base, step), now = peers_of(journal, order), journal.head(), time.time()
-    scores = {peer: score for peer, score, *_ in journal.trusted()}
+    trusted = journal.trusted()
+    scores = {peer: score for peer, score, *_ in trusted}
     target, result = last, base
     if order.kind == "rollback":
         target = int(order.value)
@@ -77,6 +78,9 @@ def write_down(journal: Journal, order: Order) -> str:
         found = [Judgement(peer, "banned", last, scores.get(peer, 1.0), BANNED, {})
                  for peer in peers]
     else:
+        out = {peer for peer, _, kind, _ in trusted if kind in ("aside", "banned")}
+        require(not out.isdisjoint(peers), f"No peer called {order.value!r} is set aside or banned:"
+                " there is nothing to pardon.")
         found = [Judgement(peer, "pardoned", last, 1.0, PARDONED, {}) for peer in peers]
     journal.commit(Record(last + 1, base, result, UNDO, str(target).encode(), step, math.nan, now,
                           now, (), tuple(found)))

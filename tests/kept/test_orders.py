@@ -54,8 +54,8 @@ def test_on_a_stopped_run_a_rollback_is_a_round_that_leads_to_an_earlier_version
 
 
 @pytest.mark.parametrize("order", [
-    Order("ban", "nobody"), Order("pardon", "nobody"), Order("rollback", 0), Order("rollback", -1),
-    Order("rollback", 99)])
+    Order("ban", "nobody"), Order("pardon", "nobody"), Order("pardon", "ann"),
+    Order("rollback", 0), Order("rollback", -1), Order("rollback", 99)])
 def test_an_order_that_makes_no_sense_is_a_sentence_and_changes_nothing(stopped, order):
     with pytest.raises(GltchError):
         carry_out(stopped, order)
