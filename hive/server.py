@@ -88,6 +88,7 @@ from hive.text import TEXT, corpus_of, training_bytes, whole_bytes
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "gltch-hive", __file__
 PORT, DASHBOARD_PORT = 8765, 8080
+BATCH_SIZE = 16  # sequences of a peer's step: those of all peers make up a batch
 COMPLAINT_SECONDS = 10.0  # between two that there are too many connections
 
 
@@ -133,7 +134,7 @@ def build_parser() -> argparse.ArgumentParser:
     for f in fields(TrainConfig):
         if f.name in RECIPE_OPTIONS:
             add("--" + f.name.replace("_", "-"), type=f.metadata["kind"], default=None,
-                choices=f.metadata["choices"], help=f.metadata["help"],
+                choices=f.metadata["choices"], help=HELP.get(f.name, f.metadata["help"]),
                 metavar=None if f.metadata["choices"] else "X")
     add("--verify", action="store_true", help="replay the journal of the run, check it, and exit")
     add("--at-round", type=int, metavar="N", help="write the network as it was after N rounds")
@@ -149,6 +150,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 RECIPE_OPTIONS = ("batch_size", "optimizer", "learning_rate", "embedding_learning_rate",
                   "head_learning_rate", "weight_decay", "warmup", "cooldown", "seed")
+HELP = {"batch_size": f"sequences per step of each peer (default: {BATCH_SIZE})"}
 FIXED = ("data", "from", "size", "dropout", "sync", "codec", "inner_steps", "steps", "rounds",
          "minutes", "target_loss", *RECIPE_OPTIONS)  # options that a run keeps from its start
 
@@ -204,7 +206,7 @@ def new_job(args: argparse.Namespace, corpus: Corpus, origin: Optional[Origin]) 
         config = replace(config, dropout=args.dropout)
     given = {name: getattr(args, name) for name in RECIPE_OPTIONS
              if getattr(args, name) is not None}
-    recipe = replace(recipe, **given)
+    recipe = replace(recipe, **{"batch_size": BATCH_SIZE, **given})
     sync = SYNCS[args.sync or USUAL]
     if args.codec:
         sync = replace(sync, up=args.codec, down=args.codec)
