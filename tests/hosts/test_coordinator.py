@@ -8,10 +8,11 @@ import pytest
 from builders import make_token
 from hive_processes import TINY
 
-from gltch_2_7m import GltchError
+from gltch_2_7m import GltchError, load_corpus
 from hive import server
 from hive.coordinator import Coordinator
 from hive.journal import Journal
+from hive.learning.sync import SYNCS
 from hive.network import outbox
 from hive.session import coordinator_session, effects, reception
 from hive.session.protocol import VERSION, pack, proof, unpack
@@ -78,6 +79,16 @@ def coordinator(tmp_path, text_file):
     with contextlib.closing(Journal(tmp_path)) as journal:
         job, corpus = server.start_run(args, journal, tmp_path)
         yield Coordinator(job, journal, corpus, tmp_path)
+
+
+@pytest.mark.parametrize("options, mode, batch_size", [
+    ([], "streaming", 16), (["--sync", "diloco", "--batch-size", "3"], "diloco", 3)])
+def test_peers_train_on_with_small_steps_unless_the_options_say_otherwise(
+        text_file, options, mode, batch_size):
+    args = server.build_parser().parse_args(["--data", str(text_file), *options])
+    job = server.new_job(args, load_corpus([str(text_file)]), None)
+    assert job.mode == mode and job.sync == SYNCS[mode]
+    assert job.recipe.batch_size == batch_size and job.limits.steps == 3000
 
 
 def play(coordinator, story):
