@@ -85,16 +85,10 @@ def run_row(row: Row) -> Row:
     summary = simulated.run()
     session = simulated.coordinator.session
     attack = {peer.name: peer.attack for peer in simulated.peers}
-    aside: Dict[str, int] = {}  # by peer: the round in which it was first set aside
-    for number in range(1, summary.rounds + 1):
-        for one in simulated.coordinator.journal.judgements(number):
-            if one["kind"] == "aside":
-                aside.setdefault(one["peer"], number)
-    named = {session.standing.contributors[peer]["name"]: number for peer, number in aside.items()}
-    caught = [number for name, number in named.items() if attack.get(name)]
+    caught = [number for name, number in summary.aside.items() if attack.get(name)]
     return {**row, "loss": summary.val_loss, "rounds": summary.rounds,
             "honest": sum(not kind for kind in attack.values()), "attackers": bad,
-            "honest_aside": sorted(name for name in named if not attack.get(name)),
+            "honest_aside": sorted(name for name in summary.aside if not attack.get(name)),
             "caught": len(caught), "caught_by": statistics.median(caught) if caught else None,
             "rollbacks": len(session.oversight.undone),
             "newcomers": [peer.name for peer in simulated.peers[:settings.newcomers]

@@ -575,6 +575,16 @@ class Simulation:
                 "carried": sum(peer.carried for peer in self.peers),
                 "lost": sum(peer.account.lost for peer in self.peers)}
 
+    def aside(self) -> Dict[str, int]:
+        """Who was ever set aside, by name, and in which round first."""
+        known = self.coordinator.session.standing.contributors
+        first: Dict[str, int] = {}
+        for number in range(1, self.coordinator.session.rounds.version + 1):
+            for one in self.coordinator.journal.judgements(number):
+                if one["kind"] == "aside":
+                    first.setdefault(known[one["peer"]]["name"], number)
+        return first
+
     def summary(self) -> Summary:
         count, total, session = len(self.task.start), self.bytes, self.coordinator.session
         now = self.clock.now
@@ -585,7 +595,7 @@ class Simulation:
             sum(peer.account.training for peer in self.peers) / max(connected, 1e-9),
             total["up"] / count / max(1, self.updates["counted"]),
             total["down"] / count / max(1, self.commits_received), total["weights"], self.updates,
-            self.tokens(), self.interrupted, self.disagreements, asdict(self.sync))
+            self.tokens(), self.interrupted, self.disagreements, self.aside(), asdict(self.sync))
 
 
 def simulate(settings: Settings, on_round: Optional[Callable[[Row], None]] = None) -> Summary:

@@ -38,4 +38,5 @@ class Summary(NamedTuple):
     tokens: Dict[str, int]  # trained = counted + carried (not yet counted) + lost
     interrupted: int  # uploads that broke off in the middle
     disagreements: int  # times a peer's weights had another hash than the hive's
+    aside: Dict[str, int]  # peers that were ever set aside, and the round in which they first were
     sync: Dict[str, Any]

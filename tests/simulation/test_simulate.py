@@ -454,22 +454,15 @@ def test_an_attack_that_makes_no_sense_is_a_sentence(attack):
         simulate(replace(SMALL, attackers=(attack,)))
 
 
-def aside(hive):
-    """Names of those that were ever set aside."""
-    journal, names = hive.coordinator.journal, hive.coordinator.session.standing.contributors
-    return {names[one["peer"]]["name"] for number in range(1, journal.last + 1)
-            for one in journal.judgements(number) if one["kind"] == "aside"}
-
-
 @pytest.mark.parametrize("kind", ["flip", "flip3", "noise", "push", "collude"])
 def test_who_harms_is_set_aside_and_the_others_learn_as_if_they_were_alone(kind):
     given = Settings(peers=8, rounds=16, parameters=5000, attackers=(f"{kind}:0.25",))
-    hive = Simulation(given)
-    loss = hive.run().val_loss
-    assert aside(hive) == {"peer-6", "peer-7"}
+    summary = simulate(given)
+    assert set(summary.aside) == {"peer-6", "peer-7"}
+    assert all(1 <= number <= 16 for number in summary.aside.values())
     alone = simulate(replace(given, peers=6, attackers=())).val_loss
     undefended = simulate(replace(given, undefended=True)).val_loss
-    assert loss < 1.3 * alone and undefended > 1.2 * alone
+    assert summary.val_loss < 1.3 * alone and undefended > 1.2 * alone
 
 
 def test_newcomers_come_one_after_the_other_and_take_part():
@@ -484,9 +477,8 @@ def test_newcomers_come_one_after_the_other_and_take_part():
                                    {"newcomers": 4}])
 def test_nobody_who_is_honest_is_set_aside(storm):
     for seed in range(3):
-        hive = Simulation(replace(SMALL, peers=12, rounds=30, recipe={"seed": seed}, **storm))
-        hive.run()
-        assert aside(hive) == set()
+        settings = replace(SMALL, peers=12, rounds=30, recipe={"seed": seed}, **storm)
+        assert simulate(settings).aside == {}
 
 
 def test_a_hive_with_attackers_is_written_down_so_that_it_verifies():
