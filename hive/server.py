@@ -178,6 +178,12 @@ def check_options(args: argparse.Namespace) -> None:
     for name in ("port", "dashboard_port"):
         require(0 <= getattr(args, name) < 2**16, f"--{name.replace('_', '-')} must be from 0 to "
                 f"65535, not {getattr(args, name)}.")
+    require(args.port != args.dashboard_port or args.port == 0, "--port and --dashboard-port are "
+            f"both {args.port}: choose another number for one of them.")
+    wanted = [name for name in ("verify", "at_round", "why", "ban", "pardon", "rollback")
+              if getattr(args, name) not in (None, False)]
+    require(wanted in ([], ["verify", "at_round"], ["ban", "rollback"]) or len(wanted) == 1,
+            f"--{' and --'.join(wanted).replace('_', '-')}: give one of them at a time.")
     trusted(args.trusted_proxy)
     tls.load(args.tls_cert, args.tls_key)
 

@@ -76,7 +76,7 @@ class CoordinatorSession:
         self.run = Run(job, weights, parameters, step, past, self.standing.tokens)
         self.evaluation = Evaluation(ledger.evaluations(), job.limits, eval_every, self.reply,
                                      self.work, self._evaluated)
-        self.worth = Worth()
+        self.worth = Worth(job.sync.overlap)
         # the round
         fragments = len(Fragments(parameters, job.sync.fragments))
         in_flight = min(job.sync.in_flight, fragments)

@@ -110,6 +110,7 @@ class Trust:
         self.judgements: List[Judgement] = []  # not written down yet
         self.losses: Dict[int, float] = {}  # held-out, of the latest versions that were measured
         self.first = 0.0  # the loss that was measured first; 0: none was
+        self.begun = 0  # version that the run last went back to an earlier one with
         self.rested = 0  # version from which on a round may be undone
         self.trying = False
         self.cost = PROBE_SECONDS  # of trying one update
@@ -212,7 +213,10 @@ class Trust:
     # A round that is undone
 
     def _fallen(self, outcome: Outcome, newest: int) -> Optional[int]:
-        """The best of the latest versions, if the loss rose by far too much since."""
+        """The best of the latest versions, if the loss rose by far too much since. What was tried
+        before the run went back says nothing any more."""
+        if outcome.version <= self.begun:
+            return None
         self.losses[outcome.version - 1] = outcome.before
         self.losses[outcome.version] = outcome.after
         for old in sorted(self.losses)[: -RECENT]:
@@ -229,7 +233,7 @@ class Trust:
                 "after": max(self.losses.values(), default=math.nan)}
         self.note("", "undone", number, reason, lost)
         self.losses.clear()
-        self.rested = number + REST
+        self.begun, self.rested = number, number + REST
 
     # The owner's hand
 

@@ -10,7 +10,10 @@ CLEARLY = 1.05  # times as fast, before it is said again
 
 
 class Worth:
-    def __init__(self) -> None:
+    """`overlap`: peers of this hive train on while updates travel."""
+
+    def __init__(self, overlap: bool) -> None:
+        self.overlap = overlap
         self.costs = False  # as far as it was said
 
     def judge(self, standing: Standing, links: Iterable[Link]) -> str:
@@ -24,6 +27,7 @@ class Worth:
         if before or not self.costs:
             return ""
         name, alone = fastest.identity.name, fastest.speed
+        advice = "" if self.overlap else (" A run with --sync streaming never stops training for "
+                                          "them.")
         return (f"The hive makes {standing.speed:,.0f} characters a second; {name} alone would "
-                f"make {alone:,.0f}: waiting and sending cost more than the others bring. A run "
-                "with --sync streaming never stops training for them.")
+                f"make {alone:,.0f}: waiting and sending cost more than the others bring.{advice}")

@@ -91,6 +91,17 @@ def test_peers_train_on_with_small_steps_unless_the_options_say_otherwise(
     assert job.recipe.batch_size == batch_size and job.limits.steps == 3000
 
 
+@pytest.mark.parametrize("options, sentence", [
+    (["--verify", "--rollback", "2"], "--verify and --rollback: give one of them at a time."),
+    (["--at-round", "2", "--why", "ann"], "--at-round and --why: give one of them at a time."),
+    (["--ban", "ann", "--pardon", "ann"], "--ban and --pardon: give one of them at a time."),
+    (["--port", "9000", "--dashboard-port", "9000"], "--port and --dashboard-port are both 9000:")])
+def test_options_that_exclude_each_other_are_a_sentence(tmp_path, capsys, options, sentence):
+    assert server.main(options) == 2
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def play(coordinator, story):
     """Run it together with the coordinator, until the story ends or the run does."""
     async def together():

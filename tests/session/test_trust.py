@@ -207,6 +207,16 @@ def test_after_a_return_the_hive_goes_on_for_a_while_whatever_happens():
     assert learn(trust, version=3 + REST, before=2.9, after=9.0) is not None
 
 
+def test_what_was_tried_before_a_return_is_not_gone_back_to():
+    """Its owner went back behind it."""
+    trust = Trust()
+    learn(trust, version=1, before=4.0, after=3.9)
+    trust.went_back(9, 1, "its owner wants that")
+    assert learn(trust, version=8, before=2.1, after=2.0) is None  # the answer came late
+    assert learn(trust, version=10 + REST, before=3.9, after=3.8) is None
+    assert trust.losses == {9 + REST: 3.9, 10 + REST: 3.8}
+
+
 def test_but_not_with_weights_worse_than_those_it_began_with():
     """Honest peers' losses would be so high that their updates were rejected."""
     trust = Trust()

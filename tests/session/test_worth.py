@@ -38,10 +38,12 @@ def after_rounds(seconds, rounds=RECENT, tokens=1000):
 
 
 def test_a_hive_that_costs_more_than_it_brings_says_so_once():
-    worth, link = Worth(), make_link()  # 1,000 characters a second alone
+    worth, link = Worth(overlap=False), make_link()  # 1,000 characters a second alone
     assert worth.judge(after_rounds(0.5), [link]) == ""
     said = worth.judge(after_rounds(2.0), [link])
     assert said.startswith("The hive makes 500 characters a second; ada alone would make 1,000:")
+    assert "--sync streaming" in said
+    assert "--sync" not in Worth(overlap=True).judge(after_rounds(2.0), [link])
     assert worth.judge(after_rounds(2.0), [link]) == ""
     assert worth.judge(after_rounds(0.99), [link]) == ""  # about the same: nothing new
     assert worth.judge(after_rounds(2.0), [link]) == ""
@@ -50,7 +52,8 @@ def test_a_hive_that_costs_more_than_it_brings_says_so_once():
 
 
 def test_before_enough_rounds_nothing_is_said():
-    assert Worth().judge(after_rounds(2.0, rounds=RECENT - 1), [make_link()]) == ""
+    worth = Worth(overlap=False)
+    assert worth.judge(after_rounds(2.0, rounds=RECENT - 1), [make_link()]) == ""
     link = make_link()
     link.laps.popleft()
-    assert Worth().judge(after_rounds(2.0), [link]) == "" == Worth().judge(after_rounds(2.0), [])
+    assert worth.judge(after_rounds(2.0), [link]) == "" == worth.judge(after_rounds(2.0), [])
