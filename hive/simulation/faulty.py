@@ -600,7 +600,7 @@ class FaultyHive(Simulation):
             min_peers=least, rounds=rounds, parameters=parameters * fragments,
             spread=0.5, step_seconds=2.0, inner_steps=2, round_seconds=10.0, codec=codec,
             eval_every=3, commit_seconds=draw.choice((0.0, 0.3)), latency=0.05,
-            overlap=overlap, fragments=fragments, in_flight=in_flight,
+            sync="diloco", overlap=overlap, fragments=fragments, in_flight=in_flight,
             recipe={"seed": seed, "batch_size": 8, "learning_rate": 0.01}), strict=True,
             clock=self.trouble.clock)
         if seed % MEASURED == 0:
