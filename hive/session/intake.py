@@ -10,7 +10,7 @@ from typing import Callable, Dict, Iterable, List, NamedTuple, Optional, Sequenc
 from hive.session import messages
 from hive.session.links import Lap, Link
 from hive.session.record import Contribution
-from hive.session.rounds import Verdict
+from hive.session.rounds import LATE, Verdict
 from hive.session.standing import believed_tokens, least_seconds
 from hive.session.uploads import BUDGET_BYTES
 
@@ -55,6 +55,7 @@ class Intake:
         self.early: Dict[str, Dict[int, Early]] = {}  # by peer and version
         self.asked: Counter[str] = Counter()  # by peer: characters since its work last counted
         self.asking: Counter[str] = Counter()  # ... with its latest task
+        self.spent: Counter[str] = Counter()  # ... of which an update of this round took so much
         self.opened: Optional[float] = None  # the round's first task, in steady seconds
         self.adding: Dict[str, Delivery] = {}  # by peer
         self.counted: Dict[str, Delivery] = {}  # ... that were added to this round
@@ -132,9 +133,10 @@ class Intake:
         passed = max(0.0, arrived - link.counted_at)  # it may have waited longer than others
         link.counted_at = max(link.counted_at, arrived)
         # What it was asked for lately may be on its way already.
-        several = self.in_flight > 1
-        left = min(self.asked[link.peer] - tokens, self.asking[link.peer]) if several else 0
+        several, asked = self.in_flight > 1, self.asked[link.peer]
+        left = min(asked - tokens, self.asking[link.peer]) if several else 0
         self.asked[link.peer] = max(0, left)
+        self.spent[link.peer] = asked - self.asked[link.peer]
         link.lately = said["steps"]
         least = least_seconds(tokens, self.parameters)
         link.laps.append(Lap(min(tokens, weighty), max(said["seconds"], least), link.up.seconds,
@@ -157,7 +159,9 @@ class Intake:
         return any((one.peer, one.verdict) == (peer, "counted") for one in self.contributions)
 
     def leave_out(self, peer: str, verdict: str, reason: str) -> None:
-        """It was added, and does not count after all."""
+        """It was added, and does not count after all; what is late comes again."""
+        if verdict == LATE:
+            self.asked[peer] += self.spent.pop(peer, 0)
         self.contributions = [
             replace(one, weight=0.0, verdict=verdict, reason=reason)
             if (one.peer, one.verdict) == (peer, "counted") else one for one in self.contributions]
@@ -165,6 +169,7 @@ class Intake:
     def close(self) -> Tuple[Contribution, ...]:
         """All that was noted; what is from now on belongs to the next round."""
         self.latest, self.counted = self.counted, {}
+        self.spent.clear()
         contributions, self.contributions = tuple(self.contributions), []
         return contributions
 
