@@ -20,7 +20,7 @@ from hive.books import applying
 from hive.evaluator import checkpoint
 from hive.journal import Journal
 from hive.learning.codec import flatten, from_bytes, unflatten
-from hive.server import build_parser, go_on, start_run
+from hive.server import BATCH_SIZE, build_parser, go_on, start_run
 from hive.session.job import Job
 from hive.text import TEXT
 
@@ -63,7 +63,7 @@ def test_its_record_verifies_and_its_job_is_one_that_peers_take_on(hive, finishe
     assert list(journal.verify(applying(job))) == [0]
     assert Job.from_json(job.as_json()) == job
     assert replace(job.config, vocab_size=65) == TINY
-    assert job.recipe == PRESETS["2.7m"][1]
+    assert job.recipe == replace(PRESETS["2.7m"][1], batch_size=BATCH_SIZE)
 
 
 def test_without_another_text_it_has_that_of_the_network(hive, finished, text_file):
