@@ -78,8 +78,8 @@ class Group(Simulation):
 
 def run(devices: Sequence[Device], link: Link, batch_size: int, **more: Any) -> Dict[str, Any]:
     """A row: what one peer alone would do, and what these do together."""
-    settings = Settings(peers=len(devices), spread=0.0, latency=link.latency,
-                        recipe={"batch_size": batch_size, "seed": more.pop("seed", 1)},
+    recipe = {"batch_size": batch_size, "seed": 1, **more.pop("recipe", {})}
+    settings = Settings(peers=len(devices), spread=0.0, latency=link.latency, recipe=recipe,
                         eval_every=more.pop("eval_every", 10**6), commit_seconds=COMMIT, **more)
     hive = Group(settings, devices, link)
     summary = hive.run()
@@ -110,13 +110,15 @@ def table(sync: str, batch_size: int, minutes: float) -> None:
                   f"| {row['down']:.3f} |", flush=True)
 
 
-def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Dict[str, Any]:
+def alone(batch_size: int, step_seconds: float, minutes: float, dropout: float,
+          changes: Dict[str, Any]) -> Dict[str, Any]:
     """One process without a hive, with its own schedule, for `minutes` of its own time."""
     from gltch_2_7m import Config, FastTrainer, TrainConfig, load_corpus, start_runtime
     corpus = load_corpus()
     steps = math.floor(60 * minutes / step_seconds)
-    recipe = TrainConfig(steps=steps, batch_size=batch_size, seed=seed, device="cpu")
-    trainer = FastTrainer(Config(len(corpus.vocabulary)), recipe, corpus, start_runtime(recipe))
+    recipe = TrainConfig(**{**changes, "steps": steps, "batch_size": batch_size, "device": "cpu"})
+    config = Config(len(corpus.vocabulary), dropout=dropout)
+    trainer = FastTrainer(config, recipe, corpus, start_runtime(recipe))
     while trainer.step < steps:
         trainer.train_step()
     return {"minutes": minutes, "loss": trainer.validate(), "step": steps}
@@ -125,6 +127,8 @@ def alone(batch_size: int, step_seconds: float, minutes: float, seed: int) -> Di
 def learn(args: argparse.Namespace, rows: List[Dict[str, Any]]) -> None:
     """Loss after `minutes` alone, and of hives that take a part of that time."""
     import torch
+
+    from gltch_2_7m import Config
     torch.set_num_threads(1)
     device = {"cpu": CPU, "t4": T4, "laptop": LAPTOP, "fast": FAST}[args.device]
     wanted: List[Dict[str, Any]] = [{"peers": 1, "share": 1.0, "ideal": False}]
@@ -133,16 +137,20 @@ def learn(args: argparse.Namespace, rows: List[Dict[str, Any]]) -> None:
     for seed in args.seeds:
         for want in wanted:
             about = {**want, "device": args.device, "minutes": args.minutes, "seed": seed,
-                     "batch_size": args.batch_size, "sync": args.sync, **args.settings}
+                     "batch_size": args.batch_size, "sync": args.sync, **args.settings,
+                     **args.recipe}
             if any(about.items() <= row.items() for row in rows):
                 continue
             minutes = args.minutes * want["share"]
+            recipe = {"seed": seed, **args.recipe}
+            dropout = recipe.pop("dropout", Config.dropout)
             if want["peers"] == 1 or want["ideal"]:
                 found = alone(want["peers"] * args.batch_size,
-                              device.step_seconds(args.batch_size), minutes, seed)
+                              device.step_seconds(args.batch_size), minutes, dropout, recipe)
             else:
                 found = run([device] * want["peers"], HOME, args.batch_size, sync=args.sync,
-                            minutes=minutes, train="real", seed=seed, **args.settings)
+                            minutes=minutes, train="real", dropout=dropout, recipe=recipe,
+                            **args.settings)
             rows.append({**found, **about})
             print(json.dumps(rows[-1]), flush=True)
             if args.output:
@@ -163,6 +171,8 @@ def main() -> None:
     add("--seeds", type=int, nargs="+", default=[1])
     add("--settings", type=json.loads, default={}, help="of the simulated hives, as JSON: "
         '{"fragments": 4}')
+    add("--recipe", type=json.loads, default={}, help="of all who learn, as JSON: "
+        '{"cooldown": 0.6, "dropout": 0.1}')
     add("--output", type=Path, help="file of finished rows")
     args = parser.parse_args()
     args.batch_size = args.batch_size or (16 if args.learn else 64)

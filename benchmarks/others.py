@@ -63,7 +63,8 @@ def random_windows(ids: Tensor, size: int = BATCH) -> Tuple[Tensor, Tensor]:  # 
 # --------------------------------------------------------------------------------------------------
 
 def gltch(corpus: Corpus, minutes: float) -> Trained:
-    result = train(Config(), TrainConfig(minutes=minutes), corpus, name="others")
+    recipe = TrainConfig(minutes=minutes, seed=torch.initial_seed())
+    result = train(Config(), recipe, corpus, name="others")
     batch = torch.load("runs/others/last.pt", weights_only=True)["recipe"]["batch_size"]
     return Trained(result.model, result.step, batch)
 
