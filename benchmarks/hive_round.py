@@ -131,7 +131,11 @@ def coordinator(folder: Path, peers: int, arguments: argparse.Namespace) -> Iter
         yield f"ws://127.0.0.1:{address[1]}", Process(process.pid)
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # it is still trying updates; the record is on the disk
+            process.kill()
+            process.wait()
 
 
 def environment(folder: Path) -> Dict[str, str]:
