@@ -2,25 +2,32 @@
 
     python benchmarks/hive_round.py
     python benchmarks/hive_round.py --peers 2 --rounds 100
+    python benchmarks/hive_round.py --peers 1000 --rounds 3 --seconds 10 --sync streaming
 
 The coordinator is the real one, as a process of its own, and all peers are on this machine: so the
 times are those of computing and copying, with links that cost nothing. Up to --real peers are real
 ones too, a process each with one thread, which do all that a peer does (error feedback, encoding,
 decoding, the SHA-256 of the weights) but train. More than that are light ones, all in one process:
-each speaks the whole protocol over a connection of its own, but all send the same update and take
-the commits undecoded; afterwards one of them computes the weights of every round and compares.
+each speaks the whole protocol over a connection of its own, but has its updates ready, which all
+are one with its blocks in another order, and takes the commits undecoded; afterwards one of them
+computes the weights of every round and compares. --seconds is how long each waits in place of
+training, give or take a fifth: a round closes without those who are much slower than the others, so
+where peers do not train at all it leaves many behind whose updates must queue.
 
 A round lasts from one commit message to the next, as its peers see it. Bytes are counted by TCP, so
 framing and control messages are among them. CPU seconds are all the coordinator's, shared out over
-the updates: with few peers most of them are the outer step's. It evaluates in a hundredth of the
-time rather than in a quarter, which is not what is measured here; --evaluations leaves it as it is.
+the updates that counted: with few peers most of them are the outer step's. It evaluates in a
+hundredth of the time rather than in a quarter, which is not what is measured here; --evaluations
+leaves it as it is.
 """
 from __future__ import annotations
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import json
+import math
 import os
 import random
 import re
@@ -32,9 +39,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Deque, Dict, Iterator, List, NamedTuple, Tuple, Union
 from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -52,15 +60,17 @@ from gltch_2_7m import (
     start_runtime,
 )
 from hive.journal import Journal
-from hive.learning.codec import WHOLE, digest, encode, from_bytes
+from hive.learning.codec import CODECS, digest, encode, from_bytes
+from hive.learning.fragments import Fragments
 from hive.learning.outer import apply_update
-from hive.learning.sync import SYNCS
 from hive.learning.worker import Crew, Worker
 from hive.peer import Peer, Stopped
 from hive.session import effects, protocol
 from hive.session.effects import PeerEffect
 from hive.session.job import Job
+from hive.session.patience import Patience
 from hive.session.protocol import pack, unpack
+from hive.session.rounds import ACCEPTED
 from hive.text import corpus_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -104,7 +114,7 @@ def coordinator(folder: Path, peers: int, arguments: argparse.Namespace) -> Iter
     (folder / "text.txt").write_text(SHAKESPEARE_CHARACTERS + "".join(letters))
     start = START.format(root=str(ROOT), share=0.25 if arguments.evaluations else 0.01)
     command = [sys.executable, "-c", start, "--port", "0", "--dashboard-port", "0", "--data",
-               "text.txt", "--size", arguments.size, "--sync", "diloco", "--inner-steps", "1",
+               "text.txt", "--size", arguments.size, "--sync", arguments.sync, "--inner-steps", "1",
                "--steps", "1000000000", "--min-peers", str(peers)]
     log = folder / "log.txt"
     with open(log, "w") as output:
@@ -121,7 +131,11 @@ def coordinator(folder: Path, peers: int, arguments: argparse.Namespace) -> Iter
         yield f"ws://127.0.0.1:{address[1]}", Process(process.pid)
     finally:
         process.terminate()
-        process.wait(60)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:  # it is still trying updates; the record is on the disk
+            process.kill()
+            process.wait()
 
 
 def environment(folder: Path) -> Dict[str, str]:
@@ -149,44 +163,56 @@ def sample(server: Process, connection: socket.socket) -> Sample:
 # Light peers
 # --------------------------------------------------------------------------------------------------
 
-class LightPeer:
-    """Speaks like a peer, and brings prepared updates in turn. With `keep` it keeps what it
-    receives, so that it can be checked."""
+class Updates:
+    """As many updates as there are blocks in one, of each part of the weights, that have nothing in
+    common: one random update, whose blocks stand in other places each time."""
 
-    def __init__(self, address: str, server: Process, updates: Sequence[bytes], number: int,
-                 keep: bool):
+    def __init__(self, job: Job, parameters: int):
+        self.codec, self.fragments = CODECS[job.sync.up], Fragments(parameters, job.sync.fragments)
+        self.first = [encode(job.sync.up, 1e-3 * torch.randn(part.stop - part.start))
+                      for part in self.fragments.parts]
+
+    def __call__(self, round_number: int, turn: int) -> bytes:
+        content = self.first[self.fragments.index(round_number)]
+        blocks = -(-self.fragments.values(round_number) // self.codec.block)
+        moved, begin = b"", 0
+        for size in self.codec.planes:
+            here, end = begin + turn % blocks * size, begin + blocks * size
+            moved, begin = moved + content[here:end] + content[begin:here], end
+        return moved
+
+
+@functools.lru_cache(1)
+def prepared(job: str) -> Tuple[Job, Updates]:
+    """What the light peers of a hive share."""
+    told = Job.from_json(json.loads(job))
+    return told, Updates(told, parameters_of(told.config))
+
+
+class LightPeer:
+    """Speaks like a peer, but waits in place of training. With `keep` it keeps what it receives, so
+    that it can be checked."""
+
+    def __init__(self, address: str, server: Process, number: int, seconds: float, keep: bool):
         self.address, self.server, self.keep = address, server, keep
-        self.updates, self.turn = updates, number
+        self.turn, self.seconds = number, seconds
+        self.patience = Patience()
         self.samples: List[Sample] = []
         self.weights = b""  # of the version it joined with
         self.commits: List[Tuple[Dict[str, Any], bytes]] = []
         self.socket: Any = None
+        self.due = math.inf  # when its training ends
+        self.blob = ""  # its update that is on its way; empty: it knows what became of the last
+        self.update = b""
+        self.coming: Deque[Dict[str, Any]] = deque()  # commits whose content is to come
+        self.arriving, self.left = "", 0  # what arrives, and bytes of it that are still to come
+        self.parts: List[bytes] = []
+        self.told = -1  # version of which the coordinator knows, or will, that this peer has it
 
     async def send(self, kind: str, /, **values: Any) -> None:
         await self.socket.send(pack(kind, **values))
 
-    async def expect(self, *kinds: str) -> Dict[str, Any]:
-        """The next message of one of these kinds; others are none of a light peer's business."""
-        while True:
-            message = await self.socket.recv()
-            if isinstance(message, str):
-                said = unpack(message)
-                if said["type"] in ("refused", "finished"):
-                    raise SystemExit(f"The coordinator ended it: {said['reason']}")
-                if said["type"] in kinds:
-                    return said
-
-    async def fetch(self, blob: str) -> bytes:
-        """The blob; an empty one where it is not kept."""
-        await self.send("fetch", blob=blob, offset=0)
-        left, parts = (await self.expect("blob"))["bytes"], []
-        while left:
-            message = await self.socket.recv()
-            if isinstance(message, bytes):
-                left -= len(message) - protocol.CHUNK_HEADER.size
-                if self.keep:
-                    parts.append(message[protocol.CHUNK_HEADER.size:])
-        return b"".join(parts)
+    # It joins
 
     async def join(self) -> None:
         """Also when the coordinator tells some newcomers to come later, or strangers have to give
@@ -196,7 +222,7 @@ class LightPeer:
             try:
                 return await self.enter()
             except (ConnectionClosed, InvalidHandshake):
-                await asyncio.sleep(random.uniform(0.5, 2.0))
+                await asyncio.sleep(self.patience.next(random.uniform))
 
     async def enter(self) -> None:
         from websockets.asyncio.client import connect
@@ -207,35 +233,120 @@ class LightPeer:
                         proof=protocol.proof("", "peer", challenge["nonce"], nonce),
                         device="none", kind="cpu", process=secrets.token_hex(32), token=None,
                         text=None)
-        self.job = Job.from_json((await self.expect("welcome"))["job"])
+        self.job, self.updates = prepared(json.dumps((await self.expect("welcome"))["job"]))
         await self.send("ready", version=0, weights=None, batch_size=1)
-        self.version = await self.expect("version")
-        self.weights = await self.fetch(self.version["weights"])
+        self.held = await self.expect("version")
+        await self.send("fetch", blob=self.held["weights"], offset=0)
+        self.left = (await self.expect("blob"))["bytes"]
+        while self.left:
+            self.take(await self.socket.recv())
+        self.weights, self.parts = b"".join(self.parts), []
+
+    async def expect(self, kind: str) -> Dict[str, Any]:
+        """The next message of this kind; others are none of a light peer's business."""
+        while True:
+            message = await self.socket.recv()
+            if isinstance(message, str) and understood(message)["type"] == kind:
+                return unpack(message)
+
+    # Its rounds
 
     async def take_part(self, rounds: int) -> List[Sample]:
         """Until this many commits have come. Returns what it saw at each."""
-        connection = self.socket.transport.get_extra_info("socket")
-        now = self.version
-        for _ in range(rounds):
-            self.turn += 1  # nobody brings what it, or somebody else in this round, has brought
-            update = self.updates[self.turn % len(self.updates)]
-            blob = protocol.name_of(update)
-            await self.send("ready", version=now["version"], weights=now["weights"], batch_size=1)
-            await self.expect("train")
-            await self.send("offer", version=now["version"], base=now["version"],
-                            weights=now["weights"],
-                            codec=self.job.sync.up, update=blob, bytes=len(update),
-                            steps=1, tokens=self.job.config.block_size, loss=1.0, seconds=0.001,
-                            batch_size=1, follows=False)
-            await self.expect("send")
-            for chunk in protocol.chunks(blob, update):
-                await self.socket.send(chunk)
-            now = await self.expect("commit")
-            self.samples.append(sample(self.server, connection))
-            commit = await self.fetch(now["update"])
-            if self.keep:
-                self.commits.append((now, commit))
+        while len(self.samples) < rounds or self.coming:
+            await self.report()
+            try:
+                # without a limit it costs less
+                message = await (self.socket.recv() if self.due == math.inf else asyncio.wait_for(
+                    self.socket.recv(), max(0.0, self.due - time.monotonic())))
+            except asyncio.TimeoutError:
+                await self.offer()
+            else:
+                await self.hear(message)
         return self.samples
+
+    async def report(self) -> None:
+        """Which weights it has, when it has nothing else to do."""
+        if not (self.blob or self.coming or self.due < math.inf
+                or self.told == self.held["version"]):
+            self.told = self.held["version"]
+            await self.send("ready", version=self.told, weights=self.held["weights"], batch_size=1)
+
+    async def hear(self, message: Union[str, bytes]) -> None:
+        if isinstance(message, bytes):
+            self.take(message)
+            if not self.left:
+                await self.arrived(b"".join(self.parts))
+            return
+        said = understood(message)
+        kind = said["type"]
+        if kind == "train" and self.due == math.inf and not self.blob:
+            self.base = self.held
+            self.due = time.monotonic() + self.seconds * random.uniform(0.8, 1.2)
+        elif kind == "send" and said["blob"] == self.blob:
+            await self.upload()
+        elif kind == "verdict" and said["verdict"] != ACCEPTED:
+            self.blob, self.told = "", -1
+        elif kind == "commit" and said["version"] > self.newest:
+            await self.on_commit(said)
+        elif kind == "blob":
+            self.arriving, self.left, self.parts = said["blob"], said["bytes"], []
+        elif kind in ("gone", "version"):
+            raise SystemExit("A light peer fell too far behind.")
+
+    @property
+    def newest(self) -> int:
+        """Version that it has heard of."""
+        last = self.coming[-1] if self.coming else self.held
+        return int(last["version"])
+
+    async def offer(self) -> None:
+        """Its training is done."""
+        self.due, overlap = math.inf, self.job.sync.overlap
+        base = self.held if overlap else self.base
+        self.turn += 1  # nobody brings what it, or somebody else in this round, has brought
+        self.update = self.updates(base["version"] + 1, self.turn)
+        self.blob = protocol.name_of(self.update)
+        await self.send("offer", version=base["version"], base=base["version"],
+                        weights=base["weights"], codec=self.job.sync.up, update=self.blob,
+                        bytes=len(self.update), steps=1, tokens=self.job.config.block_size,
+                        loss=1.0, seconds=max(0.001, self.seconds), batch_size=1, follows=overlap)
+        if overlap:
+            await self.upload()
+
+    async def upload(self) -> None:
+        for chunk in protocol.chunks(self.blob, self.update):
+            await self.socket.send(chunk)
+
+    async def on_commit(self, said: Dict[str, Any]) -> None:
+        connection = self.socket.transport.get_extra_info("socket")
+        self.samples.append(sample(self.server, connection))
+        self.coming.append(said)
+        if said["counted"]:
+            self.blob = ""
+        if said["follows"]:
+            self.told = said["version"]
+        elif len(self.coming) == 1:
+            await self.send("fetch", blob=said["update"], offset=0)
+
+    def take(self, message: Union[str, bytes]) -> None:
+        """A piece of what was asked for."""
+        if isinstance(message, bytes):
+            self.left -= len(message) - protocol.CHUNK_HEADER.size
+            if self.keep:
+                self.parts.append(message[protocol.CHUNK_HEADER.size:])
+
+    async def arrived(self, content: bytes) -> None:
+        """All of a commit, unless that was told twice."""
+        if not self.coming or self.coming[0]["update"] != self.arriving:
+            return
+        self.held = self.coming.popleft()
+        if self.keep:
+            self.commits.append((self.held, content))
+        if self.coming and not self.coming[0]["follows"]:
+            await self.send("fetch", blob=self.coming[0]["update"], offset=0)
+
+    # It leaves
 
     async def leave(self) -> None:
         await self.send("goodbye")
@@ -252,8 +363,17 @@ class LightPeer:
         """Do the updates lead to the weights that the coordinator has?"""
         weights = from_bytes(self.weights)
         for said, update in self.commits:
-            weights = apply_update(weights, said["codec"], update, WHOLE)
+            part = self.updates.fragments.of_round(said["version"])
+            weights = apply_update(weights, said["codec"], update, part)
             assert digest(weights) == said["weights"], f"round {said['version']} differs"
+
+
+def understood(message: str) -> Dict[str, Any]:
+    """What the coordinator says, unless it is the last."""
+    said = unpack(message)
+    if said["type"] in ("refused", "finished"):
+        raise SystemExit(f"The coordinator ended it: {said['reason']}")
+    return said
 
 
 # --------------------------------------------------------------------------------------------------
@@ -299,7 +419,7 @@ class RealPeer(Peer):
             if said["type"] == "ready" and said["weights"] and not self.joined:
                 self.joined = True
                 self.tell([])
-            elif said["type"] == "fetch" and self.joined:  # it has heard of a commit
+            elif isinstance(effect, effects.Do) and effect.what == "apply":  # it got a commit
                 line: Any = self.socket  # the measure is taken beneath the WebSocket
                 self.samples.append(sample(self.watched, line.socket))
                 self.left -= 1
@@ -395,9 +515,7 @@ async def measure(peers: int, parameters: int, arguments: argparse.Namespace) ->
                 all_peers: List[Any] = [RealPeerProcess(folder, address, server, rounds)
                                         for _ in range(peers)]
             else:
-                updates = [encode(SYNCS["diloco"].up, 1e-3 * torch.randn(parameters))
-                           for _ in range(peers + 1)]
-                all_peers = [LightPeer(address, server, updates, number, keep=not number)
+                all_peers = [LightPeer(address, server, number, arguments.seconds, not number)
                              for number in range(peers)]
             try:
                 before = server.memory("VmRSS")
@@ -414,12 +532,12 @@ async def measure(peers: int, parameters: int, arguments: argparse.Namespace) ->
                     peer.drop()
         journal = Journal(folder / "runs" / "hive", read_only=True)
         missed = sum(peers - row["peers"] for row in journal.history())
+        updates = sum(row["peers"] for row in journal.history()[WARM_UP: rounds])
         journal.close()
     kept = [samples[WARM_UP - 1:] for samples in seen]
     times = [b.seconds - a.seconds for samples in kept for a, b in zip(samples, samples[1:])]
-    updates = arguments.rounds * peers
     up, down = (sum(getattr(samples[-1], way) - getattr(samples[0], way) for samples in kept)
-                / updates / parameters for way in ("up", "down"))
+                / arguments.rounds / peers / parameters for way in ("up", "down"))
     cpu = (kept[0][-1].cpu - kept[0][0].cpu) / updates
     return Row(f"{peers:5,} {'real ' if real else 'light'}", peers, times, up, down, cpu, before,
                joined, joining, peak, missed)
@@ -431,6 +549,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20, help="timed rounds of each")
     parser.add_argument("--real", type=int, default=2, help="up to this many peers are real ones")
     parser.add_argument("--size", choices=list(PRESETS), default="2.7m")
+    parser.add_argument("--sync", choices=("diloco", "streaming"), default="diloco")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of a light peer's training")
     parser.add_argument("--evaluations", action="store_true", help="as many as there usually are")
     parser.add_argument("--folder", help="where the coordinator writes (default: the system's "
                         "folder for temporary files); its disk is part of what is measured")

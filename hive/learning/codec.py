@@ -21,6 +21,7 @@ from gltch_2_7m import GltchError, require
 
 BLOCK = 128  # values that share a scale in q4 and q2
 CHUNK, KEPT = 4096, 64  # top64 keeps this many of each chunk
+IN_CACHE = 1024  # blocks that are encoded at once: a new vector costs as much as using it
 WHOLE = slice(0, sys.maxsize)  # of a vector
 LOW, HIGH, BETWEEN = 0.4528, 1.510, 0.9816  # best four levels of a normal distribution (Lloyd, Max)
 
@@ -124,12 +125,15 @@ class Q4:
 
     def encode(self, vector: Tensor) -> bytes:
         blocks = blocks_of(vector, BLOCK)
-        scratch = blocks.abs()  # memory for two things: a new vector costs as much as using it
-        unit = (scratch.amax(1, keepdim=True) / 7).bfloat16()  # (N, 1)
-        torch.mul(blocks, inverse(unit.float()), out=scratch)
-        whole = scratch.round_().clamp_(-7, 7).add_(8).to(torch.uint8)
-        low, high = whole.split(BLOCK // 2, 1)
-        packed = (high << 4).bitwise_or_(low)
+        packed = torch.empty(len(blocks), BLOCK // 2, dtype=torch.uint8)
+        unit = torch.empty(len(blocks), 1, dtype=torch.bfloat16)
+        for some, into, size in zip(*(one.split(IN_CACHE) for one in (blocks, packed, unit))):
+            scratch = some.abs()
+            size.copy_(scratch.amax(1, keepdim=True) / 7)
+            torch.mul(some, inverse(size.float()), out=scratch)
+            whole = scratch.round_().clamp_(-7, 7).add_(8).nan_to_num_(0)
+            low, high = whole.split(BLOCK // 2, 1)
+            into.copy_(low.add_(high, alpha=16))  # as floats, which are computed faster
         return to_bytes(packed) + to_bytes(unit)
 
     def decode(self, content: bytes, count: int) -> Tensor:
@@ -145,6 +149,8 @@ class Q2:
     best for normally distributed values; the block's root mean square as bf16."""
 
     block, planes = BLOCK, (BLOCK // 4, 2)
+    levels = torch.tensor([[(LOW, HIGH, -LOW, -HIGH)[byte >> shift & 3] for shift in (0, 2, 4, 6)]
+                           for byte in range(256)])  # (256, 4), of what a byte stands for
 
     def size(self, count: int) -> int:
         return -(-count // BLOCK) * (BLOCK // 4 + 2)
@@ -158,11 +164,10 @@ class Q2:
 
     def decode(self, content: bytes, count: int) -> Tensor:
         number = -(-count // BLOCK)
-        packed = from_bytes(content[: -2 * number], torch.uint8).view(number, BLOCK // 4)
-        rms = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1).float()
-        level = torch.cat([packed >> shift & 3 for shift in (0, 2, 4, 6)], 1)
-        size = torch.where(level & 1 > 0, HIGH * rms, LOW * rms)
-        return torch.where(level & 2 > 0, -size, size).view(-1)[:count]
+        packed = from_bytes(content[: -2 * number], torch.uint8).int()
+        rms = from_bytes(content[-2 * number:], torch.bfloat16).view(number, 1, 1).float()
+        level = self.levels.index_select(0, packed).view(number, BLOCK // 4, 4)
+        return (level.transpose(1, 2) * rms).reshape(-1)[:count]
 
 
 class Top64:

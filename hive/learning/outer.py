@@ -130,7 +130,8 @@ class Outer:
             update = decode(codec, content, self.fragments.values(self.version + 1))
         except GltchError as error:
             raise Rejected(str(error)) from None
-        length = float(torch.linalg.vector_norm(update))
+        sketch = self.sketcher.sketch(update, self.part)
+        length = sketch.length
         if not math.isfinite(length):
             raise Rejected("The update holds values that are not finite: training broke down on "
                            "that peer.")
@@ -148,9 +149,8 @@ class Outer:
             self.weight += counting
         self.kept += len(content)
         keep = self.kept <= KEPT_BYTES or self.combination is not None
-        self.brought.append(Brought(
-            by, codec, content if keep else b"", counting, share, late,
-            self.sketcher.sketch(update, self.part)))
+        self.brought.append(
+            Brought(by, codec, content if keep else b"", counting, share, late, sketch))
         return counting
 
     def judge(self) -> None:

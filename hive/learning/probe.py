@@ -9,7 +9,7 @@ than another is the same on both sides.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Optional, Protocol, Sequence
+from typing import Dict, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -91,6 +91,7 @@ class Probe:
     def __init__(self, ground: Ground, weights: Tensor, part: slice):
         self.ground, self.weights, self.part = ground, weights, part
         self.before = ground.held_out(weights)
+        self.known: Dict[Tuple[int, ...], Tensor] = {}  # losses of windows at these weights
 
     @property
     def loss(self) -> float:
@@ -101,6 +102,13 @@ class Probe:
         """What other weights bring."""
         return change(self.before, self.ground.held_out(weights))
 
+    def at_first(self, windows: Sequence[int]) -> Tensor:
+        """Their losses before; many updates are tried on the same windows that nobody was given."""
+        known = tuple(windows)
+        if known not in self.known:
+            self.known[known] = self.ground.windows(self.weights, windows)
+        return self.known[known]
+
     def tried(self, update: Tensor, given: Optional[Sequence[int]] = None,
               others: Sequence[int] = ()) -> Probed:
         way = WAY * update
@@ -108,8 +116,7 @@ class Probe:
         there[self.part] -= way
         own = math.nan
         if given:
-            on_own, on_others = (change(self.ground.windows(self.weights, some),
-                                        self.ground.windows(there, some))
+            on_own, on_others = (change(self.at_first(some), self.ground.windows(there, some))
                                  for some in (given, others))
             doubt = max(math.hypot(on_own.doubt, on_others.doubt), 1e-12)
             own = math.nan if math.isinf(doubt) else (on_own.mean - on_others.mean) / doubt

@@ -83,9 +83,10 @@ class CoordinatorSession:
         self.rounds = Rounds(version, weights_hash, pace or Pace(), least, fragments,
                              job.sync.overlap, in_flight, ledger.hashes(version - STALEST))
         self.update_bytes = update_bytes  # by the number of the round
-        self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))), places)
         self.snapshots = Snapshots(self.work, fragments)
         self.intake = Intake(parameters, job.config.block_size, in_flight)
+        self.uploads = Uploads(max(map(update_bytes, range(1, fragments + 1))), places,
+                               self.intake.adding)
         self.oversight = Oversight(ledger, self.reply, self.work, self.standing, self.run,
                                    self.rounds, self.intake, probing)
         self.reception.banned.update(self.oversight.banned())
@@ -233,6 +234,7 @@ class CoordinatorSession:
             self._hand_out_tasks()
             for peer, early in self.intake.due(self.rounds.waits):
                 self._hand_in(self.links.peers[peer], early)
+            self._call_next()  # somebody left, or an update was added
             if self.rounds.close(now):
                 self.reply.show("closed", version=self.rounds.version)
         deadline = self.rounds.deadline
@@ -319,7 +321,6 @@ class CoordinatorSession:
         self.rounds.leave(link.peer)
         self.intake.leave(link.peer)
         self.uploads.leave(link.peer)
-        self._call_next()
         self.reply.show("left", peer=link.peer)
         waits = not (self.links.peers or self.run.finished or self.reply.over)
         self.reply.say("left", link.identity.name + waits * "; nobody is left, the run waits")
@@ -438,13 +439,13 @@ class CoordinatorSession:
         """
         link.up.sent(self.reply.now.steady)
         self.uploads.drop(link.peer)
-        self._call_next()
         early = Early(said, receiver.result(), self.reply.now.steady)
         if not self.rounds.keeps(link.peer, said["version"]):
             self._hand_in(link, early)
         elif not self.intake.keep(link.peer, early):
             self._judge(link, said, Verdict(LATE, "There is no room for updates of rounds to come; "
                                                   "the work is not lost, it comes with the next."))
+        self._call_next()
 
     def _hand_in(self, link: Link, update: Early) -> None:
         """It counts if the round is open and the outer step admits it."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional, Sized, Tuple
 
 from hive.session.protocol import Receiver
 
@@ -35,10 +35,11 @@ class Upload:
 
 
 class Uploads:
-    """By peer, all updates of at most `size` bytes. `places`: None: as many as the budget has."""
+    """By peer, all updates of at most `size` bytes. `places`: None: as many as the budget has.
+    `adding` are those that are complete, and in memory until they are added: they keep theirs."""
 
-    def __init__(self, size: int, places: Optional[int] = None):
-        self.size = size
+    def __init__(self, size: int, places: Optional[int] = None, adding: Sized = ()):
+        self.size, self.adding = size, adding
         self.places = places or max(LEAST_PLACES, BUDGET_BYTES // max(size, 1))
         self.begun: OrderedDict[str, Upload] = OrderedDict()  # the oldest first
         self.queue: OrderedDict[str, Wanted] = OrderedDict()
@@ -50,7 +51,8 @@ class Uploads:
             known.connected, known.moved = True, now
             return known.receiver
         self.begun.pop(peer, None)
-        if len(self.begun) >= self.places and not self._make_room(now):
+        taken = len(self.begun) + len(self.adding)
+        if taken >= self.places and not self._make_room(now):
             self.queue[peer] = wanted  # at the end, or where it waited already
             return None
         self.queue.pop(peer, None)
@@ -101,7 +103,8 @@ class Uploads:
     def turns(self, now: float) -> List[Tuple[str, Receiver]]:
         """Those in the queue that may begin now."""
         begun: List[Tuple[str, Receiver]] = []
-        for peer, wanted in list(self.queue.items()):
+        while self.queue:
+            peer, wanted = next(iter(self.queue.items()))
             receiver = self.begin(peer, wanted, now)
             if receiver is None:
                 break

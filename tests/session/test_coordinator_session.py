@@ -978,9 +978,10 @@ def test_an_update_that_came_along_and_had_to_wait_is_asked_for_later(stage):
     bring(bob, b"another.")
     assert kinds_since(bob) == [], "there was no place for it"
     ann.send(b"8 bytes.")
+    play.do("add")
     assert kinds_since(bob) == ["send"]
     bob.send(b"another.")
-    play.do("add"), play.do("add"), play.do("combine"), play.do("keep")
+    play.do("add"), play.do("combine"), play.do("keep")
     assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
 
 
@@ -992,12 +993,13 @@ def test_what_is_asked_for_while_it_still_comes_along_is_taken_from_its_second_c
     name = name_of(b"another.")
     bob.send(b"anot", blob=name)
     ann.send(b"8 bytes.")
+    play.do("add")
     assert bob.hear("send") == {"type": "send", "blob": name, "offset": 0}
     bob.send(b"her.", blob=name, offset=4)
     bob.send(b"anot", blob=name)
     bob.send(b"her.", blob=name, offset=4)
     assert bob.closed is None
-    play.do("add"), play.do("add"), play.do("combine"), play.do("keep")
+    play.do("add"), play.do("combine"), play.do("keep")
     assert play.contributions(1) == {("ann", "counted"), ("bob", "counted")}
 
 
@@ -1246,6 +1248,20 @@ def test_who_waits_with_an_update_sends_it_when_another_has_stalled(stage):
     assert bob.hear("send")["offset"] == 0
 
 
+@pytest.mark.parametrize("end", ["added", "rejected"])
+def test_an_update_keeps_its_place_until_it_is_added(stage, end):
+    """What is complete is in memory until then, and a thousand peers send faster than one adds."""
+    play, ann, bob = two_in_a_round(stage, places=1)
+    ann.deliver()
+    bob.say_offer()
+    assert "send" not in [message["type"] for message in bob.heard]
+    if end == "added":
+        play.do("add")
+    else:
+        play.fail("add", GltchError("It is not finite."))
+    assert bob.hear("send")["offset"] == 0
+
+
 def test_evaluations_take_no_more_than_a_share_of_the_time(stage):
     play = stage()
     play.steady += 3.0
@@ -1482,8 +1498,10 @@ def test_the_second_update_of_a_peer_waits_until_the_first_has_a_place(stage):
     bob.send(b"of later")
     assert kinds_since(bob) == [] and bob.closed is None
     ann.send(b"8 bytes.")
+    play.do("add")
     assert bob.hear("send")["blob"] == name_of(b"another.")
     bob.send(b"another.")
+    play.do("add")
     bob.say_offer(b"of later", follows=True, version=1, base=0, weights=sha(0))
     bob.send(b"of later")
     play.do_all()
