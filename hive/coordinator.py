@@ -51,14 +51,13 @@ class Coordinator:
         self.books = Books(job, journal, secrets.randbits(63), combination=combination)
         evaluator = Evaluator(job, journal, corpus, folder)
         ground = TextGround(job.config, corpus.train, corpus.validation, job.recipe.seed)
-        prober = Prober(ground, self.books.outer.fragments, core_seconds)
+        self.prober = Prober(ground, self.books.outer.fragments, core_seconds)
         weights = self.books.outer.weights
         self.session = CoordinatorSession(
             job, journal, weights, self.books.outer.hash, parameters=len(weights),
-            update_bytes=self.books.update_bytes,
-            token=functools.partial(secrets.token_hex, 32), pack_weights=to_bytes,
-            text=functools.partial(given_bytes, job, folder / TEXT), key=key, pace=pace,
-            least=least, probing=True)
+            update_bytes=self.books.update_bytes, token=functools.partial(secrets.token_hex, 32),
+            pack_weights=to_bytes, text=functools.partial(given_bytes, job, folder / TEXT), key=key,
+            pace=pace, least=least, probing=True)
         self.events = Events(secrets.token_hex(8), time.time)
         self.progress = Progress()
         self.connections: Dict[int, Connection] = {}
@@ -77,7 +76,7 @@ class Coordinator:
         self.tasks: Dict[Work, Callable[..., Any]] = {
             "remember_peer": journal.remember_peer, "add": self.books.outer.add,
             "combine": self.books.combine, "keep": self.books.keep,
-            "undo": self.books.undo, "probe": prober.probe,
+            "undo": self.books.undo, "probe": self.prober.probe,
             "snapshot": self.books.snapshot, "evaluate": evaluator.evaluate,
             "keep_evaluation": evaluator.keep_evaluation,
             "keep_checkpoint": evaluator.keep_checkpoint}
@@ -99,6 +98,7 @@ class Coordinator:
                 await over
                 raise
         finally:
+            self.prober.stopped = True
             listening.cancel()
             if self.timer:
                 self.timer.cancel()

@@ -60,10 +60,12 @@ class Evaluator:
 
 
 class Prober:
-    """Tries updates; `clock` tells the seconds that this takes, of one core."""
+    """Tries updates; `clock` tells the seconds that this takes, of one core. Once it is `stopped`,
+    by another thread, the rest is left out: nobody waits for that any more."""
 
     def __init__(self, ground: Ground, fragments: Fragments, clock: Callable[[], float]):
         self.ground, self.fragments, self.clock = ground, fragments, clock
+        self.stopped = False
 
     def probe(self, number: int, before: Tensor, after: Tensor, trials: Sequence[Trial]
               ) -> Outcome:
@@ -71,8 +73,10 @@ class Prober:
         began, part = self.clock(), self.fragments.of_round(number)
         probe = Probe(self.ground, before, part)
         fall, count = probe.after(after), self.fragments.values(number)
-        tried = [Tried(one.peer, *probe.tried(decode(one.codec, one.content, count), one.given,
-                                              one.others), one.late) for one in trials]
+        tried = [
+            Tried(one.peer, *probe.tried(decode(one.codec, one.content, count), one.given,
+                                         one.others), one.late)
+            for one in trials if not self.stopped]
         return Outcome(number, probe.loss, probe.loss - fall.mean, tried, self.clock() - began)
 
 

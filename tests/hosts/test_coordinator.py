@@ -5,6 +5,7 @@ import time
 from typing import get_args
 
 import pytest
+import torch
 from builders import make_token
 from hive_processes import TINY
 
@@ -12,10 +13,12 @@ from gltch_2_7m import GltchError, load_corpus
 from hive import server
 from hive.coordinator import Coordinator
 from hive.journal import Journal
+from hive.learning.codec import encode
 from hive.learning.sync import SYNCS
 from hive.network import outbox
 from hive.session import coordinator_session, effects, reception
 from hive.session.protocol import VERSION, pack, proof, unpack
+from hive.session.trust import Trial
 
 exceptions = pytest.importorskip("websockets.exceptions")
 
@@ -138,6 +141,18 @@ def test_a_peer_is_served_from_its_hello_to_its_goodbye(coordinator):
         assert coordinator.bytes_up and coordinator.bytes_down
 
     play(coordinator, story)
+
+
+def test_nobody_waits_for_trials_when_the_coordinator_ends(coordinator):
+    async def nothing():
+        await asyncio.sleep(0)
+
+    prober, outer = coordinator.prober, coordinator.books.outer
+    update = encode(outer.sync.up, torch.ones(outer.fragments.values(1)))
+    trials = 3 * [Trial("ann", outer.sync.up, update, None, ())]
+    assert len(prober.probe(1, outer.weights, outer.weights, trials).tried) == 3
+    play(coordinator, nothing)
+    assert not prober.probe(1, outer.weights, outer.weights, trials).tried
 
 
 def test_a_mistake_of_ours_costs_one_connection_and_is_told(coordinator, monkeypatch, capfd):
