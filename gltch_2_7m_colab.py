@@ -820,20 +820,23 @@ class FastDecoder(Decoder):
         self.layers = [
             (b.norm1, b.attention.qkv.weight.t().contiguous(),
              b.attention.projection.weight.t().contiguous(), b.norm2,
-             b.feed_forward.up.weight.t().contiguous(), b.feed_forward.down.weight.t(),
-             keys, values) for b, (keys, values) in zip(model.blocks, self.cache)]
+             b.feed_forward.up.weight.t().contiguous(), b.feed_forward.down.weight.t(), cache)
+            for b, cache in zip(model.blocks, self.cache)]
 
     def blocks(self, x: Tensor, start: int, end: int) -> Tensor:
         B, T, C = x.shape
-        nh = self.model.config.n_head
-        for norm1, qkv, projection, norm2, up, down, keys, values in self.layers:
-            heads = (F.layer_norm(x, (C,), norm1.weight, norm1.bias) @ qkv).view(B, T, 3, nh, -1)
-            q, k, v = heads.permute(2, 0, 3, 1, 4)  # (B, nh, T, hs) each
-            keys[:, :, start:end], values[:, :, start:end] = k, v
-            y = causal_attention(q, keys[:, :, :end], values[:, :, :end])
-            x = x + y.transpose(1, 2).reshape(B, T, C) @ projection
-            x = x + F.gelu(F.layer_norm(x, (C,), norm2.weight, norm2.bias) @ up) @ down
-        return x
+        nh, width = self.model.config.n_head, (C,)
+        x = x.view(B * T, C)
+        for norm1, qkv, projection, norm2, up, down, cache in self.layers:
+            h = torch.layer_norm(x, width, norm1.weight, norm1.bias)
+            heads = torch.mm(h, qkv).view(B, T, 3, nh, -1).permute(2, 0, 3, 1, 4)
+            cache[:, :, :, start:end] = heads[1:]  # keys and values
+            keys, values = cache[:, :, :, :end]
+            y = causal_attention(heads[0], keys, values)  # (B, nh, T, hs)
+            x = torch.addmm(x, y.transpose(1, 2).reshape(B * T, C), projection)
+            h = torch.layer_norm(x, width, norm2.weight, norm2.bias)
+            x = torch.addmm(x, F.gelu(torch.mm(h, up)), down)
+        return x.view(B, T, C)
 
 # %% [markdown]
 # **recompute_activations.** Trade time for memory: every block forgets its activations and computes
