@@ -339,6 +339,7 @@ class Peer(PeerHost):
         self.lose(self.lots, why)
         self.lose_untaken(why)
         self.sent.clear()
+        self.refused = ""  # it may have been about to give up everything, under a new name
         self.session = self.new_session()
         away = self.rng.uniform(0.0, RESTART_SECONDS)
         if not self.attack:  # which may be turned away again and again

@@ -15,7 +15,7 @@ from tests.simulation import sabotage
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each led to something that docs/experiments.md tells.
-FOUND = [15, 109, 176, 179, 1048, 7460, 30000, 40268, 359373957]
+FOUND = [15, 109, 176, 179, 1048, 7460, 30000, 40268, 292793538, 359373957]
 FIXED, FRESH = 900, 100  # runs; the same seeds each time, and such as nobody has seen
 FIRST = 7000  # of the fixed seeds
 
