@@ -166,7 +166,9 @@ class Guest(ServerConnection):
             return
         searched = max(0, len(self.head) - 3)
         self.head += data
-        if self.line and self.head.find(b"\r\n\r\n", searched) >= 0:
+        if self.line and not self.head[:1].isupper():  # TLS, perhaps, whose head has no end
+            self.refuse(400, "This is no HTTP request.")
+        elif self.line and self.head.find(b"\r\n\r\n", searched) >= 0:
             head, self.head = bytes(self.head), bytearray()
             self.read_request(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
         elif len(self.head) > REQUEST_BYTES:

@@ -455,7 +455,7 @@ def test_only_get_and_head_are_answered_on_both_ports(quiet, method, body):
 
 @pytest.mark.parametrize("words, status", [
     (b"nonsense\r\n\r\n", 400), (b"\0\1\2\r\n\r\n", 400), (b"GET /\r\n\r\n", 400),
-    (b"GET / HTTP/2.0\r\n\r\n", 400), (b"\r\n\r\n", 400),
+    (b"GET / HTTP/2.0\r\n\r\n", 400), (b"\r\n\r\n", 400), (b"\x16\x03\x01", 400),
     (b"GET / HTTP/1.1\r\nX: " + b"x" * 20_000, 431)])
 def test_what_is_no_request_is_refused(quiet, words, status):
     for port in (quiet.page, quiet.port):
