@@ -44,6 +44,7 @@ from gltch_2_7m import (
 )
 
 BATCH, CONTEXT = 64, 128
+BF16 = pick_precision("auto", torch.device("cpu")) == "bf16"  # elsewhere it is only emulated
 
 
 class Trained(NamedTuple):
@@ -111,7 +112,7 @@ def compact_recipe(corpus: Corpus, minutes: float) -> Trained:
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / 100)
         inputs, targets = random_windows(corpus.train)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
@@ -139,7 +140,7 @@ def transformers_gpt2(corpus: Corpus, minutes: float) -> Trained:
         return model, Trainer(model, TrainingArguments(
             "transformers", max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=1e-3,
             lr_scheduler_type="cosine", warmup_steps=min(100, steps // 10), weight_decay=0.1,
-            bf16=True, use_cpu=True, save_strategy="no", report_to="none", logging_steps=100,
+            bf16=BF16, use_cpu=True, save_strategy="no", report_to="none", logging_steps=100,
             disable_tqdm=True), train_dataset=Text())
 
     _, trial = trainer(12)
@@ -163,7 +164,7 @@ def x_transformers(corpus: Corpus, minutes: float) -> Trained:
         rate = 1e-4 + 0.5 * (1 + math.cos(math.pi * part)) * 9e-4
         optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / 100)
         inputs, targets = random_windows(corpus.train)
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=BF16):
             loss = model(torch.cat([inputs, targets[:, -1:]], dim=1))
         optimizer.zero_grad()
         loss.backward()
