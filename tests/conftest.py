@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import forks
 import pytest
 import torch
 from builders import FRENCH, TINY, TINY_RECIPE
@@ -180,13 +181,16 @@ def shared(processes, tmp_path_factory, text_file):
 
 @pytest.fixture(scope="session")
 def gltch_cli(processes):
-    """Run the command line to its end; standard input is a pipe, empty unless given."""
+    """Run the command line to its end; standard input has what is given, and ends. With an
+    `environment` of its own it is a new Python, otherwise a fork, which begins at once."""
 
-    def run(*arguments, stdin="", timeout=240, environment=None, **settings):
-        command = [sys.executable, str(PROGRAM), *map(str, arguments)]
-        return subprocess.run(command, input=stdin, capture_output=True, encoding="utf-8",
-                              timeout=timeout, env={**os.environ, **(environment or {})},
-                              **settings)
+    def run(*arguments, stdin="", timeout=240, environment=None, cwd=None):
+        command = [str(PROGRAM), *map(str, arguments)]
+        if forks.POSSIBLE and environment is None:
+            return forks.run(command, cwd or os.getcwd(), dict(os.environ), stdin, timeout)
+        return subprocess.run([sys.executable, *command], input=stdin, capture_output=True,
+                              encoding="utf-8", timeout=timeout, cwd=cwd,
+                              env={**os.environ, **(environment or {})})
 
     return run
 

@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 
 IMPORTED = ("torch", "torch._dynamo", "websockets.asyncio.server", "websockets.sync.client")
 POSSIBLE = sys.platform == "linux" and sys.version_info >= (3, 9)  # packets, and files in them
@@ -23,9 +24,9 @@ LONGEST = 100_000  # bytes that describe a program
 
 class Fork:
     """A program that runs: `command` is a file and its arguments. Words and errors go into a pipe,
-    `stdout`, unless there is a file for them."""
+    `stdout`, unless there are files for them."""
 
-    def __init__(self, command, cwd, env, output=None, nice=0):
+    def __init__(self, command, cwd, env, output=None, nice=0, errors=None, stdin=None):
         self.args, self.returncode, self.stdout = command, None, None
         self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if output is None:
@@ -35,8 +36,10 @@ class Fork:
             writing = os.dup(output.fileno())
         described = json.dumps({"command": command, "cwd": cwd, "env": env, "nice": nice}).encode()
         assert len(described) < LONGEST
-        socket.send_fds(nursery(env.get("OMP_NUM_THREADS")), [described],
-                        [theirs.fileno(), writing])
+        with open(os.devnull, "rb") as nothing:
+            socket.send_fds(nursery(env.get("OMP_NUM_THREADS")), [described],
+                            [theirs.fileno(), (stdin or nothing).fileno(), writing,
+                             errors.fileno() if errors else writing])
         theirs.close()
         os.close(writing)
         self.pid = json.loads(self.line.recv(100))
@@ -57,6 +60,22 @@ class Fork:
 
     def kill(self):
         self.send_signal(signal.SIGKILL)
+
+
+def run(command, cwd, env, stdin, timeout):
+    """As `subprocess.run`: the program has ended, and these are its words and errors."""
+    with contextlib.ExitStack() as files:
+        said, errors, given = (files.enter_context(tempfile.TemporaryFile()) for _ in range(3))
+        given.write(stdin.encode())
+        given.seek(0)
+        fork = Fork(command, cwd, env, said, errors=errors, stdin=given)
+        try:
+            fork.wait(timeout)
+        finally:
+            fork.kill()
+        words = [os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode()
+                 for file in (said, errors)]
+        return subprocess.CompletedProcess(command, fork.returncode, *words)
 
 
 @functools.lru_cache(maxsize=None)
@@ -100,16 +119,17 @@ def next_program(asking):
             os.read(ended, 1000)
             tell_ends(lines)
         if asking in ready:
-            described, files, _, _ = socket.recv_fds(asking, LONGEST, 2)
+            described, files, _, _ = socket.recv_fds(asking, LONGEST, 4)
             if not described:
                 sys.exit()
-            line, output = files
+            line, *streams = files
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                return json.loads(described), output
-            os.close(output)
+                return json.loads(described), streams
+            for stream in streams:
+                os.close(stream)
             lines[pid] = socket.socket(fileno=line)
             lines[pid].send(json.dumps(pid).encode())
 
@@ -124,12 +144,13 @@ def tell_ends(lines):
                 line.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
 
 
-def become(program, output):
+def become(program, streams):
     """Be in the place of a program that was just started. Returns its file."""
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    sys.stdout = open(1, "w", encoding="utf-8")  # those of before were none of pipes
+    sys.stdin = open(0, encoding="utf-8")  # those of before were none of pipes
+    sys.stdout = open(1, "w", encoding="utf-8")
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
     os.chdir(program["cwd"])
     os.environ.clear()
