@@ -20,7 +20,7 @@ from hive.session.messages import Hello, Kind, Welcome
 from hive.session.record import LATELY
 
 VERSION = 3
-CHUNK_BYTES = 256 * 1024  # of content in one binary message
+CHUNK_BYTES = 96 * 1024  # of content in one binary message
 MESSAGE_BYTES = 1 << 20  # the longest message of either kind
 BLOB_BYTES = 1 << 31  # the largest blob anyone accepts
 PONG_SECONDS = 120.0  # to answer a ping, behind a slow uplink or a long step

@@ -34,7 +34,7 @@ export const PULSE = 900; // that the coordinator and its contributors shine aft
 export const MARK = 1500; // that a node says its update was late or rejected
 export const FADE = 1000; // until a peer that left is gone
 
-const LARGE = 256 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
+const LARGE = 96 * 1024; // bytes: the protocol cuts larger contents into pieces of this size
 const FOLLOW = 30; // milliseconds between particles on one line, else one would hide the other
 
 export class Scene {

@@ -8,7 +8,7 @@ import { count } from "./words.js";
 /** @import { Said, Told } from "./messages.d.ts" */
 
 export const VERSION = 3;
-export const CHUNK_BYTES = 256 * 1024; // of content in one binary message
+export const CHUNK_BYTES = 96 * 1024; // of content in one binary message
 const MESSAGE_BYTES = 2 ** 20; // the longest message of either kind
 export const BLOB_BYTES = 2 ** 31; // the largest blob anyone accepts
 const HEADER = 16; // of a chunk: start of the blob's SHA-256, offset
