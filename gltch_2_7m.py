@@ -790,6 +790,7 @@ def recompute_activations(model: GLTCH) -> None:
 
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
 CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
+CPU_STEPS = 4  # that the clock of a CPU is given in place of one (docs/experiments.md)
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -809,6 +810,19 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
              TrainConfig(batch_size=32, learning_rate=0.01, embedding_learning_rate=0.004,
                          head_learning_rate=0.001, warmup=200), 24000),
 }
+
+
+def usual_recipe(size: str = "2.7m", **given: Any) -> TrainConfig:
+    """The recipe for a size, but for what is given. Few characters fit into the minutes of a CPU:
+    a network learns more from them in many small steps, with what is counted in steps as rare as
+    before. Raises GltchError for a device that is not there, and as TrainConfig does."""
+    usual = PRESETS[size][1]
+    recipe = replace(usual, **given)
+    if recipe.steps or pick_device(recipe.device).type != "cpu":
+        return recipe
+    rare = {name: CPU_STEPS * getattr(usual, name)
+            for name in ("eval_every", "sample_every", "log_every")}
+    return replace(usual, **{"batch_size": usual.batch_size // CPU_STEPS, **rare, **given})
 
 
 def same_shape(config: Config, other: Config) -> bool:
@@ -2303,7 +2317,7 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
         say(origin.introduce(corpus))
     if planned.minutes != recipe.minutes:
         say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
-            f"--steps {reference}, any other: --minutes")
+            f"--steps {reference} --batch-size {planned.batch_size}, any other: --minutes")
     run = Run(folder, writes=runtime.rank == 0)
     if runtime.world > 1:  # all have looked for an earlier run before one begins to write
         torch.distributed.barrier()
@@ -2318,24 +2332,27 @@ def announce(trainer: FastTrainer, folder: Path, resumes: bool) -> None:
     say(f"network   {parameters_of(config):,} parameters, context {config.block_size}")
     say(f"device    {runtime.device}, {runtime.precision}"
         + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+    say(f"a step    {trainer.recipe.batch_size} x {config.block_size} characters")
     say(f"run       {folder}" + (f", from step {trainer.step}" if resumes else ""))
 
 
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
           resume: Optional[str] = None, origin: Optional[Origin] = None,
-          reference: int = REFERENCE_STEPS,
+          reference: Optional[int] = None,
           watch: Optional[Callable[[FastTrainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
     or checkpoint and brings its own config and recipe. `origin` is a network to begin with: it
-    brings its own shape, and its text unless there is a corpus. Raises GltchError for what cannot
-    be done.
+    brings its own shape, and its text unless there is a corpus. `reference` is how many steps a
+    recipe without a length is for: by default those of GLTCH-2.7M. Raises GltchError for what
+    cannot be done.
     """
     saved: Optional[Dict[str, Any]] = None
     config = config or (origin.network.config if origin else Config())
-    recipe = recipe or TrainConfig()
+    recipe = recipe or usual_recipe()
+    reference = reference or max(1, REFERENCE_STEPS * TrainConfig.batch_size // recipe.batch_size)
     if origin is not None:
         config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")
@@ -2432,12 +2449,15 @@ def build_parser() -> Parser:
     add["train"]("--dashboard", nargs="?", type=int, const=8080, metavar="PORT",
                  help="show the run at http://localhost:8080 (pip install websockets)")
     add["train"]("--dropout", type=float, help="dropout on the residual branches")
+    clocked = replace(usual_recipe(device="cpu"), device="auto")
     for f in fields(TrainConfig):
         flag, text = "--" + f.name.replace("_", "-"), f.metadata["help"]
         if f.metadata["kind"] is bool:
             add["train"](flag, action="store_true", default=None, help=text)
         else:
-            shown = "" if f.default is None else f" (default: {f.default})"
+            by_clock = getattr(clocked, f.name)
+            other = "" if by_clock == f.default else f"; on a CPU without --steps: {by_clock}"
+            shown = "" if f.default is None else f" (default: {f.default}{other})"
             add["train"](flag, type=f.metadata["kind"], help=text + shown,
                          choices=f.metadata["choices"],
                          metavar=None if f.metadata["choices"] else "X")
@@ -2502,12 +2522,13 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
                 + ", ".join("--" + name.replace("_", "-") for name in clash) + ".")
     origin = origin_of(args, Path("runs"))
     size = size_of(origin.network.config) if origin else args.size
-    config, usual, reference = PRESETS[size or "2.7m"]
+    size = size or "2.7m"
+    config, usual, reference = PRESETS[size]
     if origin is not None:
         config = origin.network.config
     if args.dropout is not None:
         config = replace(config, dropout=args.dropout)
-    recipe = replace(usual, **given)
+    recipe = usual_recipe(size, **given)
     reference = max(1, reference * usual.batch_size // recipe.batch_size)  # as many characters
     corpus = load_corpus(args.data) if args.data else None
     with contextlib.ExitStack() as held:

@@ -855,15 +855,16 @@ def recompute_activations(model: GLTCH) -> None:
 # The label is the parameter count within 5%, over Tiny Shakespeare's 65 characters. Larger networks
 # see longer contexts, learn at lower rates, and want more text and more steps than the small ones.
 #
+# **usual_recipe.** The recipe for a size, but for what is given.
+#
 # **same_shape.** Whether two networks differ only in what they are trained on and how.
 #
 # **size_of.** The size with this shape, if there is one.
-#
-# **parameters_of.** Number of parameters, without building the network.
 
 # %%
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
 CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
+CPU_STEPS = 4  # that the clock of a CPU is given in place of one (docs/experiments.md)
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -885,6 +886,19 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
 }
 
 
+def usual_recipe(size: str = "2.7m", **given: Any) -> TrainConfig:
+    """The recipe for a size, but for what is given. Few characters fit into the minutes of a CPU:
+    a network learns more from them in many small steps, with what is counted in steps as rare as
+    before. Raises GltchError for a device that is not there, and as TrainConfig does."""
+    usual = PRESETS[size][1]
+    recipe = replace(usual, **given)
+    if recipe.steps or pick_device(recipe.device).type != "cpu":
+        return recipe
+    rare = {name: CPU_STEPS * getattr(usual, name)
+            for name in ("eval_every", "sample_every", "log_every")}
+    return replace(usual, **{"batch_size": usual.batch_size // CPU_STEPS, **rare, **given})
+
+
 def same_shape(config: Config, other: Config) -> bool:
     """Whether two networks differ only in what they are trained on and how."""
     return replace(config, vocab_size=other.vocab_size, dropout=other.dropout) == other
@@ -894,7 +908,10 @@ def size_of(config: Config) -> Optional[str]:
     """The size with this shape, if there is one."""
     return next((size for size, (shape, *_) in PRESETS.items() if same_shape(shape, config)), None)
 
+# %% [markdown]
+# **parameters_of.** Number of parameters, without building the network.
 
+# %%
 def parameters_of(config: Config) -> int:
     """Number of parameters, without building the network."""
     width = config.n_embd
@@ -2560,7 +2577,7 @@ def prepare(config: Config, recipe: TrainConfig, corpus: Optional[Corpus], folde
         say(origin.introduce(corpus))
     if planned.minutes != recipe.minutes:
         say(f"length    {CPU_MINUTES:g} minutes, as this is a CPU; the full run: "
-            f"--steps {reference}, any other: --minutes")
+            f"--steps {reference} --batch-size {planned.batch_size}, any other: --minutes")
     run = Run(folder, writes=runtime.rank == 0)
     if runtime.world > 1:  # all have looked for an earlier run before one begins to write
         torch.distributed.barrier()
@@ -2575,6 +2592,7 @@ def announce(trainer: FastTrainer, folder: Path, resumes: bool) -> None:
     say(f"network   {parameters_of(config):,} parameters, context {config.block_size}")
     say(f"device    {runtime.device}, {runtime.precision}"
         + (f", {runtime.world} processes" if runtime.world > 1 else ""))
+    say(f"a step    {trainer.recipe.batch_size} x {config.block_size} characters")
     say(f"run       {folder}" + (f", from step {trainer.step}" if resumes else ""))
 
 # %% [markdown]
@@ -2584,18 +2602,20 @@ def announce(trainer: FastTrainer, folder: Path, resumes: bool) -> None:
 def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
           corpus: Optional[Corpus] = None, *, name: Optional[str] = None,
           resume: Optional[str] = None, origin: Optional[Origin] = None,
-          reference: int = REFERENCE_STEPS,
+          reference: Optional[int] = None,
           watch: Optional[Callable[[FastTrainer, Run], object]] = None) -> Result:
     """Train a network, or continue a run, and keep it under runs/.
 
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
     or checkpoint and brings its own config and recipe. `origin` is a network to begin with: it
-    brings its own shape, and its text unless there is a corpus. Raises GltchError for what cannot
-    be done.
+    brings its own shape, and its text unless there is a corpus. `reference` is how many steps a
+    recipe without a length is for: by default those of GLTCH-2.7M. Raises GltchError for what
+    cannot be done.
     """
     saved: Optional[Dict[str, Any]] = None
     config = config or (origin.network.config if origin else Config())
-    recipe = recipe or TrainConfig()
+    recipe = recipe or usual_recipe()
+    reference = reference or max(1, REFERENCE_STEPS * TrainConfig.batch_size // recipe.batch_size)
     if origin is not None:
         config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")
@@ -2648,7 +2668,7 @@ for part, shape, count in [*parts, ("total", "", sum(count for _, _, count in pa
 # ends the run early; the cells below then work with what was learned until there.
 
 # %%
-recipe = TrainConfig(steps=STEPS)
+recipe = usual_recipe(steps=STEPS)
 result = train(config, recipe, corpus)
 print(f"{result.step} steps, validation loss {result.val_loss:.4f} when last measured")
 

@@ -35,12 +35,12 @@ from gltch_2_7m import (
     Corpus,
     GltchError,
     Runtime,
-    TrainConfig,
     evaluate,
     load_corpus,
     pick_device,
     pick_precision,
     train,
+    usual_recipe,
 )
 
 BATCH, CONTEXT = 64, 128
@@ -64,7 +64,7 @@ def random_windows(ids: Tensor, size: int = BATCH) -> Tuple[Tensor, Tensor]:  # 
 # --------------------------------------------------------------------------------------------------
 
 def gltch(corpus: Corpus, minutes: float) -> Trained:
-    recipe = TrainConfig(minutes=minutes, seed=torch.initial_seed())
+    recipe = usual_recipe(minutes=minutes, seed=torch.initial_seed())
     result = train(Config(), recipe, corpus, name="others")
     batch = torch.load("runs/others/last.pt", weights_only=True)["recipe"]["batch_size"]
     return Trained(result.model, result.step, batch)

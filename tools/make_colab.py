@@ -62,7 +62,7 @@ for part, shape, count in [*parts, ("total", "", sum(count for _, _, count in pa
 A line every ten seconds says how far it is. The loss is how much each next character surprises
 the network: lower is better, and `val` is measured on text it never trains on. The stop button
 ends the run early; the cells below then work with what was learned until there.""", """\
-recipe = TrainConfig(steps=STEPS)
+recipe = usual_recipe(steps=STEPS)
 result = train(config, recipe, corpus)
 print(f"{result.step} steps, validation loss {result.val_loss:.4f} when last measured")"""), ("""\
 ## How the loss fell

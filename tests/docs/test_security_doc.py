@@ -31,7 +31,8 @@ NO_LIMITS = {  # numbers of other kinds: rhythms, estimates, formats
     "dashboard.web.EVENTS_SECONDS",
     "journal.FORMAT", "journal.OLDER", "journal.DIGEST", "journal.KEPT_EVERY",
     "network.tls.PARTIAL_CHAIN",
-    "gltch_2_7m.REFERENCE_STEPS", "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CHUNK"}
+    "gltch_2_7m.REFERENCE_STEPS", "gltch_2_7m.CPU_MINUTES", "gltch_2_7m.CPU_STEPS",
+    "gltch_2_7m.CHUNK"}
 HEAD = "| limit | value | why | when it is reached | test |"
 UNITS = {"": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 

@@ -46,10 +46,10 @@ def gltch_main(capsys):
 
 
 @pytest.mark.parametrize("arguments, batch_size, steps", [
-    ([], 64, 3000),
-    (["--batch-size", "16"], 16, 12000),
+    ([], 16, 12000),
+    (["--batch-size", "64"], 64, 3000),
     (["--size", "10m", "--batch-size", "32"], 32, 8000),
-    (["--size", "10m"], 64, 4000),
+    (["--size", "10m"], 16, 16000),
 ])
 def test_however_it_is_cut_into_steps_the_full_run_sees_as_many_characters(
         monkeypatch, gltch_main, arguments, batch_size, steps):
@@ -236,6 +236,20 @@ def test_minutes_in_which_hardly_a_step_fits_are_remarked_on(monkeypatch, gltch_
         done = gltch_main("--data", text_file, *SMALL_RUN, *length, "--name", str(remark))
         assert done.returncode == 0 and "Trained 1 step:" in done.stderr
         assert ("No more fitted into --minutes 1e-09" in done.stderr) == remark
+
+
+@pytest.mark.parametrize("words, sequences", [
+    (["--minutes", 1e-9], 16), ([], 16), (["--minutes", 1e-9, "--batch-size", 64], 64),
+    (["--steps", 1], 64)])
+def test_a_step_is_smaller_where_a_cpus_clock_ends_the_run_and_nobody_says_how_large_it_is(
+        monkeypatch, gltch_main, text_file, words, sequences):
+    tiny = gltch.Config(block_size=16, n_layer=1, n_head=2, n_embd=16)
+    monkeypatch.setitem(gltch.PRESETS, "1m", (tiny, *gltch.PRESETS["1m"][1:]))
+    monkeypatch.setattr(gltch, "CPU_MINUTES", 1e-9)
+    done = gltch_main("--data", text_file, "--size", "1m", "--device", "cpu", *words)
+    assert done.returncode == 0 and f"a step    {sequences} x 16 characters" in done.stderr
+    full = gltch.PRESETS["1m"][2] * 64 // sequences
+    assert (f"--steps {full} --batch-size {sequences}" in done.stderr) == (not words)
 
 
 def test_gltch_data_names_the_text(monkeypatch, gltch_main, text_file):

@@ -1,11 +1,13 @@
 """Configuration: shapes and recipes that make sense, one sentence for those that do not."""
 import dataclasses
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from gltch_2_7m import GLTCH, PRESETS, Config, GltchError, TrainConfig
+import gltch_2_7m as gltch
+from gltch_2_7m import GLTCH, PRESETS, Config, GltchError, TrainConfig, usual_recipe
 
 SHAPES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
 COUNTS = ("steps", "batch_size", "eval_every", "log_every")
@@ -92,3 +94,23 @@ def test_a_preset_has_the_parameters_its_label_says_within_five_percent(label):
 def test_the_default_network_is_gltch_2_7m_to_the_last_parameter():
     assert PRESETS["2.7m"][0] == Config()
     assert parameters(Config()) == 2_708_736
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_on_the_clock_of_a_cpu_steps_are_smaller_and_what_is_counted_in_them_as_rare(size):
+    usual, clocked = PRESETS[size][1], usual_recipe(size, device="cpu", seed=5)
+    assert clocked.batch_size == usual.batch_size // 4
+    for name in ("eval_every", "sample_every", "log_every"):
+        assert (clocked.batch_size * getattr(clocked, name)
+                == usual.batch_size * getattr(usual, name)), name
+    same = {name: getattr(usual, name) for name in (
+        "batch_size", "eval_every", "sample_every", "log_every")}
+    assert replace(clocked, **same) == replace(usual, device="cpu", seed=5)
+
+
+def test_what_is_given_and_who_asks_for_steps_or_has_a_gpu_gets_what_was_usual(monkeypatch):
+    given = {"batch_size": 64, "eval_every": 100, "sample_every": 500, "log_every": 10}
+    assert usual_recipe(device="cpu", **given) == TrainConfig(device="cpu")
+    assert usual_recipe(device="cpu", steps=7) == TrainConfig(steps=7, device="cpu")
+    monkeypatch.setattr(gltch, "pick_device", torch.device)
+    assert usual_recipe(device="cuda", minutes=1.0) == TrainConfig(device="cuda", minutes=1.0)

@@ -199,10 +199,10 @@ def test_it_is_trained_by_the_recipe_of_its_size(main, monkeypatch):
         origin = gltch.Origin({}, SimpleNamespace(config=replace(shape, vocab_size=9)), None)
         monkeypatch.setattr(gltch, "open_origin", lambda name, runs: origin)
         monkeypatch.setattr(gltch, "train", told)
-        return main("--from", "any").stderr.split("error: ")[1].strip()
+        return main("--from", "any", "--device", "cpu").stderr.split("error: ")[1].strip()
 
-    assert recipe("25m") == "0.015 6000 8"
-    assert recipe("of no size") == "None 3000 2"
+    assert recipe("25m") == "0.015 24000 8"
+    assert recipe("of no size") == "None 12000 2"
 
 
 @pytest.mark.parametrize("how", ["from_complete", "from_exported"])
