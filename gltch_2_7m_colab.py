@@ -888,11 +888,12 @@ PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
 
 def usual_recipe(size: str = "2.7m", **given: Any) -> TrainConfig:
     """The recipe for a size, but for what is given. Few characters fit into the minutes of a CPU:
-    a network learns more from them in many small steps, with what is counted in steps as rare as
-    before. Raises GltchError for a device that is not there, and as TrainConfig does."""
+    unless steps or their size are given, a network learns more from them in many small steps, and
+    what is counted in steps stays as rare. Raises GltchError for a device that is not there, and
+    as TrainConfig does."""
     usual = PRESETS[size][1]
     recipe = replace(usual, **given)
-    if recipe.steps or pick_device(recipe.device).type != "cpu":
+    if recipe.steps or "batch_size" in given or pick_device(recipe.device).type != "cpu":
         return recipe
     rare = {name: CPU_STEPS * getattr(usual, name)
             for name in ("eval_every", "sample_every", "log_every")}
@@ -2609,8 +2610,8 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     The vocabulary size comes from the corpus (default: `load_corpus()`). `resume` is a run's folder
     or checkpoint and brings its own config and recipe. `origin` is a network to begin with: it
     brings its own shape, and its text unless there is a corpus. `reference` is how many steps a
-    recipe without a length is for: by default those of GLTCH-2.7M. Raises GltchError for what
-    cannot be done.
+    recipe without a length is for: by default as many as see 24.6 million characters. Raises
+    GltchError for what cannot be done.
     """
     saved: Optional[Dict[str, Any]] = None
     config = config or (origin.network.config if origin else Config())

@@ -4,7 +4,7 @@
     python benchmarks/dashboard.py --peers 500
 
 The page and its server are the real ones; what they show is a simulated hive, in a process of its
-own, whose peers train, upload and download in rounds of two seconds, in pieces of 256 KiB as the
+own, whose peers train, upload and download in rounds of two seconds, in pieces of 96 KiB as the
 protocol cuts them. Three things are measured, one after the other: the time the script takes for a
 frame of the network and the time from frame to frame, what the network writes in the visitor's
 browser (size 2.7m, random weights: the arithmetic is the same) while "Look inside" is closed and
@@ -41,10 +41,11 @@ from hive.journal import Journal
 from hive.learning.codec import flatten, to_bytes
 from hive.session.events import Events
 from hive.session.messages import Kind
+from hive.session.protocol import CHUNK_BYTES
 from hive.session.schema import Everybody, Measured, Peer, State
 
 ROUND_SECONDS, QUOTA = 2.0, 10
-PIECE, PIECES = 256 * 1024, 3  # bytes; of an update, each way
+PIECE, PIECES = CHUNK_BYTES, 8  # bytes; of an update, each way
 KINDS: Dict[Kind, str] = {
     "cuda": "NVIDIA T4", "mps": "Apple arm64", "cpu": "CPU x86_64, 8 cores", "tab": "Firefox"}
 

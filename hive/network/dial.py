@@ -139,7 +139,7 @@ def in_clear(server: str) -> str:
             "the way: beyond a network you trust, use wss://.")
 
 
-# What another protocol answers, and what a coordinator does that hears one.
+# What a coordinator answers to TLS, and what an older one does, which hangs up.
 NO_TLS = ("WRONG_VERSION_NUMBER", "UNEXPECTED_EOF_WHILE_READING")
 
 

@@ -109,8 +109,10 @@ def test_on_the_clock_of_a_cpu_steps_are_smaller_and_what_is_counted_in_them_as_
 
 
 def test_what_is_given_and_who_asks_for_steps_or_has_a_gpu_gets_what_was_usual(monkeypatch):
-    given = {"batch_size": 64, "eval_every": 100, "sample_every": 500, "log_every": 10}
-    assert usual_recipe(device="cpu", **given) == TrainConfig(device="cpu")
+    assert usual_recipe(device="cpu", batch_size=64) == TrainConfig(device="cpu")
+    assert usual_recipe(device="cpu", batch_size=8, eval_every=5) == TrainConfig(
+        device="cpu", batch_size=8, eval_every=5)
+    assert usual_recipe(device="cpu", eval_every=5).eval_every == 5
     assert usual_recipe(device="cpu", steps=7) == TrainConfig(steps=7, device="cpu")
     monkeypatch.setattr(gltch, "pick_device", torch.device)
     assert usual_recipe(device="cuda", minutes=1.0) == TrainConfig(device="cuda", minutes=1.0)

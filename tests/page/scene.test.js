@@ -42,7 +42,7 @@ test("who comes takes the place of who left, and the others keep theirs", () => 
 
 test("a transfer flies once, behind the one before, and then it is over", () => {
   const made = scene(2);
-  const transfer = { peer: "p0", direction: "up", bytes: 262144 };
+  const transfer = { peer: "p0", direction: "up", bytes: 96 * 1024 };
   assert.ok(made.launch(transfer, 1000) && made.launch(transfer, 1000));
   assert.equal(made.launch({ ...transfer, peer: "gone" }, 1000), false);
   const [first, second] = made.particles;
