@@ -790,7 +790,7 @@ def recompute_activations(model: GLTCH) -> None:
 
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
 CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
-CPU_STEPS = 4  # that the clock of a CPU is given in place of one (docs/experiments.md)
+CPU_STEPS = 4  # small ones in place of a step, where a CPU's clock ends the run
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -824,6 +824,12 @@ def usual_recipe(size: str = "2.7m", **given: Any) -> TrainConfig:
     rare = {name: CPU_STEPS * getattr(usual, name)
             for name in ("eval_every", "sample_every", "log_every")}
     return replace(usual, **{"batch_size": usual.batch_size // CPU_STEPS, **rare, **given})
+
+
+def full_run(recipe: TrainConfig, size: str = "2.7m") -> int:
+    """How many steps of this recipe see as many characters as the full run of a size."""
+    _, usual, steps = PRESETS[size]
+    return max(1, steps * usual.batch_size // recipe.batch_size)
 
 
 def same_shape(config: Config, other: Config) -> bool:
@@ -2353,7 +2359,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     saved: Optional[Dict[str, Any]] = None
     config = config or (origin.network.config if origin else Config())
     recipe = recipe or usual_recipe()
-    reference = reference or max(1, REFERENCE_STEPS * TrainConfig.batch_size // recipe.batch_size)
+    reference = reference or full_run(recipe)
     if origin is not None:
         config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")
@@ -2524,18 +2530,15 @@ def train_command(args: argparse.Namespace, door: Optional[Door] = None) -> int:
     origin = origin_of(args, Path("runs"))
     size = size_of(origin.network.config) if origin else args.size
     size = size or "2.7m"
-    config, usual, reference = PRESETS[size]
-    if origin is not None:
-        config = origin.network.config
+    config = origin.network.config if origin else PRESETS[size][0]
     if args.dropout is not None:
         config = replace(config, dropout=args.dropout)
     recipe = usual_recipe(size, **given)
-    reference = max(1, reference * usual.batch_size // recipe.batch_size)  # as many characters
     corpus = load_corpus(args.data) if args.data else None
     with contextlib.ExitStack() as held:
         dashboard = held.enter_context(door(args.dashboard)) if door and shows(args) else None
         result = train(config, recipe, corpus, name=args.name, resume=args.resume, origin=origin,
-                       reference=reference, watch=dashboard and dashboard.watch)
+                       reference=full_run(recipe, size), watch=dashboard and dashboard.watch)
         if not is_main_process():
             return 128 + result.interrupted if result.interrupted else 0
         brief = (f" No more fitted into --minutes {args.minutes:g}: it has hardly begun to learn."

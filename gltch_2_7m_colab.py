@@ -857,14 +857,14 @@ def recompute_activations(model: GLTCH) -> None:
 #
 # **usual_recipe.** The recipe for a size, but for what is given.
 #
-# **same_shape.** Whether two networks differ only in what they are trained on and how.
+# **full_run.** How many steps of this recipe see as many characters as the full run of a size.
 #
-# **size_of.** The size with this shape, if there is one.
+# **same_shape.** Whether two networks differ only in what they are trained on and how.
 
 # %%
 REFERENCE_STEPS = 3000  # the full run of GLTCH-2.7M: 24.6 million characters
 CPU_MINUTES = 10.0  # length of a run without a GPU, unless --minutes or --steps say otherwise
-CPU_STEPS = 4  # that the clock of a CPU is given in place of one (docs/experiments.md)
+CPU_STEPS = 4  # small ones in place of a step, where a CPU's clock ends the run
 
 PRESETS: Dict[str, Tuple[Config, TrainConfig, int]] = {
     "1m": (Config(65, 128, 5, 4, 128, 0.05), TrainConfig(), 3000),
@@ -900,19 +900,27 @@ def usual_recipe(size: str = "2.7m", **given: Any) -> TrainConfig:
     return replace(usual, **{"batch_size": usual.batch_size // CPU_STEPS, **rare, **given})
 
 
+def full_run(recipe: TrainConfig, size: str = "2.7m") -> int:
+    """How many steps of this recipe see as many characters as the full run of a size."""
+    _, usual, steps = PRESETS[size]
+    return max(1, steps * usual.batch_size // recipe.batch_size)
+
+
 def same_shape(config: Config, other: Config) -> bool:
     """Whether two networks differ only in what they are trained on and how."""
     return replace(config, vocab_size=other.vocab_size, dropout=other.dropout) == other
 
+# %% [markdown]
+# **size_of.** The size with this shape, if there is one.
+#
+# **parameters_of.** Number of parameters, without building the network.
 
+# %%
 def size_of(config: Config) -> Optional[str]:
     """The size with this shape, if there is one."""
     return next((size for size, (shape, *_) in PRESETS.items() if same_shape(shape, config)), None)
 
-# %% [markdown]
-# **parameters_of.** Number of parameters, without building the network.
 
-# %%
 def parameters_of(config: Config) -> int:
     """Number of parameters, without building the network."""
     width = config.n_embd
@@ -2616,7 +2624,7 @@ def train(config: Optional[Config] = None, recipe: Optional[TrainConfig] = None,
     saved: Optional[Dict[str, Any]] = None
     config = config or (origin.network.config if origin else Config())
     recipe = recipe or usual_recipe()
-    reference = reference or max(1, REFERENCE_STEPS * TrainConfig.batch_size // recipe.batch_size)
+    reference = reference or full_run(recipe)
     if origin is not None:
         config = replace(origin.network.config, dropout=config.dropout)
     name = name or time.strftime("%Y-%m-%d_%H%M%S")

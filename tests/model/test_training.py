@@ -379,6 +379,13 @@ def test_on_a_cpu_a_run_without_a_length_is_the_reference_run_or_ten_minutes_of_
     assert "--minutes" in capsys.readouterr().err
 
 
+def test_from_python_too_the_full_run_sees_as_many_characters_in_steps_of_any_size(
+        corpus, monkeypatch, capsys):
+    monkeypatch.setattr(gltch, "CPU_MINUTES", 1e-9)
+    train(TINY, replace(RECIPE, steps=None, batch_size=8), corpus)
+    assert "--steps 24000 --batch-size 8" in capsys.readouterr().err
+
+
 # --- When it goes wrong ---------------------------------------------------------------------------
 
 
