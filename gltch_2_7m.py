@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 import sys
 import warnings
 from dataclasses import dataclass, field, fields
@@ -23,6 +24,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 for unneeded in ("Failed to initialize NumPy", "TypedStorage is deprecated"):
     warnings.filterwarnings("ignore", message=unneeded)  # PyTorch's notes to itself
+# PyTorch's threads keep a core while they wait for each other: for so many looks, about a tenth of
+# a millisecond, and not for many milliseconds, so that other programs get their turn.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 try:
     import torch
 except (KeyboardInterrupt, ModuleNotFoundError) as error:  # a sentence instead of a traceback
@@ -652,7 +656,6 @@ import html
 import importlib
 import io
 import json
-import os
 import pickletools
 import re
 import shutil

@@ -13,6 +13,7 @@
 from __future__ import annotations
 import copy
 import math
+import os
 import sys
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -28,7 +29,6 @@ import html
 import importlib
 import io
 import json
-import os
 import pickletools
 import re
 import shutil

@@ -469,3 +469,16 @@ def test_ctrl_c_stops_a_passage_and_the_conversation_goes_on(here, terminal):
     child.expect("\n> ")
     child.sendintr()
     assert_ends_well(child)
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems' threads wait in other ways")
+@pytest.mark.parametrize("chosen", [None, "123"])
+def test_waiting_threads_leave_the_processor_soon_unless_the_user_chose_how_soon(chosen):
+    """A machine that several programs share would be busy with waiting otherwise."""
+    environment = {**os.environ, "OMP_DISPLAY_ENV": "verbose"}  # asks the library what it does
+    environment.pop("GOMP_SPINCOUNT", None)
+    environment.update({"GOMP_SPINCOUNT": chosen} if chosen else {})
+    done = subprocess.run([sys.executable, str(PROGRAM), "--help"], env=environment,
+                          capture_output=True, encoding="utf-8")
+    assert f"GOMP_SPINCOUNT = '{chosen or 5000}'" in done.stderr
