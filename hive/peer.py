@@ -269,11 +269,14 @@ class Peer:
         if not self.cached:
             cache.keep_text(job.text, content)
         count = parameters_of(job.config)
-        learner = self.learner = Learner(worker, job.sync.up, count, job.sync.beta)
+        learner = self.learner = Learner(worker, job.sync, count)
+        moving = functools.partial(self.move, learner)
         self.works.update({
-            "load": functools.partial(self.load, learner), "take": learner.take,
-            "task": functools.partial(self.task, learner), "settle": learner.feedback.settle,
-            "rebase": functools.partial(self.rebase, learner), "forget": learner.feedback.forget})
+            "load": functools.partial(moving, learner.load),
+            "rebase": functools.partial(moving, learner.rebase),
+            "take": functools.partial(moving, learner.take),
+            "task": functools.partial(self.task, learner),
+            "settle": learner.feedback.settle, "forget": learner.feedback.forget})
         return count
 
     def whole(self, content: bytes) -> Tuple[torch.Tensor, str]:
@@ -285,19 +288,13 @@ class Peer:
         weights = apply_update(weights, codec, update, part)
         return weights, digest(weights)
 
-    def load(self, learner: Learner, weights: torch.Tensor) -> None:
-        learner.load(weights)
-        self.share(learner)
-
-    def rebase(self, learner: Learner, weights: torch.Tensor, part: slice) -> None:
-        learner.rebase(weights, part)
-        self.share(learner)
-
-    def share(self, learner: Learner) -> None:
-        """The network's weights, with the other processes of this peer."""
+    def move(self, learner: Learner, how: Callable[..., Any], *values: Any) -> Any:
+        """What changes the network's weights; the other processes of this peer get them."""
+        result = how(*values)
         if self.crew.runtime.world > 1:
             self.crew.order(do="load")
             self.crew.share(to_bytes(flatten(learner.worker.trainer.model)))
+        return result
 
     def task(self, learner: Learner, step: int, total: Optional[int], window: int) -> None:
         self.crew.order(do="task", step=step, total=total, window=window)

@@ -104,8 +104,8 @@ class Hand:
     def do_task(self, step, total, window):
         self.task = {"step": step, "total": total, "window": window}
 
-    def do_take(self, part):
-        self.part = part
+    def do_take(self, part, steps):
+        self.part, self.walked = part, steps
         return self.content
 
     def do_settle(self, counted, part):

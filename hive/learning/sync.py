@@ -9,6 +9,7 @@ from gltch_2_7m import TrainConfig, is_number, lr_factor, require
 UNDO = "undo"  # in place of a codec: a round's update is the number of an earlier version
 MOST_FRAGMENTS = 64
 MOST_IN_FLIGHT = 8
+AHEAD = 0.3  # of what a peer sent after one step: how much further it trains on
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,16 @@ class Sync:
             value = getattr(self, name)
             require(is_number(value) and least <= value <= most,
                     f"{name} must be a number from {least:g} to {most}, not {value!r}.")
+
+    def ahead(self, steps: int) -> float:
+        """How much further in the direction of its update a peer goes until the hive's answer,
+        with `steps` between two updates.
+
+        The answer will be a longer step than the update, because of the outer momentum. A peer that
+        trains on expects some of that; otherwise it does again what the answer is about to do (a
+        guess at what will come, as in eager updates, arXiv 2502.12996). Of a long walk more is its
+        own way alone."""
+        return AHEAD / steps if self.overlap else 0.0
 
     def quota(self, step: int, total: Optional[int], recipe: TrainConfig) -> int:
         """Inner steps of the round that begins at a global step.

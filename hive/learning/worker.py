@@ -23,6 +23,7 @@ from hive.learning.codec import (
     to_bytes,
     unflatten,
 )
+from hive.learning.sync import Sync
 
 
 class Worker:
@@ -46,11 +47,13 @@ class Worker:
         weights = flatten(self.trainer.model, part)
         return torch.sub(base[part], weights, out=weights)
 
-    def take_progress(self, part: slice) -> Tensor:
-        """The pseudo-gradient of a part since its progress was last taken. Training may go on; what
-        it gains from now on is taken the next time."""
+    def take_progress(self, part: slice, ahead: float = 0.0) -> Tensor:
+        """The pseudo-gradient of a part since its progress was last taken. Training may go on, from
+        `ahead` times that further on; what it gains from now on is taken the next time."""
         weights = flatten(self.trainer.model, part)
         made = self.anchor[part] - weights
+        if ahead:
+            unflatten(weights.sub_(made, alpha=ahead), self.trainer.model, part)
         self.anchor = replaced(self.anchor, part, weights)
         return made
 
@@ -83,9 +86,9 @@ class Worker:
 class Learner:
     """A worker, with codec and error feedback for what it sends."""
 
-    def __init__(self, worker: Any, codec: str, count: int, beta: float):
-        self.worker, self.codec = worker, codec
-        self.feedback = ErrorFeedback(count, beta)
+    def __init__(self, worker: Any, sync: Sync, count: int):
+        self.worker, self.sync = worker, sync
+        self.feedback = ErrorFeedback(count, sync.beta)
 
     def load(self, weights: Tensor) -> None:
         """Go on from these weights (P,). Progress that was not taken comes with later updates."""
@@ -96,9 +99,10 @@ class Learner:
         """A part is again as in these weights (P,), but for progress that was not taken."""
         self.worker.rebase(weights[part], part)
 
-    def take(self, part: slice) -> bytes:
-        """The update of a part."""
-        return self.feedback.encode(self.codec, self.worker.take_progress(part), part)
+    def take(self, part: slice, steps: int) -> bytes:
+        """The update of a part, `steps` after the update before."""
+        made = self.worker.take_progress(part, self.sync.ahead(steps))
+        return self.feedback.encode(self.sync.up, made, part)
 
 
 class Crew:

@@ -462,7 +462,7 @@ class PeerSession:
     def make_update(self, base: Held, version: int) -> None:
         """For the round that starts from this version."""
         progress, self.progress, self.latest = self.progress, Progress(), version
-        self.do("take", self.network.part_of(version),
+        self.do("take", self.network.part_of(version), progress.steps,
                 then=partial(self.made, base, version, progress))
 
     def made(self, base: Held, version: int, progress: Progress, update: bytes) -> None:

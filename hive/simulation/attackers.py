@@ -66,9 +66,9 @@ class Attacker:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.worker, name)
 
-    def take_progress(self, part: slice) -> Tensor:
+    def take_progress(self, part: slice, ahead: float = 0.0) -> Tensor:
         """What goes into its next update."""
-        honest = self.worker.take_progress(part)
+        honest = self.worker.take_progress(part, ahead)
         committed = self.committed.get(part.start or 0, torch.zeros_like(honest))
         return KINDS[self.kind](self, Work(honest, committed, self.rounds))
 

@@ -488,14 +488,14 @@ class Peer(PeerHost):
         self.truth.trained += worker.tokens
         return loss
 
-    def make_update(self, part: slice) -> bytes:
+    def make_update(self, part: slice, steps: int) -> bytes:
         self.changed = True
         nonsense, self.nonsense = self.nonsense, False
         if nonsense:
             self.trouble.cover("an update of nonsense")
             self.learner.feedback.residual.fill_(math.nan)
             self.moves.fill_(math.nan)
-        update = super().make_update(part)
+        update = super().make_update(part, steps)
         self.lots.append(self.truth.lot(self.untaken))
         self.untaken, travelling = 0, self.travelling
         made = Made(name_of(update), [lot for lot in self.lots if lot not in travelling])

@@ -350,7 +350,7 @@ class PeerHost(Host):
         if self.attack:
             worker = self.attacker = Attacker(worker, self.attack, self.hive.companions,
                                               self.rng.randrange(2**31))
-        self.built = Learner(worker, job.sync.up, count, job.sync.beta)
+        self.built = Learner(worker, job.sync, count)
         return count
 
     def apply(self, weights: Tensor, codec: str, update: bytes, part: slice) -> Tuple[Tensor, str]:
@@ -433,8 +433,8 @@ class PeerHost(Host):
         loss: float = self.learner.worker.step()
         return loss
 
-    def make_update(self, part: slice) -> bytes:
-        return self.learner.take(part)
+    def make_update(self, part: slice, steps: int) -> bytes:
+        return self.learner.take(part, steps)
 
 
 class Simulation:
@@ -500,14 +500,21 @@ class Simulation:
         return f"{self.tokens_rng.getrandbits(256):064x}"
 
     def run(self, on_round: Optional[Callable[[Row], None]] = None) -> Summary:
-        """Until the run is over. Raises GltchError when training breaks down."""
+        """Until the run is over, and its end measured. Raises GltchError when training breaks down.
+        """
         self.on_round = on_round
         self.coordinator.tell("begin")
         for peer in self.peers[len(self.newcomers):]:
             peer.connect()
-        while not self.coordinator.session.run.finished:
+        while not self.over:
             assert self.clock.step(), "nothing is left to happen: the hive stands still"
         return self.summary()
+
+    @property
+    def over(self) -> bool:
+        session = self.coordinator.session
+        return (bool(session.run.finished)
+                and session.evaluation.evaluated == session.rounds.version)
 
     def dial(self, peer: PeerHost) -> Connection:
         connection = Connection(next(self.numbers), peer, self.coordinator)

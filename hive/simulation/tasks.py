@@ -118,8 +118,10 @@ class SyntheticWorker:
     def moved(self, base: Tensor, part: slice = WHOLE) -> Tensor:
         return base[part] - self.weights[part]
 
-    def take_progress(self, part: slice) -> Tensor:
+    def take_progress(self, part: slice, ahead: float = 0.0) -> Tensor:
         made = self.moved(self.anchor, part)
+        if ahead:
+            self.weights = replaced(self.weights, part, self.weights[part] - ahead * made)
         self.anchor = replaced(self.anchor, part, self.weights[part])
         return made
 

@@ -4,8 +4,9 @@ import torch
 from builders import JOB_TEXT, make_job
 
 from gltch_2_7m import Runtime, Vocabulary
-from hive.learning.codec import flatten, from_bytes, unflatten
+from hive.learning.codec import WHOLE, flatten, from_bytes, unflatten
 from hive.learning.fragments import Fragments
+from hive.learning.sync import AHEAD, Sync
 from hive.learning.worker import Learner, Worker
 from hive.text import corpus_of
 
@@ -112,11 +113,11 @@ def test_a_step_is_the_trainers_on_the_windows_that_were_given_out(worker):
 
 @pytest.fixture
 def learner(worker):
-    return Learner(worker, "fp32", len(weights(worker)), 1.0)
+    return Learner(worker, Sync(), len(weights(worker)))
 
 
-def taken(learner, part):
-    return from_bytes(learner.take(part))
+def taken(learner, part, steps=1):
+    return from_bytes(learner.take(part, steps))
 
 
 @pytest.mark.parametrize("loads", [1, 2])
@@ -153,9 +154,34 @@ def test_an_update_that_did_not_count_leaves_the_network_and_comes_with_the_next
 def test_what_is_forgotten_is_what_was_sent_not_what_is_still_in_the_network(learner):
     whole = slice(0, len(weights(learner.worker)))
     train(learner.worker, 1)
-    learner.take(whole)
+    learner.take(whole, 1)
     before = weights(learner.worker)
     train(learner.worker, 2)
     later = before - weights(learner.worker)
     learner.feedback.forget()
     assert torch.equal(taken(learner, whole), later)
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_peer_that_trains_on_goes_further_than_its_update_until_the_answer_comes(worker, steps):
+    count = len(weights(worker))
+    learner = Learner(worker, Sync(fragments=2, overlap=True), count)
+    first, second = Fragments(count, 2).parts
+    start = weights(worker)
+    train(worker, 1)
+    trained = weights(worker)
+    update = taken(learner, first, steps)
+    assert torch.equal(update, start[first] - trained[first]), "what it sends is what it did"
+    gone = start[first] - weights(worker)[first]
+    assert torch.allclose(gone, (1 + AHEAD / steps) * update, atol=1e-6) and update.norm() > 0
+    assert torch.equal(weights(worker)[second], trained[second])
+    learner.rebase(normal(2, count), first)
+    assert torch.equal(weights(worker)[first], normal(2, count)[first]), "the answer alone counts"
+
+
+def test_a_peer_that_waits_for_the_answer_stays_where_its_update_ends(worker):
+    learner = Learner(worker, Sync(), len(weights(worker)))
+    train(worker, 1)
+    trained = weights(worker)
+    taken(learner, WHOLE)
+    assert torch.equal(weights(worker), trained)

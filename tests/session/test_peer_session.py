@@ -798,7 +798,7 @@ def test_each_round_trains_and_takes_its_own_part_of_the_weights():
         hand.train(version=number - 1, weights=protocol.name_of(weights))
         update = bytes(CODECS["q4"].size(parts.values(number)))
         hand.trained(update)
-        assert hand.part == parts.of_round(number)
+        assert (hand.part, hand.walked) == (parts.of_round(number), 4)
         weights = applied(weights, update)
         hand.hear("commit", version=number, weights=protocol.name_of(weights), codec="q4",
                   step=number, update=protocol.name_of(update), bytes=len(update), counted=True,

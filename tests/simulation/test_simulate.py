@@ -254,9 +254,9 @@ def test_a_broken_peer_is_rejected_and_the_others_go_on():
     hive = Simulation(replace(SMALL, codec="fp32"))
     broken = hive.peers[0]
 
-    def nonsense(part):
+    def nonsense(part, steps):
         broken.learner.feedback.residual.fill_(math.nan)
-        return broken.make_update(part)
+        return broken.make_update(part, steps)
 
     broken.slow_work["take"] = nonsense
     summary = hive.run()

@@ -13,6 +13,7 @@ from in_node import SCRIPTS, base64_of
 from gltch_2_7m import GLTCH, Config, Corpus, Runtime, TrainConfig, Vocabulary, Windows, lr_factor
 from hive.learning.codec import decode, flatten, from_bytes, to_bytes, unflatten
 from hive.learning.fragments import Fragments
+from hive.learning.sync import Sync
 from hive.learning.worker import Learner, Worker
 
 SMALL = Config(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=16, dropout=0.0)
@@ -83,37 +84,38 @@ def a_text(length):
     return torch.randint(SMALL.vocab_size, (length,), generator=torch.Generator().manual_seed(5))
 
 
-def a_learner(model, recipe, ids, codec, beta):
+def a_learner(model, recipe, ids, sync):
     text = Corpus("a text", ids, Vocabulary("abcdefghijk"))
     worker = Worker(model.config, recipe, text, Runtime(torch.device("cpu")), noise_seed=1)
     unflatten(flatten(model), worker.trainer.model)
     worker.anchor = flatten(model)
-    return Learner(worker, codec, len(worker.anchor), beta)
+    return Learner(worker, sync, len(worker.anchor))
 
 
 @pytest.mark.parametrize("recipe", [
     TrainConfig(batch_size=6, warmup=3), TrainConfig(batch_size=6, warmup=0, cooldown=0.0),
     TrainConfig(batch_size=6, optimizer="adamw"), TrainConfig(batch_size=6, optimizer="sgd"),
 ], ids=["muon", "muon at the full rate", "adamw", "sgd"])
-@pytest.mark.parametrize("workers", [1, 4])
-def test_steps_and_updates_of_several_rounds_are_those_of_pytorch(ask, recipe, workers):
+@pytest.mark.parametrize("workers, overlap", [(1, False), (4, True)])
+def test_steps_and_updates_of_several_rounds_are_those_of_pytorch(ask, recipe, workers, overlap):
     model, ids = a_network(SMALL), a_text(700)
-    learner = a_learner(model, recipe, ids, "fp32", 0.9)
+    sync = Sync(beta=0.9, fragments=3, overlap=overlap)
+    learner = a_learner(model, recipe, ids, sync)
     tasks = [{"step": 0, "total": None, "window": 5, "steps": 4, "part": 0},
              {"step": 40, "total": 50, "window": 900, "steps": 2, "part": 1, "rebased":
               base64_of(to_bytes(flatten(a_network(SMALL, seed=4))))},
              {"step": 301, "total": 400, "window": 1, "steps": 2, "part": 0}]
     parts = Fragments(len(learner.feedback.residual), 3).parts
     answers, = ask("rounds", [{
-        "config": asdict(SMALL), "recipe": asdict(recipe), "codec": "fp32", "beta": 0.9,
+        "config": asdict(SMALL), "recipe": asdict(recipe), "sync": asdict(sync),
         "weights": base64_of(to_bytes(flatten(model))), "ids": ids[: len(ids) * 9 // 10].tolist(),
-        "fragments": 3, "workers": workers, "tasks": tasks}])
+        "workers": workers, "tasks": tasks}])
     start = before = flatten(model)
     for task, answer in zip(tasks, answers):
         part = parts[task["part"]]
         learner.worker.begin(task["step"], task["total"], task["window"])
         losses = [learner.worker.step() for _ in range(task["steps"])]
-        update = decode("fp32", learner.take(part), part.stop - part.start)
+        update = decode("fp32", learner.take(part, task["steps"]), part.stop - part.start)
         if "rebased" in task:
             learner.rebase(numbers(task["rebased"]), part)
         assert answer["losses"] == pytest.approx(losses, rel=2e-5)

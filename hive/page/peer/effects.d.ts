@@ -27,7 +27,7 @@ export type Work =
   | "load" // (weights)
   | "rebase" // (weights, part)
   | "task" // (step, total, window)
-  | "take" // (part) -> an update
+  | "take" // (part, steps) -> an update
   | "restore" // (codec, update, part): an earlier page made it
   | "settle" // (counted, part)
   | "forget"; // (parts)

@@ -5,16 +5,19 @@ import { ErrorFeedback } from "./feedback.js";
 
 /** @import { Crew } from "./crew.js" */
 /** @import { Part } from "./fragments.js" */
+/** @import { Sync } from "./job.js" */
+
+const AHEAD = 0.3; // as in hive/learning/sync.py: how much further than its update it goes
 
 export class Learner {
   /** @param {Crew} crew
-   * @param {string} codec of what leaves this machine
-   * @param {number} beta */
-  constructor(crew, codec, beta) {
+   * @param {Sync} sync */
+  constructor(crew, sync) {
     this.crew = crew;
-    this.codec = codec;
+    this.codec = sync.up; // of what leaves this machine
+    this.ahead = sync.overlap ? AHEAD : 0;
     this.anchor = crew.weights.slice(); // (P,), from where on progress is not taken yet
-    this.feedback = new ErrorFeedback(this.anchor.length, beta);
+    this.feedback = new ErrorFeedback(this.anchor.length, sync.beta);
   }
 
   /** What follows is this step of a run of `total`, on the text's windows from this one on.
@@ -56,11 +59,17 @@ export class Learner {
     }
   }
 
-  /** The update of a part. Training may go on: what it makes from now on is taken the next time.
-   * @param {Part} part */
-  take(part) {
-    const update = this.progress(part), { start, stop } = part;
-    this.anchor.set(this.crew.weights.subarray(start, stop), start);
+  /** The update of a part. Training may go on, a little further in the same direction: what it
+   * makes from now on is taken the next time.
+   * @param {Part} part
+   * @param {number} steps since the update before */
+  take(part, steps) {
+    const update = this.progress(part), { start, stop } = part, { weights } = this.crew;
+    if (this.ahead) {
+      this.crew.changed = true;
+      for (let i = 0; i < update.length; i++) weights[start + i] -= this.ahead / steps * update[i];
+    }
+    this.anchor.set(weights.subarray(start, stop), start);
     return this.feedback.encode(this.codec, update, part);
   }
 }

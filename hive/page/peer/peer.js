@@ -88,7 +88,7 @@ export class Peer {
       load: (weights) => this.trained.load(weights),
       rebase: (weights, part) => this.trained.rebase(weights, part),
       task: (step, total, window) => this.trained.begin(step, total, window),
-      take: (part) => this.trained.take(part),
+      take: (part, steps) => this.trained.take(part, steps),
       restore: (codec, update, part) => this.trained.feedback.restore(codec, update, part),
       settle: (counted, part) => this.trained.feedback.settle(counted, part),
       forget: (parts) => this.trained.feedback.forget(parts),
@@ -303,7 +303,7 @@ export class Peer {
     const count = parametersOf(config);
     const crew = new Crew(config, recipe, new Float32Array(count), this.workers);
     this.cache.keepText(job.text, content);
-    this.learner = new Learner(crew, sync.up, sync.beta);
+    this.learner = new Learner(crew, sync);
     return count;
   }
 

@@ -644,7 +644,7 @@ export class PeerSession {
     const { progress } = this;
     this.progress = new Progress();
     this.latest = version;
-    this.do("take", [this.partOf(version)],
+    this.do("take", [this.partOf(version), progress.steps],
       (update) => this.made(base, version, progress, update));
   }
 

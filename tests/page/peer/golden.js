@@ -63,18 +63,18 @@ function gradients({ config, weights, ids, targets, pieces }) {
 }
 
 /** The updates of a peer's rounds: each some steps, then what is taken of a part. */
-async function rounds({ config, recipe, weights, ids, codec, beta, fragments, workers, tasks }) {
+async function rounds({ config, recipe, weights, ids, sync, workers, tasks }) {
   const members = Array.from({ length: workers }, (_, number) => new Trainee(
     { config, recipe, ids, number, of: workers, seed: new Uint32Array([1, 2, 3, number]) }));
   const crew = new Crew(config, recipe, floats(weights), members.map((trainee) => (
     { ask: async (question) => structuredClone(trainee.answer(structuredClone(question))) })));
-  const learner = new Learner(crew, codec, beta);
-  const { parts } = new Fragments(crew.weights.length, fragments), answers = [];
+  const learner = new Learner(crew, sync);
+  const { parts } = new Fragments(crew.weights.length, sync.fragments), answers = [];
   for (const { step, total, window, steps, part, rebased } of tasks) {
     learner.begin(step, total, window);
     const losses = [];
     while (losses.length < steps) losses.push(await crew.trainStep());
-    const update = learner.take(parts[part]);
+    const update = learner.take(parts[part], steps);
     if (rebased) learner.rebase(floats(rebased), parts[part]);
     answers.push({ losses, update: base64(update), weights: base64(crew.weights) });
   }
