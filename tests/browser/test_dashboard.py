@@ -354,11 +354,12 @@ def test_a_part_of_the_curve_can_be_looked_at(busy, visit):
     visitor = visit(busy.page)
     visitor.until("page.chart.points >= 12")
     canvas = visitor.page.locator("#chart canvas")
-    box = canvas.bounding_box()
-    visitor.page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 50)
+    width = canvas.bounding_box()["width"]
+    canvas.hover(position={"x": 0.3 * width, "y": 50})  # waits while the page still moves
     visitor.page.mouse.down()
-    visitor.page.mouse.move(box["x"] + 0.7 * box["width"], box["y"] + 80, steps=4)
+    canvas.hover(position={"x": 0.7 * width, "y": 80})
     visitor.page.mouse.up()
+    visitor.until("page.chart.history.view !== null")
     part = visitor.ask("page.chart.history.view")
     assert 0 < part["from"] < part["to"] < visitor.ask("page.state.version") + 1
     canvas.press("End")
