@@ -22,6 +22,7 @@ import json
 import math
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -129,6 +130,7 @@ def alone(config: Config, batch_size: int, step_seconds: float, minutes: float,
     corpus = load_corpus()
     steps = math.floor(60 * minutes / step_seconds)
     recipe = TrainConfig(**{**changes, "steps": steps, "batch_size": batch_size, "device": "cpu"})
+    config = replace(config, vocab_size=len(corpus.vocabulary))
     trainer = FastTrainer(config, recipe, corpus, start_runtime(recipe))
     while trainer.step < steps:
         trainer.train_step()

@@ -34,7 +34,9 @@ def test_the_time_to_a_loss_lies_on_the_line_between_two_measurements():
 
 
 @pytest.mark.process
-def test_hives_that_learn_are_compared_with_one_peer_alone(text_file, tmp_path):
+def test_hives_that_learn_are_compared_with_one_peer_alone(tmp_path):
+    text_file = tmp_path / "many.txt"  # more different characters than Tiny Shakespeare has
+    text_file.write_text("".join(map(chr, range(33, 123))) * 50, encoding="utf-8")
     command = [sys.executable, str(BENCHMARKS / "hive_pays.py"), "--learn", "--network", "small",
                "--minutes", "0.04", "--batch-size", "2", "--peers", "2", "--shares", "0.2", "2",
                "--output", str(tmp_path / "rows.jsonl")]

@@ -485,3 +485,13 @@ def test_a_hive_with_attackers_is_written_down_so_that_it_verifies():
     hive = Simulation(replace(SMALL, peers=8, attackers=("flip3:0.25",)))
     hive.run()
     assert max(hive.coordinator.journal.verify(applying(hive.job))) == 12
+
+
+@pytest.mark.parametrize("seed", [21, 22, 23])
+def test_a_run_ends_with_a_measured_loss_also_while_an_update_is_being_tried(seed):
+    """With seed 22 one is when the last round ends."""
+    hive = Simulation(Settings(peers=4, steps=30, parameters=2000, eval_every=10**6,
+                               recipe={"seed": seed}))
+    summary = hive.run()
+    assert summary.val_loss == pytest.approx(
+        hive.task.measure(hive.coordinator.books.outer.weights))
